@@ -1,0 +1,39 @@
+"""SynthCLIP: train CLIP on captions and images that models made.
+
+>>> import synthclip
+>>> recipe = synthclip.load_recipe("demo", ["captions.per_concept=4"])
+>>> run = synthclip.run(recipe, "runs/demo")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from synthclip.errors import SynthClipError as SynthClipError
+    from synthclip.pipeline import run as run
+    from synthclip.pipeline import status as status
+    from synthclip.recipe import Recipe as Recipe
+    from synthclip.recipe import load_recipe as load_recipe
+    from synthclip.store import RunDirectory as RunDirectory
+
+_HOME = {
+    "Recipe": "synthclip.recipe",
+    "RunDirectory": "synthclip.store",
+    "SynthClipError": "synthclip.errors",
+    "load_recipe": "synthclip.recipe",
+    "run": "synthclip.pipeline",
+    "status": "synthclip.pipeline",
+}
+
+__all__ = ["Recipe", "RunDirectory", "SynthClipError", "load_recipe", "run", "status"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import synthclip` is quick."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,79 @@
+"""The pipeline's commands: run, one for each stage, status, show."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A bundled recipe's name, a YAML file, or a run directory.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace the recipe's.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run directory; runs/<recipe> unless given.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+
+_STAGES = {
+    "concepts": "Build the concept bank.",
+    "captions": "Write captions with the language model.",
+    "match": "Find the bank's concepts in the captions.",
+    "balance": "Select captions so that concepts are balanced.",
+    "images": "Paint the selected captions into shards.",
+    "train": "Train CLIP on the shards.",
+    "report": "Write the report, one HTML file.",
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(run_all)
+    for name, help_ in _STAGES.items():
+        app.command(name, help=help_)(_stage_command(name))
+    app.command()(status)
+    app.command()(show)
+
+
+def run_all(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
+    """Run every stage; what is current already is not made again."""
+    from synthclip.pipeline import STAGES
+
+    run_stages(recipe, overrides, out, tuple(STAGES))
+
+
+def run_stages(recipe: str, overrides: list[str] | None, out: Path | None, stages: tuple[str, ...]) -> None:
+    """What `run` and every stage's command do."""
+    from synthclip.pipeline import run
+    from synthclip.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    if out is None:
+        out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / resolved.name
+    directory = run(resolved, out, stages=stages)
+    if "report" in stages:
+        typer.echo(directory.path / "report.html")
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
+        run_stages(recipe, overrides, out, (name,))
+
+    return command
+
+
+def status(directory: RunArgument) -> None:
+    """Show how a run stands: per stage the shards done, rows, rejects by reason, time."""
+    from synthclip.pipeline import status as status_of
+    from synthclip.progress import Console
+
+    Console(sys.stdout).status(status_of(directory))
+
+
+def show(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Print the resolved recipe, every value written out."""
+    from synthclip.recipe import load_recipe
+
+    typer.echo(load_recipe(recipe, overrides or []).to_yaml(), nl=False)

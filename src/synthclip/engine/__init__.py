@@ -1,0 +1,87 @@
+"""Maps work over shards. Knows no stage: it is handed a `load` that a worker calls once, and shards.
+
+`local` runs processes on this machine. Another engine is another module here with a class that has the
+`map` of `Engine`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from synthclip.config import Section, runtime
+from synthclip.store import Outcome
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work, of retry and of resume.
+
+    `inputs` names the digests of all that the shard is made from: a shard whose inputs, name and stage
+    values are unchanged is not made again. `payload` is whatever else the work needs; it must follow from
+    the inputs. `size` is the number of rows expected, for progress.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a stage wants. `max_workers` bounds how many are of use, None for no bound."""
+
+    cpus: int = 1
+    gpus: int = 0
+    max_workers: int | None = None
+
+
+class Tick(Protocol):
+    """Tells of progress inside a shard: rows done since the last call, and figures worth showing."""
+
+    def __call__(self, rows: int, **figures: float | str) -> None: ...
+
+
+Work = Callable[[Shard, Tick], Outcome]
+Load = Callable[[], Work]
+"""Called once in each worker, then its result is called for every shard. Must pickle."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Rows done inside a shard that is not finished yet."""
+
+    shard: Shard
+    rows: int
+    figures: Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard that is finished."""
+
+    shard: Shard
+    outcome: Outcome
+    seconds: float
+
+
+class EngineConfig(Section):
+    """Where the work runs. None of it changes a result."""
+
+    kind: Literal["local"] = runtime("local")
+    workers: int | Literal["auto"] = runtime("auto")
+    """Processes: `auto` is one a GPU, or one a core; 0 runs in this very process, for a debugger."""
+    attempts: int = runtime(3, ge=1)
+    """How often a shard is tried before the run stops."""
+
+
+class Engine(Protocol):
+    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Progress | Done]:
+        """Yield as things happen, in any order; a `Done` for every shard, or raise."""
+        ...
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    from synthclip.engine.local import LocalEngine
+
+    return LocalEngine(config)

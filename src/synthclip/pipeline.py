@@ -1,0 +1,260 @@
+"""The order of the stages, and which of them a changed recipe makes stale."""
+
+import importlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from synthclip.engine import Done, Progress, Shard, build_engine
+from synthclip.errors import SynthClipError
+from synthclip.progress import Console
+from synthclip.recipe import SAVED_AS, Recipe, load_recipe
+from synthclip.stage import Stage, StageLoad
+from synthclip.store import Manifest, RunDirectory
+
+STAGES = {
+    "concepts": "synthclip.textgen.concepts:Concepts",
+    "captions": "synthclip.textgen.captions:Captions",
+    "match": "synthclip.textgen.matching:Match",
+    "balance": "synthclip.textgen.balancing:Balance",
+    "images": "synthclip.imagegen.stage:Images",
+    "train": "synthclip.training.stage:Train",
+    "eval": "synthclip.evaluation.stage:Eval",
+    "report": "synthclip.report.stage:Report",
+}
+"""Every stage, in order, and where it is written."""
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How one stage of a run stands against the recipe."""
+
+    stage: str
+    state: Literal["new", "current", "incomplete", "stale", "waiting"]
+    """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet."""
+    reason: str = ""
+    shards_total: int | None = None
+    manifests: tuple[Manifest, ...] = ()
+    """The shards that are whole and current; of a stage that waits, all that are whole."""
+
+    @property
+    def rows(self) -> int:
+        return sum(manifest.rows for manifest in self.manifests)
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Rows refused, by reason, the most frequent first."""
+        total: dict[str, int] = {}
+        for manifest in self.manifests:
+            for reason, count in manifest.rejected.items():
+                total[reason] = total.get(reason, 0) + count
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands: its stages, and the wall seconds last spent on each."""
+
+    path: Path
+    stages: tuple[StageState, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    stages: Sequence[str] = tuple(STAGES),
+    console: Console | None = None,
+) -> RunDirectory:
+    """Bring the given stages of the run in `out` up to date with the recipe; nothing current is made again.
+
+    Raises SynthClipError where `out` holds another recipe or something else, is in use, or lacks what the
+    given stages read.
+    """
+    console = console or Console()
+    directory = RunDirectory(out)
+    _refuse_foreign(directory, recipe)
+    with directory.lock():
+        directory.write_text(SAVED_AS, recipe.to_yaml())
+        states = survey(recipe, directory)
+        _refuse_stale_inputs(states, stages, directory)
+        console.plan([state for state in states if state.stage in stages])
+        for name in stages:
+            _bring_up_to_date(_stage(name, recipe, directory), console)
+    return directory
+
+
+def status(out: Path | str, recipe: Recipe | None = None) -> Status:
+    """How the run in `out` stands against its own recipe, or a given one."""
+    directory = RunDirectory(out)
+    recipe = recipe or load_recipe(directory.path)
+    seconds: dict[str, float] = {}
+    for line in directory.metrics():
+        if line.get("event") == "stage":
+            seconds[line["stage"]] = line["seconds"]
+    return Status(directory.path, tuple(survey(recipe, directory)), seconds)
+
+
+def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
+    """The state of every stage, in order."""
+    states: dict[str, StageState] = {}
+    for name in STAGES:
+        stage = _stage(name, recipe, directory)
+        blocked = [read for read in stage.reads if states[read].state != "current"]
+        states[name] = _state(stage, blocked)
+    return list(states.values())
+
+
+def _state(stage: Stage, blocked: Sequence[str]) -> StageState:
+    whole = stage.run.manifests(stage.name)
+    changes = list(_changes(_saved_values(stage), stage.values())) if whole else []
+    if blocked:
+        reason = "; ".join([*changes, f"after {', '.join(blocked)}"])
+        state: Literal["new", "waiting"] = "waiting" if whole else "new"
+        return StageState(stage.name, state, reason, manifests=tuple(whole))
+    shards = stage.shards()
+    current = _current(stage, shards, whole)
+    if len(current) == len(shards):
+        return StageState(stage.name, "current", "", len(shards), tuple(current.values()))
+    if not whole:
+        return StageState(stage.name, "new", "", len(shards))
+    kept = tuple(current.values())
+    if changes:
+        return StageState(stage.name, "stale", "; ".join(changes), len(shards), kept)
+    names = [shard.name for shard in shards if shard.name not in current]
+    there = {manifest.shard for manifest in whole}
+    if any(name in there for name in names):
+        return StageState(stage.name, "stale", _inputs_changed(stage), len(shards), kept)
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return StageState(
+        stage.name, "incomplete", f"{len(names)} of {len(shards)} shards missing: {shown}", len(shards), kept
+    )
+
+
+def _inputs_changed(stage: Stage) -> str:
+    return f"{' or '.join(stage.reads)} changed" if stage.reads else "its input files changed"
+
+
+def _current(stage: Stage, shards: Sequence[Shard], whole: Sequence[Manifest]) -> dict[str, Manifest]:
+    """The shards that are whole and made of just what they would be made of now."""
+    by_name = {manifest.shard: manifest for manifest in whole}
+    return {
+        shard.name: by_name[shard.name]
+        for shard in shards
+        if shard.name in by_name and by_name[shard.name].fingerprint == stage.fingerprint(shard)
+    }
+
+
+def _bring_up_to_date(stage: Stage, console: Console) -> None:
+    directory = stage.run
+    shards = stage.shards()
+    whole = directory.manifests(stage.name)
+    current = _current(stage, shards, whole)
+    todo = [shard for shard in shards if shard.name not in current]
+    wanted = {shard.name for shard in shards}
+    superfluous = [manifest for manifest in whole if manifest.shard not in wanted]
+    if todo or superfluous:
+        for manifest in superfluous:
+            directory.remove(stage.name, manifest)
+        _drop_stale_partials(stage, todo)
+        directory.write_json(f"{stage.name}/stage.json", stage.values())
+        _make(stage, todo, len(shards), console)
+    stage.finish(directory.manifests(stage.name))
+
+
+def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> None:
+    started = time.monotonic()
+    engine = build_engine(stage.recipe.engine)
+    with console.stage(stage.name, todo, total) as bar:
+        for event in engine.map(
+            StageLoad(type(stage), stage.recipe, stage.run.path), todo, stage.resources()
+        ):
+            if isinstance(event, Progress):
+                bar.progress(event)
+            elif isinstance(event, Done):
+                bar.done(event)
+                stage.run.log(
+                    event="shard",
+                    stage=stage.name,
+                    shard=event.shard.name,
+                    rows=event.outcome.rows,
+                    rejected=dict(event.outcome.rejected),
+                    seconds=round(event.seconds, 3),
+                )
+    seconds = round(time.monotonic() - started, 3)
+    stage.run.log(event="stage", stage=stage.name, shards=len(todo), seconds=seconds)
+
+
+def _drop_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
+    keep = {stage.partial(shard).name for shard in todo}
+    for path in stage.run.stage(stage.name).glob("partial/*"):
+        if path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
+    path = directory.path
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise SynthClipError(f"{path}: a file stands there: choose another --out")
+    if (path / SAVED_AS).is_file():
+        held = load_recipe(path)
+        if held.name != recipe.name:
+            raise SynthClipError(
+                f"{path}: holds a run of recipe {held.name!r}, not of {recipe.name!r}: choose another --out"
+            )
+        return
+    others = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+    if others:
+        raise SynthClipError(
+            f"{path}: not empty ({others[0]!r}, …) and no run directory: choose another --out"
+        )
+
+
+def _refuse_stale_inputs(
+    states: Sequence[StageState], stages: Sequence[str], directory: RunDirectory
+) -> None:
+    """A stage run by itself never brings up to date what it reads: it says what to run."""
+    by_name = {state.stage: state for state in states}
+    for name in stages:
+        for read in _class(name).reads:
+            if read not in stages and by_name[read].state != "current":
+                told = by_name[read].reason
+                raise SynthClipError(
+                    f"{directory.path}: stage {name!r} reads {read!r}, which is "
+                    f"{by_name[read].state}{f' ({told})' if told else ''}: run `synthclip {read}` first, "
+                    "or `synthclip run` for all"
+                )
+
+
+def _saved_values(stage: Stage) -> Any:
+    return stage.run.read_json(f"{stage.name}/stage.json") or {}
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """`dotted.key: old -> new` for every value that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _changes(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield f"{prefix}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def _class(name: str) -> type[Stage]:
+    module, _, cls = STAGES[name].partition(":")
+    found: type[Stage] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def _stage(name: str, recipe: Recipe, directory: RunDirectory) -> Stage:
+    return _class(name)(recipe, directory)

@@ -1,0 +1,80 @@
+"""The Arrow schema of every hand-over between stages."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(name, kind) for name, kind in fields],
+        metadata={"synthclip_schema": SCHEMA_VERSION},
+    )
+
+
+CONCEPT = _schema(
+    ("concept_id", pa.int32()),
+    ("text", pa.string()),
+    ("source", pa.string()),
+)
+
+CAPTION = _schema(
+    ("caption_id", pa.uint64()),
+    ("concept_id", pa.int32()),
+    ("text", pa.string()),
+    ("template", pa.string()),
+    ("model", pa.string()),
+    ("seed", pa.uint64()),
+)
+
+REJECTED_CAPTION = CAPTION.append(pa.field("reason", pa.string()))
+
+MATCH = _schema(
+    ("caption_id", pa.uint64()),
+    ("concept_ids", pa.list_(pa.int32())),
+)
+
+SELECTED = _schema(
+    ("caption_id", pa.uint64()),
+    ("text", pa.string()),
+    ("concept_ids", pa.list_(pa.int32())),
+    ("keep_probability", pa.float32()),
+)
+
+IMAGE = _schema(
+    ("key", pa.string()),
+    ("caption_id", pa.uint64()),
+    ("variant", pa.int32()),
+    ("seed", pa.uint64()),
+    ("backend", pa.string()),
+    ("sha256", pa.string()),
+    ("width_px", pa.int32()),
+    ("height_px", pa.int32()),
+    ("scores", pa.map_(pa.string(), pa.float32())),
+    ("shard", pa.string()),
+    ("offset", pa.int64()),
+    ("length", pa.int64()),
+)
+
+REJECTED_IMAGE = _schema(
+    ("key", pa.string()),
+    ("caption_id", pa.uint64()),
+    ("variant", pa.int32()),
+    ("seed", pa.uint64()),
+    ("backend", pa.string()),
+    ("text", pa.string()),
+    ("reason", pa.string()),
+    ("scores", pa.map_(pa.string(), pa.float32())),
+)
+
+EVAL_RESULT = _schema(
+    ("dataset", pa.string()),
+    ("task", pa.string()),
+    ("metric", pa.string()),
+    ("value", pa.float64()),
+    ("ci95_low", pa.float64()),
+    ("ci95_high", pa.float64()),
+    ("chance", pa.float64()),
+    ("n", pa.int64()),
+    ("checkpoint", pa.string()),
+)

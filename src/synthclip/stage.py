@@ -1,0 +1,111 @@
+"""What a stage of the pipeline is: shards to make, and a worker that makes one."""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from synthclip.engine import Resources, Shard, Tick, Work
+from synthclip.errors import SynthClipError
+from synthclip.keys import digest
+from synthclip.recipe import Recipe
+from synthclip.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
+
+
+class Maker(Protocol):
+    """Makes one shard: writes its files through `writer`, tells progress through `tick`."""
+
+    def __call__(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome: ...
+
+
+class Stage(ABC):
+    """One step of the pipeline over one run. Cheap to construct: models are loaded in `load`."""
+
+    name: ClassVar[str]
+    """The stage's command and its folder in the run."""
+    reads: ClassVar[tuple[str, ...]]
+    """The stages whose files it reads."""
+    sections: ClassVar[tuple[str, ...]]
+    """The parts of the recipe that decide its result: when one changes, the stage is stale."""
+    revision: ClassVar[int] = 1
+    """Raised when new code writes other bytes from the same inputs."""
+
+    def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
+        self.recipe, self.run = recipe, run
+
+    @abstractmethod
+    def shards(self) -> Sequence[Shard]:
+        """All shards, in order. Called when the stages in `reads` are whole."""
+
+    @abstractmethod
+    def load(self) -> Maker:
+        """Load what the work needs; called once in every worker."""
+
+    def resources(self) -> Resources:
+        """What one worker wants."""
+        return Resources()
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:  # noqa: B027
+        """Called each time all shards are there; writes what spans them, the same for the same shards."""
+
+    def partial(self, shard: Shard) -> Path:
+        """A folder for progress inside a long shard, a checkpoint say.
+
+        It outlives a kill and is removed once the shard is whole. Its name holds the fingerprint, so that
+        progress of another recipe is never taken up.
+        """
+        return self.run.file(self.name, f"partial/{self.fingerprint(shard)[:16]}")
+
+    def values(self) -> dict[str, object]:
+        """The recipe values that decide the result, by section."""
+        return {section: self.recipe.section_results(section) for section in self.sections}
+
+    def fingerprint(self, shard: Shard) -> str:
+        """What the shard is made of: equal fingerprints mean equal files."""
+        made_of = {
+            "stage": self.name,
+            "revision": self.revision,
+            "values": self.values(),
+            "shard": shard.name,
+            "inputs": dict(shard.inputs),
+        }
+        return digest(json.dumps(made_of, sort_keys=True, ensure_ascii=False))
+
+    def whole(self, stage: str) -> list[Manifest]:
+        """The manifests of a stage that this one reads. Raises where it is not there."""
+        manifests = self.run.manifests(stage)
+        if not manifests:
+            raise SynthClipError(
+                f"{self.run.path}: stage {self.name!r} needs {stage!r}, which is not there: "
+                f"run `synthclip {stage}` first, or `synthclip run` for all"
+            )
+        return manifests
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    """What a worker is sent: enough to build the stage there and make shards of it."""
+
+    stage: type[Stage]
+    recipe: Recipe
+    path: Path
+
+    def __call__(self) -> Work:
+        run = RunDirectory(self.path)
+        stage = self.stage(self.recipe, run)
+        make = stage.load()
+
+        def work(shard: Shard, tick: Tick) -> Outcome:
+            with (
+                disk_errors(run.stage(stage.name)),
+                run.begin(stage.name, shard.name, stage.fingerprint(shard)) as writer,
+            ):
+                outcome = make(shard, writer, tick)
+                writer.commit(outcome)
+            shutil.rmtree(stage.partial(shard), ignore_errors=True)
+            return outcome
+
+        return work
