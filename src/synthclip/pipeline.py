@@ -126,17 +126,13 @@ def _state(stage: Stage, blocked: Sequence[str]) -> StageState:
     if changes:
         return StageState(stage.name, "stale", "; ".join(changes), len(shards), kept)
     names = [shard.name for shard in shards if shard.name not in current]
+    of = f"{len(names)} of {len(shards)} shards"
     there = {manifest.shard for manifest in whole}
     if any(name in there for name in names):
-        return StageState(stage.name, "stale", _inputs_changed(stage), len(shards), kept)
+        reads = " or ".join(stage.reads) or "the files it reads"
+        return StageState(stage.name, "stale", f"{of} made before {reads} changed", len(shards), kept)
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return StageState(
-        stage.name, "incomplete", f"{len(names)} of {len(shards)} shards missing: {shown}", len(shards), kept
-    )
-
-
-def _inputs_changed(stage: Stage) -> str:
-    return f"{' or '.join(stage.reads)} changed" if stage.reads else "its input files changed"
+    return StageState(stage.name, "incomplete", f"{of} missing: {shown}", len(shards), kept)
 
 
 def _current(stage: Stage, shards: Sequence[Shard], whole: Sequence[Manifest]) -> dict[str, Manifest]:

@@ -69,7 +69,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise SynthClipError(f"{label}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SynthClipError(f"{label}{where}: not YAML: {problem}") from None
     if not isinstance(raw, dict):
         raise SynthClipError(f"{label}: not a recipe: expected keys such as 'concepts' and 'llm' at the top")
     raw.setdefault("name", default_name)

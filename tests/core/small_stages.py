@@ -1,0 +1,77 @@
+"""A pipeline of three real stages that work in milliseconds: numbers, their squares, the sum."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthclip.engine import Resources, Shard, Tick
+from synthclip.errors import SynthClipError
+from synthclip.stage import Maker, Stage
+from synthclip.store import Manifest, Outcome, ShardWriter
+
+SCHEMA = pa.schema([("value", pa.int64())])
+STAGES = {
+    "numbers": "small_stages:Numbers",
+    "squares": "small_stages:Squares",
+    "total": "small_stages:Total",
+}
+
+
+class Numbers(Stage):
+    name, reads, sections = "numbers", (), ("seed", "captions")
+
+    def shards(self) -> Sequence[Shard]:
+        return [Shard(f"{n:05d}", {}, {"first": 10 * n}, 10) for n in range(self.recipe.captions.per_concept)]
+
+    def load(self) -> Maker:
+        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+            first = shard.payload["first"] + self.recipe.seed
+            writer.rows(f"{shard.name}.parquet", SCHEMA, [{"value": first + n} for n in range(10)])
+            tick(10)
+            return Outcome(10)
+
+        return make
+
+
+class Squares(Stage):
+    name, reads, sections = "squares", ("numbers",), ("balance",)
+
+    def shards(self) -> Sequence[Shard]:
+        return [
+            Shard(m.shard, {"numbers": m.digest(f"{m.shard}.parquet")}, size=m.rows)
+            for m in self.whole("numbers")
+        ]
+
+    def load(self) -> Maker:
+        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+            values = pq.read_table(self.run.file("numbers", f"{shard.name}.parquet"))["value"].to_pylist()
+            even = [{"value": value**2} for value in values if value % 2 == 0]
+            writer.rows(f"{shard.name}.parquet", SCHEMA, even)
+            return Outcome(len(even), {"odd": len(values) - len(even)})
+
+        return make
+
+
+class Total(Stage):
+    name, reads, sections = "total", ("squares",), ()
+
+    def resources(self) -> Resources:
+        return Resources(max_workers=1)
+
+    def shards(self) -> Sequence[Shard]:
+        return [Shard("all", {m.shard: m.digest(f"{m.shard}.parquet") for m in self.whole("squares")})]
+
+    def load(self) -> Maker:
+        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+            if self.recipe.match.lowercase:
+                raise SynthClipError("numbers.txt, row 3: not a number: mend it")
+            names = [f"{manifest.shard}.parquet" for manifest in self.whole("squares")]
+            total = sum(sum(pq.read_table(self.run.file("squares", n))["value"].to_pylist()) for n in names)
+            writer.rows("all.parquet", SCHEMA, [{"value": total}])
+            return Outcome(1)
+
+        return make
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:
+        self.run.write_text("total.txt", manifests[0].digest("all.parquet"))

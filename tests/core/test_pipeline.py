@@ -1,0 +1,180 @@
+"""Resume, staleness and refusals, over real stages in real processes."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import small_stages
+
+from synthclip import pipeline
+from synthclip.errors import SynthClipError
+from synthclip.progress import Console
+from synthclip.recipe import load_recipe
+from synthclip.store import RunDirectory
+
+THREE_SHARDS = ("captions.per_concept=3",)
+
+
+@pytest.fixture(autouse=True)
+def _small_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", small_stages.STAGES)
+
+
+def run(out: Path, overrides: Sequence[str] = THREE_SHARDS, stages: Sequence[str] = ()) -> str:
+    """Run and return what was told."""
+    told = io.StringIO()
+    recipe = load_recipe("demo", overrides)
+    pipeline.run(recipe, out, stages=tuple(stages) or tuple(small_stages.STAGES), console=Console(told))
+    return told.getvalue()
+
+
+def made(out: Path) -> list[tuple[str, str]]:
+    """The shards that were made, in order of finishing."""
+    lines = RunDirectory(out).metrics()
+    return [(line["stage"], line["shard"]) for line in lines if line["event"] == "shard"]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name not in ("metrics.jsonl", ".lock", "recipe.yaml")
+    }
+
+
+def test_result_is_right_and_told(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    told = run(out)
+    total = pq.read_table(out / "total/all.parquet")["value"].to_pylist()
+    assert total == [sum(n * n for n in range(0, 30, 2))]
+    assert "15 rejected" in told
+    state = {state.stage: state for state in pipeline.status(out).stages}
+    assert [state[name].state for name in small_stages.STAGES] == ["current"] * 3
+    assert state["squares"].rows == 15
+    assert state["squares"].rejected == {"odd": 15}
+
+
+def test_second_run_makes_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    before = made(tmp_path / "run")
+    told = run(tmp_path / "run")
+    assert "nothing to do" in told
+    assert made(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_files_are_the_same_for_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    run(tmp_path / "auto")
+    run(tmp_path / "other", [*THREE_SHARDS, f"engine.workers={workers}"])
+    assert files(tmp_path / "auto") == files(tmp_path / "other")
+
+
+def test_a_deleted_shard_is_made_again_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    whole, before = files(out), made(out)
+    (out / "squares/00001.parquet").unlink()
+    told = run(out)
+    assert "1 of 3 shards missing: 00001" in told
+    assert made(out)[len(before) :] == [("squares", "00001")]  # it came out the same: the sum still holds
+    assert files(out) == whole
+
+
+def test_a_changed_value_makes_its_stage_and_what_follows_stale(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    before = made(out)
+    told = run(out, [*THREE_SHARDS, "seed=2"])
+    plan = told.split("done:")[0]
+    assert "numbers   stale: seed: 0 -> 2" in plan
+    assert "after numbers" in plan
+    assert {stage for stage, _ in made(out)[len(before) :]} == {"numbers", "squares", "total"}
+    run(tmp_path / "fresh", [*THREE_SHARDS, "seed=2"])
+    assert files(out) == files(tmp_path / "fresh")
+
+
+def test_a_value_of_a_late_stage_leaves_the_early_ones(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    before = made(out)
+    told = run(out, [*THREE_SHARDS, "balance.t=5"])
+    assert "numbers   current" in told
+    assert "balance.t: 10.0 -> 5.0" in told
+    assert sorted(made(out)[len(before) :]) == [("squares", f"0000{n}") for n in range(3)]
+
+
+def test_fewer_shards_leave_no_trace_of_the_others(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    run(tmp_path / "run", ["captions.per_concept=2"])
+    run(tmp_path / "fresh", ["captions.per_concept=2"])
+    assert files(tmp_path / "run") == files(tmp_path / "fresh")
+
+
+def test_a_runtime_field_makes_nothing_stale(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    told = run(tmp_path / "run", [*THREE_SHARDS, "engine.workers=1"])
+    assert "nothing to do" in told
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not json", "no files"])
+def test_a_damaged_manifest_counts_as_missing(tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "run"
+    run(out)
+    whole = files(out)
+    path = out / "numbers/manifests/00002.json"
+    broken = {
+        "truncated": path.read_text()[:40],
+        "not json": "\0",
+        "no files": json.dumps({"shard": "00002"}),
+    }
+    path.write_text(broken[damage])
+    run(out)
+    assert files(out) == whole
+
+
+def test_stage_alone_needs_its_inputs(tmp_path: Path) -> None:
+    with pytest.raises(SynthClipError, match="'squares' reads 'numbers', which is new: run `synthclip numb"):
+        run(tmp_path / "run", stages=["squares"])
+    run(tmp_path / "run", stages=["numbers"])
+    run(tmp_path / "run", stages=["squares"])
+    with pytest.raises(SynthClipError, match=r"which is stale \(seed: 0 -> 9\)"):
+        run(tmp_path / "run", [*THREE_SHARDS, "seed=9"], stages=["squares"])
+
+
+def test_an_error_of_the_user_is_one_line_and_what_was_made_stays(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SynthClipError, match=r"^numbers\.txt, row 3: not a number: mend it$"):
+        run(out, [*THREE_SHARDS, "match.lowercase=true", "balance.t=4"])
+    before = made(out)
+    run(out, [*THREE_SHARDS, "balance.t=4"])
+    # the small stages do not read `match`, so only what was not made is made
+    assert made(out)[len(before) :] == [("total", "all")]
+
+
+def test_directories_that_hold_something_else_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    other = load_recipe("demo", ["name=other"])
+    with pytest.raises(SynthClipError, match="holds a run of recipe 'demo', not of 'other'"):
+        pipeline.run(other, out)
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "cat.jpg").write_bytes(b"")
+    with pytest.raises(SynthClipError, match=r"not empty \('cat.jpg', …\) and no run directory"):
+        pipeline.run(other, foreign)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SynthClipError, match="a file stands there"):
+        pipeline.run(other, file)
+    assert [path.name for path in foreign.iterdir()] == ["cat.jpg"]
+
+
+def test_a_damaged_recipe_in_the_directory_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    (out / "recipe.yaml").write_text("name: [")
+    with pytest.raises(SynthClipError, match=r"recipe.yaml, line 1: not YAML"):
+        run(out)

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synthclip.errors import SynthClipError
+from synthclip.recipe import Recipe, bundled, load_recipe
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_bundled_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+def test_overrides_reach_into_sections_and_lists() -> None:
+    recipe = load_recipe(
+        "demo",
+        ["captions.per_concept=4", "training.lr=1e-3", "balance.t=null", "captions.templates.0.name=plain"],
+    )
+    assert recipe.captions.per_concept == 4
+    assert recipe.training.lr == 1e-3
+    assert recipe.balance.t is None
+    assert recipe.captions.templates[0].name == "plain"
+
+
+@given(st.integers(1, 10**9))
+def test_numbers_may_carry_underscores(value: int) -> None:
+    assert load_recipe("demo", [f"seed={value:_}"]).seed == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("captions.per_concpt=4", "captions: unknown key 'per_concpt'; did you mean 'captions.per_concept'?"),
+        ("per_concept=4", "unknown key 'per_concept'; did you mean 'captions.per_concept'?"),
+        ("imagse.per_caption=4", "unknown key 'imagse'; did you mean 'images'?"),
+        ("llm.modle=x", "llm: unknown key 'modle'; did you mean 'model'?"),
+        ("llm.backend=lamacpp", "llm: unknown backend 'lamacpp'; did you mean 'llamacpp'?"),
+        ("captions.per_concept=many", "captions.per_concept: Input should be a valid integer"),
+        ("captions.per_concept=0", "captions.per_concept: Input should be greater than or equal to 1, not 0"),
+        ("captions", "override 'captions': expected key=value"),
+        ("seed.x=1", "override 'seed.x=1': 'seed' is a value, not a section"),
+        ("captions.templates.9.name=x", "'9' is no position in a list of"),
+        ("seed=[", "the value is not YAML"),
+    ],
+)
+def test_a_bad_override_is_one_line_with_the_remedy(override: str, message: str) -> None:
+    base = ["seed=1"] if override.startswith("seed.") else []
+    with pytest.raises(SynthClipError) as caught:
+        load_recipe("demo", [*base, override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "not a recipe: expected keys such as 'concepts' and 'llm' at the top"),
+        ("name: [", "line 1: not YAML"),
+        ("name: x", "llm: Field required"),
+        ("llm: {model: x}", "llm: needs a key 'backend'"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SynthClipError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipe_names_the_nearest() -> None:
+    with pytest.raises(SynthClipError, match="dmo: no such recipe or file; did you mean 'demo'"):
+        load_recipe("dmo")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SynthClipError, match=r"not a run directory: it holds no recipe.yaml"):
+        load_recipe(tmp_path)
+
+
+def test_a_file_without_a_name_takes_its_own(tmp_path: Path) -> None:
+    lines = load_recipe("demo").to_yaml().splitlines(keepends=True)
+    (tmp_path / "birds.yaml").write_text("".join(line for line in lines if not line.startswith("name:")))
+    assert load_recipe(tmp_path / "birds.yaml").name == "birds"
+
+
+def test_runtime_fields_are_no_part_of_the_results() -> None:
+    fast, slow = load_recipe("demo", ["engine.workers=2"]), load_recipe("demo", ["engine.workers=1"])
+    assert fast.section_results("engine") == slow.section_results("engine") == {}
+    assert "per_concept" in fast.section_results("captions")
+    assert "model" in fast.section_results("llm")
+
+
+def test_a_recipe_is_frozen() -> None:
+    recipe: Recipe = load_recipe("demo")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
