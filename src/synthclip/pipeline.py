@@ -11,7 +11,7 @@ from typing import Any, Literal
 from synthclip.engine import Done, Progress, Shard, build_engine
 from synthclip.errors import SynthClipError
 from synthclip.progress import Console
-from synthclip.recipe import SAVED_AS, Recipe, load_recipe
+from synthclip.recipe import SAVED_AS, Recipe, held_name, load_recipe
 from synthclip.stage import Stage, StageLoad
 from synthclip.store import Manifest, RunDirectory
 
@@ -198,13 +198,13 @@ def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
         return
     if not path.is_dir():
         raise SynthClipError(f"{path}: a file stands there: choose another --out")
-    if (path / SAVED_AS).is_file():
-        held = load_recipe(path)
-        if held.name != recipe.name:
-            raise SynthClipError(
-                f"{path}: holds a run of recipe {held.name!r}, not of {recipe.name!r}: choose another --out"
-            )
+    held = held_name(path)
+    if held == recipe.name:
         return
+    if held is not None:
+        raise SynthClipError(
+            f"{path}: holds a run of recipe {held!r}, not of {recipe.name!r}: choose another --out"
+        )
     others = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
     if others:
         raise SynthClipError(

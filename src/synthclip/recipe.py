@@ -82,6 +82,23 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise SynthClipError(f"{label}: {_first_line(error)}") from None
 
 
+def held_name(directory: Path) -> str | None:
+    """The name of the recipe that a run directory holds, None where it holds none.
+
+    Reads no more than the name, so that a run of an older recipe format is still recognised.
+    """
+    path = directory / SAVED_AS
+    if not path.is_file():
+        return None
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raw = None
+    if not isinstance(raw, dict) or "name" not in raw:
+        raise SynthClipError(f"{path}: damaged: restore it, or choose another --out")
+    return str(raw["name"])
+
+
 def _read(source: str | Path) -> tuple[str, str, str]:
     """A label for messages, the YAML, and the name that a recipe without one gets."""
     path = Path(source)

@@ -224,7 +224,7 @@ class ShardWriter:
         table = pa.Table.from_pylist(list(rows), schema=schema)
         with self.table(path, schema) as out:
             out.write_table(table)
-        return table.num_rows
+        return int(table.num_rows)
 
     def commit(self, outcome: Outcome) -> Manifest:
         """Move the files into place and write the manifest: from here on the shard is there."""

@@ -176,5 +176,5 @@ def test_a_damaged_recipe_in_the_directory_is_named(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(out)
     (out / "recipe.yaml").write_text("name: [")
-    with pytest.raises(SynthClipError, match=r"recipe.yaml, line 1: not YAML"):
+    with pytest.raises(SynthClipError, match=r"recipe.yaml: damaged: restore it"):
         run(out)

@@ -1,0 +1,96 @@
+"""Imports point downward only: whoever knows the layers knows where a line belongs."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "synthclip"
+
+LAYERS: list[list[str]] = [
+    ["errors", "keys", "schema", "config", "torchvision_ops"],
+    ["store", "backends"],
+    ["engine"],
+    ["textgen.config", "imagegen.config", "training.config", "evaluation.config"],
+    ["recipe"],
+    ["stage"],
+    ["textgen", "imagegen", "training"],
+    ["interop"],
+    ["evaluation"],
+    ["report"],
+    ["progress"],
+    ["pipeline"],
+    ["plan"],
+    ["cli"],
+    [""],
+]
+"""From the bottom up; a module may import its own layer's own name and the layers below."""
+
+VENDORS_OUTSIDE_BACKENDS = {"xllamacpp", "diffusers", "vllm"}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def rank(module: str) -> tuple[int, str]:
+    """The layer and the room of a module of the package, by the longest name that fits."""
+    fits = [
+        (len(name), level, name)
+        for level, names in enumerate(LAYERS)
+        for name in names
+        if module == name or module.startswith(f"{name}.") or name == ""
+    ]
+    _, level, name = max(fits)
+    return level, name
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def in_type_checking(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.ImportFrom) and inner.module:
+                    names.add(inner.module)
+                    names.update(f"{inner.module}.{alias.name}" for alias in inner.names)
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_imports_point_downward(path: Path) -> None:
+    level, room = rank(dotted(path))
+    for name in set(imports(path)) - in_type_checking(path):
+        if name != "synthclip" and name.startswith("synthclip."):
+            other, other_room = rank(name.removeprefix("synthclip."))
+            same = room == other_room
+            assert other < level or same, f"{dotted(path)} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_vendors_stay_in_backends(path: Path) -> None:
+    if dotted(path).startswith("backends"):
+        return
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & VENDORS_OUTSIDE_BACKENDS
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_files_fit_in_the_head(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

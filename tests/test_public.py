@@ -1,0 +1,58 @@
+"""What a user meets first: the names, the cost of importing them, and the commands."""
+
+import json
+import subprocess
+import sys
+
+import synthclip
+
+HEAVY = ["torch", "torchvision", "open_clip", "cv2", "diffusers", "transformers", "xllamacpp", "sklearn"]
+
+
+def modules_after(code: str) -> set[str]:
+    probe = f"{code}\nimport json, sys\nprint('\\n' + json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stderr.splitlines()[-1])
+    return set(found)
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(synthclip.__all__) == synthclip.__all__ == dir(synthclip)
+    for name in synthclip.__all__:
+        assert getattr(synthclip, name) is not None
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert not modules_after("import synthclip") & {*HEAVY, "numpy", "pydantic", "pyarrow"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom synthclip.cli import app\n"
+        "sys.argv = ['synthclip', '--help']\napp(standalone_mode=False)"
+    )
+    assert not modules_after(code) & {*HEAVY, "numpy", "pydantic", "pyarrow"}
+
+
+def test_reading_a_recipe_and_a_status_import_nothing_heavy() -> None:
+    code = (
+        "import synthclip, tempfile\n"
+        "from synthclip.pipeline import survey\n"
+        "survey(synthclip.load_recipe('demo'), synthclip.RunDirectory(tempfile.mkdtemp()))"
+    )
+    assert not modules_after(code) & set(HEAVY)
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_2() -> None:
+    command = [sys.executable, "-m", "synthclip", "show", "demo", "captions.per_concpt=4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("synthclip: recipe demo: captions: unknown key")
+    assert done.stderr.count("\n") == 1
+
+
+def test_show_prints_a_recipe_that_loads_again() -> None:
+    command = [sys.executable, "-m", "synthclip", "show", "demo", "seed=3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "seed: 3" in done.stdout
