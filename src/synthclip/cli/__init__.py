@@ -28,6 +28,3 @@ def main() -> None:
     except SynthClipError as error:
         typer.echo(f"synthclip: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("synthclip: stopped; the same command goes on from here", err=True)
-        sys.exit(130)

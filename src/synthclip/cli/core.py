@@ -1,5 +1,6 @@
 """The pipeline's commands: run, one for each stage, status, show."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,12 @@ def run_stages(recipe: str, overrides: list[str] | None, out: Path | None, stage
     resolved = load_recipe(recipe, overrides or [])
     if out is None:
         out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / resolved.name
-    directory = run(resolved, out, stages=stages)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler stops us: like Ctrl-C
+    try:
+        directory = run(resolved, out, stages=stages)
+    except KeyboardInterrupt:
+        typer.echo("synthclip: stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
     if "report" in stages:
         typer.echo(directory.path / "report.html")
 

