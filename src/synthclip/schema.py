@@ -78,3 +78,34 @@ EVAL_RESULT = _schema(
     ("n", pa.int64()),
     ("checkpoint", pa.string()),
 )
+
+EVAL_CLASS = _schema(
+    ("dataset", pa.string()),
+    ("class_id", pa.int32()),
+    ("name", pa.string()),
+    ("n", pa.int64()),
+    ("top1", pa.float64()),
+    ("top5", pa.float64()),
+    ("confused_with", pa.string()),
+    ("confused_n", pa.int64()),
+)
+"""Zero-shot by class, for classes with an image: the shares right, and the class that most of the wrong
+top-1 answers named, with how many did."""
+
+EVAL_ITEM = _schema(
+    ("dataset", pa.string()),
+    ("task", pa.string()),
+    ("metric", pa.string()),
+    ("item", pa.string()),
+    ("value", pa.float64()),
+)
+"""What each result was taken over, item by item, so that two models can be compared in pairs."""
+
+EVAL_NEAREST = _schema(
+    ("text", pa.string()),
+    ("rank", pa.int32()),
+    ("key", pa.string()),
+    ("score", pa.float64()),
+    ("right", pa.bool_()),
+)
+"""The images nearest to a few held-out captions; `right` where an image was painted from that caption."""

@@ -1,0 +1,158 @@
+"""Pictures and texts to features of unit length."""
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthclip.errors import SynthClipError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+_AHEAD = 2
+"""Batches decoded ahead of the model."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of the pictures that could be read."""
+
+    features: "Tensor"
+    """Float32 [N, D] of unit length, on the CPU."""
+    kept: NDArray[np.int64]
+    """The position of each among the pictures given, int64 [N], ascending."""
+    unreadable: tuple[int, ...] = ()
+    """The positions of the others."""
+
+
+class Encoder:
+    """A CLIP model with its preprocessing and tokenizer, on the GPU where there is one.
+
+    `model` has open_clip's `encode_image` and `encode_text`; `preprocess` makes a float32 tensor [3, H, W] of
+    a PIL image; `tokenizer` makes int64 [T, L] of texts.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Callable[["Image"], "Tensor"],
+        tokenizer: Callable[[list[str]], "Tensor"],
+        *,
+        batch_size: int = 256,
+    ) -> None:
+        import torch
+
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.eval().to(self._device)
+        self._preprocess, self._tokenizer = preprocess, tokenizer
+        self._batch_size = batch_size
+
+    def images(self, pictures: Iterable[Any], tick: Callable[[int], None] | None = None) -> Encoded:
+        """Features of pictures (encoded bytes or PIL images), decoded on threads while the model works.
+
+        What cannot be read is left out and reported in `Encoded.unreadable`. Raises SynthClipError where
+        nothing can be read, or the model wants another resolution than its preprocessing makes.
+        """
+        import torch
+
+        features: list[Tensor] = []
+        kept: list[int] = []
+        unreadable: list[int] = []
+        start = 0
+        with torch.inference_mode():
+            for batch in self._decoded(pictures):
+                good = [pixels for pixels in batch if pixels is not None]
+                for position, pixels in enumerate(batch, start):
+                    (unreadable if pixels is None else kept).append(position)
+                if good:
+                    stacked_B3HW = torch.stack(good).to(self._device, non_blocking=True)
+                    features.append(self._encode_image(stacked_B3HW).float().cpu())
+                start += len(batch)
+                if tick is not None:
+                    tick(len(batch))
+        if not features:
+            raise SynthClipError(f"none of {start} images can be read: check the data")
+        return Encoded(torch.cat(features), np.array(kept, np.int64), tuple(unreadable))
+
+    def texts(self, texts: Sequence[str]) -> "Tensor":
+        """Features of texts, float32 [T, D]."""
+        import torch
+
+        rows: list[Tensor] = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), self._batch_size):
+                tokens = self._tokenizer(list(texts[start : start + self._batch_size]))
+                rows.append(self._model.encode_text(tokens.to(self._device), normalize=True).float().cpu())
+        return torch.cat(rows)
+
+    def classifier(self, names: Sequence[str], templates: Sequence[str]) -> "Tensor":
+        """The zero-shot classifier of Radford et al. (2021), section 3.1.4: each class the mean of its
+        prompts' features, scaled to unit length; float32 [C, D].
+
+        A template names the class as `{}` or, as CLIP_benchmark's files do, `{c}`.
+        """
+        import torch
+
+        prompts = [fill(template, name) for name in names for template in templates]
+        each_CTD = self.texts(prompts).view(len(names), len(templates), -1)
+        return torch.nn.functional.normalize(each_CTD.mean(dim=1), dim=-1)
+
+    def _encode_image(self, pixels_B3HW: "Tensor") -> "Tensor":
+        try:
+            features: Tensor = self._model.encode_image(pixels_B3HW, normalize=True)
+        except (AssertionError, RuntimeError) as error:
+            if "out of memory" in str(error):
+                raise SynthClipError("the GPU's memory is short: choose a smaller batch size") from None
+            size = "x".join(str(side) for side in pixels_B3HW.shape[-2:])
+            raise SynthClipError(
+                f"the model does not take the {size} px images that its preprocessing makes ({error}): "
+                "mend the image size in its open_clip_config.json"
+            ) from error
+        return features
+
+    def _decoded(self, pictures: Iterable[Any]) -> Iterator[list["Tensor | None"]]:
+        source = iter(pictures)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            pending: deque[list[Future[Tensor | None]]] = deque()
+            while batch := list(islice(source, self._batch_size)):
+                pending.append([pool.submit(self._pixels, picture) for picture in batch])
+                if len(pending) > _AHEAD:
+                    yield [future.result() for future in pending.popleft()]
+            while pending:
+                yield [future.result() for future in pending.popleft()]
+
+    def _pixels(self, picture: Any) -> "Tensor | None":
+        from PIL import Image
+
+        try:
+            image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
+            return self._preprocess(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+
+def load_encoder(model: Path | str, batch_size: int) -> Encoder:
+    """The encoder of an open_clip folder."""
+    from synthclip import torchvision_ops
+
+    torchvision_ops.ensure()
+    import open_clip
+
+    name = f"local-dir:{model}"
+    loaded, _, preprocess = open_clip.create_model_and_transforms(name)
+    return Encoder(loaded, preprocess, open_clip.get_tokenizer(name), batch_size=batch_size)
+
+
+def fill(template: str, name: str) -> str:
+    """The prompt for a class."""
+    return template.replace("{c}", name).replace("{}", name)

@@ -1,0 +1,60 @@
+"""The rows that an evaluation writes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthclip.evaluation.metrics import Measurement
+
+
+def result_row(dataset: str, measured: Measurement, checkpoint: str) -> dict[str, Any]:
+    """A row of `schema.EVAL_RESULT`."""
+    low, high = measured.interval
+    return {
+        "dataset": dataset,
+        "task": measured.task,
+        "metric": measured.metric,
+        "value": measured.value,
+        "ci95_low": low,
+        "ci95_high": high,
+        "chance": measured.chance,
+        "n": measured.n,
+        "checkpoint": checkpoint,
+    }
+
+
+def item_rows(dataset: str, measured: Measurement, items: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of `schema.EVAL_ITEM`, one for each item that the figure was taken over."""
+    for item, value in zip(items, measured.items.tolist(), strict=True):
+        yield {
+            "dataset": dataset,
+            "task": measured.task,
+            "metric": measured.metric,
+            "item": item,
+            "value": value,
+        }
+
+
+def class_rows(
+    dataset: str, names: Sequence[str], labels: NDArray[np.int64], ranked: NDArray[np.int64]
+) -> Iterator[dict[str, Any]]:
+    """Rows of `schema.EVAL_CLASS` from labels [N] and the classes ranked for each image [N, K]."""
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    for label, mine in zip(classes.tolist(), np.split(order, starts[1:]), strict=True):
+        right = ranked[mine] == label
+        wrong = ranked[mine, 0][~right[:, 0]]
+        named, times = np.unique(wrong, return_counts=True)
+        most = int(times.argmax()) if len(wrong) else None
+        yield {
+            "dataset": dataset,
+            "class_id": label,
+            "name": names[label],
+            "n": len(mine),
+            "top1": float(right[:, 0].mean()),
+            "top5": float(right.any(axis=1).mean()),
+            "confused_with": None if most is None else names[int(named[most])],
+            "confused_n": 0 if most is None else int(times[most]),
+        }

@@ -1,0 +1,9 @@
+from pathlib import Path
+
+import pytest
+from heldout_run import save_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
