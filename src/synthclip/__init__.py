@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from synthclip.errors import SynthClipError as SynthClipError
+    from synthclip.interop.load import load_model as load_model
     from synthclip.pipeline import run as run
     from synthclip.pipeline import status as status
     from synthclip.recipe import Recipe as Recipe
@@ -20,12 +21,13 @@ _HOME = {
     "Recipe": "synthclip.recipe",
     "RunDirectory": "synthclip.store",
     "SynthClipError": "synthclip.errors",
+    "load_model": "synthclip.interop.load",
     "load_recipe": "synthclip.recipe",
     "run": "synthclip.pipeline",
     "status": "synthclip.pipeline",
 }
 
-__all__ = ["Recipe", "RunDirectory", "SynthClipError", "load_recipe", "run", "status"]
+__all__ = ["Recipe", "RunDirectory", "SynthClipError", "load_model", "load_recipe", "run", "status"]
 
 
 def __getattr__(name: str) -> Any:
