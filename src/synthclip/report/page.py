@@ -1,0 +1,192 @@
+"""The report's page: contents in, one HTML file out that needs nothing beside it."""
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from synthclip.report import charts
+from synthclip.report.contents import ConceptCounts, Contents
+
+_TIMINGS = "<!--timings-->"
+"""Where the timings go; text from data is escaped, so it can stand nowhere else."""
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
+_REORDERING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Unicode's classes of characters that turn the text after them around."""
+_CLASSES_SHOWN = 10
+_CHARS_SHOWN = 300
+
+
+def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
+    """The page of a run of the recipe `name`; `recipe` holds the resolved values by section."""
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=name,
+            recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100),
+            contents=contents,
+            headlines=_headlines(contents.results),
+            concept_chart=_concept_chart(contents.counts),
+            length_chart=charts.histogram(contents.caption_words, "words in a caption", "captions"),
+            loss_chart=_loss_chart(contents.curve, recipe),
+            training=_training(contents.curve),
+            results=_results(contents.results),
+            best=_classes(contents.per_class, best=True),
+            worst=_classes(contents.per_class, best=False),
+            timings=Markup(_TIMINGS),
+        )
+    )
+
+
+def with_timings(page: str, metrics: Iterable[Mapping[str, Any]]) -> str:
+    """The page with how long each stage's present shards took to make, from the lines of the run's log."""
+    shards: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for line in metrics:
+        if line.get("event") == "shard":
+            shards.setdefault(line["stage"], {})[line["shard"]] = line
+    rows = [
+        {
+            "stage": stage,
+            "shards": len(made),
+            "rows": sum(line["rows"] for line in made.values()),
+            "seconds": sum(line["seconds"] for line in made.values()),
+        }
+        for stage, made in shards.items()
+    ]
+    table = _environment().get_template("timings.html.j2").render(rows=rows)
+    return page.replace(_TIMINGS, table, 1)
+
+
+def visible(text: str) -> str:
+    """The text with control characters shown as their pictures, and cut where it is very long."""
+    if len(text) > _CHARS_SHOWN:
+        text = text[: _CHARS_SHOWN - 1] + "…"
+    return "".join(_picture(char) for char in text)
+
+
+def _picture(char: str) -> str:
+    if ord(char) < 0x20:
+        return chr(0x2400 + ord(char))
+    reorders = unicodedata.bidirectional(char) in _REORDERING
+    return _REPLACED if reorders or unicodedata.category(char) in ("Cc", "Cs") else char
+
+
+def _headlines(results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first metric of each task."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for result in results:
+        first.setdefault(result["task"], result)
+    return [result for result in first.values() if _is_share(result)][:4]
+
+
+def _results(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            **result,
+            "strip": charts.interval(
+                result["value"],
+                _number(result["ci95_low"]),
+                _number(result["ci95_high"]),
+                _number(result["chance"]),
+            )
+            if _is_share(result)
+            else "",
+        }
+        for result in results
+    ]
+
+
+def _is_share(result: Mapping[str, Any]) -> bool:
+    return 0 <= _number(result["value"]) <= 1
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _concept_chart(counts: ConceptCounts | None) -> Markup:
+    """Concepts by rank, most frequent first, before and after balancing (paper, section 3.1)."""
+    if counts is None:
+        return Markup("")
+    ranks = np.arange(1, counts.matched.size + 1)
+    return charts.lines(
+        [
+            charts.Series("before balancing", ranks, np.sort(counts.matched)[::-1], "s2"),
+            charts.Series("after balancing", ranks, np.sort(counts.selected)[::-1], "s1"),
+        ],
+        charts.Axis("concepts, most frequent first", log=counts.matched.size > 1000),
+        charts.Axis("captions", log=True),
+    )
+
+
+def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
+    if curve is None or curve.num_rows < 2:
+        return Markup("")
+    steps, loss = curve["step"].to_numpy(), curve["loss"].to_numpy()
+    series = [charts.Series("", steps, loss, "faint"), charts.Series("", steps, _trailing_mean(loss), "s1")]
+    batch = recipe.get("training", {}).get("batch_size")
+    marks = {f"chance, ln {batch}": math.log(batch)} if batch else {}
+    return charts.lines(series, charts.Axis("step"), charts.Axis("contrastive loss"), marks=marks)
+
+
+def _trailing_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the last fiftieth of the run up to each point, float64 [N]."""
+    width = max(1, values.size // 50)
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    end = np.arange(1, values.size + 1)
+    start = np.maximum(0, end - width)
+    return np.asarray((total[end] - total[start]) / (end - start))
+
+
+def _training(curve: pa.Table | None) -> dict[str, float]:
+    if curve is None or curve.num_rows == 0:
+        return {}
+    return {
+        "steps": int(curve["step"][-1].as_py()),
+        "samples": int(curve["samples_seen"][-1].as_py()),
+        "loss": float(_trailing_mean(curve["loss"].to_numpy())[-1]),
+        "rate": float(np.nanmedian(curve["samples_per_s"].to_numpy())),
+    }
+
+
+def _classes(per_class: pa.Table | None, *, best: bool) -> list[dict[str, Any]]:
+    """The classes of highest or lowest accuracy; ties in the order of their names."""
+    if per_class is None or per_class.num_rows < 2 * _CLASSES_SHOWN:
+        return []
+    order = pc.sort_indices(
+        per_class, sort_keys=[("top1", "descending" if best else "ascending"), ("name", "ascending")]
+    )
+    rows: list[dict[str, Any]] = per_class.take(order[:_CLASSES_SHOWN]).to_pylist()
+    return rows
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("synthclip.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = lambda value: f"{value:.1%}".replace("%", " %")
+    environment.filters["duration"] = _duration
+    return environment
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

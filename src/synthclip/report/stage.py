@@ -1,0 +1,56 @@
+"""The stage that writes the report."""
+
+from collections.abc import Sequence
+
+from synthclip.engine import Resources, Shard, Tick
+from synthclip.keys import digest
+from synthclip.recipe import Recipe
+from synthclip.stage import Maker, Stage
+from synthclip.store import Manifest, Outcome, ShardWriter
+
+FILE = "report.html"
+
+
+class Report(Stage):
+    """One self-contained HTML file.
+
+    `report/report.html` follows from the run's files alone. The copy at the top of the run, which is the
+    one to open, says in addition how long each stage took, which the log tells.
+    """
+
+    name = "report"
+    reads = ("concepts", "captions", "match", "balance", "images", "train", "eval")
+    sections = tuple(section for section in Recipe.model_fields if section != "engine")
+
+    def shards(self) -> Sequence[Shard]:
+        inputs = {stage: _digest(self.run.manifests(stage)) for stage in self.reads}
+        return [Shard("all", inputs)]
+
+    def resources(self) -> Resources:
+        return Resources(max_workers=1)
+
+    def load(self) -> Maker:
+        from synthclip.report.contents import read_contents
+        from synthclip.report.page import render
+
+        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+            page = render(self.recipe.name, self.values(), read_contents(self.run))
+            writer.path(FILE).write_text(page, encoding="utf-8")
+            tick(1)
+            return Outcome(rows=1)
+
+        return make
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:
+        from synthclip.report.page import with_timings
+
+        page = self.run.file(self.name, FILE).read_text(encoding="utf-8")
+        self.run.write_text(FILE, with_timings(page, self.run.metrics()))
+
+
+def _digest(manifests: Sequence[Manifest]) -> str:
+    parts: list[str] = []
+    for manifest in manifests:
+        parts += [manifest.shard, str(manifest.rows), str(dict(manifest.rejected)), str(dict(manifest.notes))]
+        parts += [f"{entry.path} {entry.sha256}" for entry in manifest.files]
+    return digest(*parts)

@@ -1,0 +1,204 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import simplejpeg
+
+from synthclip import keys, schema
+from synthclip.recipe import Recipe, load_recipe
+from synthclip.store import Outcome, RunDirectory
+
+HOSTILE = "<script>alert('x')</script> a \x00 cat & a\x1b[31m dog \u202e\"quoted\""
+NOUNS = ("cat", "dog", "<b>bold</b>", "tree", "lamp", "boat", "bee", "bell", "car", "key", "kite", "moon")
+CLASSES = 30
+CAPTIONS = 60
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("demo")
+
+
+@pytest.fixture
+def textgen_run(tmp_path: Path) -> RunDirectory:
+    """A run that stopped after its captions."""
+    run = RunDirectory(tmp_path / "run")
+    with run.begin("concepts", "all", "f") as writer:
+        rows = [{"concept_id": i, "text": noun, "source": "test"} for i, noun in enumerate(NOUNS)]
+        writer.rows("00000.parquet", schema.CONCEPT, rows)
+        writer.commit(Outcome(len(rows)))
+    with run.begin("captions", "00000", "f") as writer:
+        writer.rows("00000.parquet", schema.CAPTION, [_caption(i) for i in range(CAPTIONS)])
+        writer.rows("rejected/00000.parquet", schema.REJECTED_CAPTION, [])
+        writer.commit(Outcome(CAPTIONS, {"too_long": 7, "no_concept": 21, HOSTILE: 1}))
+    return run
+
+
+@pytest.fixture
+def whole_run(textgen_run: RunDirectory) -> RunDirectory:
+    """A run with every stage but the report."""
+    run = textgen_run
+    _balance(run)
+    _images(run)
+    _train(run)
+    _eval(run)
+    run.log(event="shard", stage="captions", shard="00000", rows=CAPTIONS, rejected={}, seconds=12.5)
+    run.log(event="shard", stage="captions", shard="00000", rows=CAPTIONS, rejected={}, seconds=30.0)
+    run.log(event="shard", stage="train", shard="all", rows=300, rejected={}, seconds=120.0)
+    run.log(event="stage", stage="train", shards=1, seconds=121.0)
+    return run
+
+
+def _text(i: int) -> str:
+    return HOSTILE if i == 0 else f"A {NOUNS[i % 12]} number {i} beside a wall" + " of stone" * (i % 4)
+
+
+def _caption(i: int) -> dict[str, object]:
+    text = _text(i)
+    return {
+        "caption_id": keys.text_id(text),
+        "concept_id": i % 12,
+        "text": text,
+        "template": "few-shot",
+        "model": "tiny <llm>",
+        "seed": i,
+    }
+
+
+def _balance(run: RunDirectory) -> None:
+    rows = [
+        {
+            "caption_id": keys.text_id(_text(i)),
+            "text": _text(i),
+            "concept_ids": [i % 12],
+            "keep_probability": 0.5,
+        }
+        for i in range(CAPTIONS - 12)
+    ]
+    rows.sort(key=lambda row: str(row["caption_id"]))
+    counts = {
+        "concept_id": pa.array(range(12), pa.int32()),
+        "matched": pa.array([40, 30, 20, 10, 8, 5, 4, 3, 2, 1, 1, 0], pa.int64()),
+        "selected": pa.array([10, 10, 10, 9, 8, 5, 4, 3, 2, 1, 1, 0], pa.int64()),
+    }
+    with run.begin("balance", "all", "f") as writer:
+        writer.rows("train/00000.parquet", schema.SELECTED, rows[:40])
+        writer.rows("heldout/00000.parquet", schema.SELECTED, rows[40:])
+        table = pa.table(counts)
+        with writer.table("counts.parquet", table.schema) as out:
+            out.write_table(table)
+        writer.commit(Outcome(48, {}, {"duplicates": 4, "unmatched": 6, "t": 10}))
+    run.write_json("chosen.json", [row["caption_id"] for row in rows[:40]])
+
+
+def _images(run: RunDirectory) -> None:
+    captions = run.read_json("chosen.json")
+    with run.begin("images", "train/00000", "f") as writer:
+        rows = []
+        with tarfile.open(writer.path("train/00000.tar"), "w") as tar:
+            for caption_id in captions:
+                for variant in range(3):
+                    key = keys.image_key(caption_id, variant)
+                    jpeg = _jpeg(caption_id, variant)
+                    _add(tar, f"{key}.jpg", jpeg)
+                    rows.append(
+                        _sidecar(key, caption_id, variant, tar.offset - -(-len(jpeg) // 512) * 512, jpeg)
+                    )
+                    made = {"backend": "compositor/openmoji", "licence": "CC-BY-SA-4.0"}
+                    _add(tar, f"{key}.json", json.dumps(made).encode())
+        writer.rows("train/00000.parquet", schema.IMAGE, rows)
+        writer.commit(Outcome(len(rows), {"blank": 2}))
+
+
+def _add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(raw)
+    tar.addfile(member, io.BytesIO(raw))
+
+
+def _sidecar(key: str, caption_id: int, variant: int, offset: int, jpeg: bytes) -> dict[str, object]:
+    return {
+        "key": key,
+        "caption_id": caption_id,
+        "variant": variant,
+        "seed": 0,
+        "backend": "compositor/openmoji",
+        "sha256": "",
+        "width_px": 96,
+        "height_px": 96,
+        "scores": {},
+        "shard": "00000.tar",
+        "offset": offset,
+        "length": len(jpeg),
+    }
+
+
+def _jpeg(caption_id: int, variant: int) -> bytes:
+    """A disc on a ground, both coloured by the caption."""
+    random = np.random.default_rng([caption_id, variant])
+    image = np.full((96, 96, 3), random.integers(120, 255, 3), dtype=np.uint8)
+    centre = [int(value) for value in random.integers(30, 66, 2)]
+    cv2.circle(image, centre, 22, [int(value) for value in random.integers(0, 200, 3)], -1, cv2.LINE_AA)
+    encoded: bytes = simplejpeg.encode_jpeg(image, quality=90)
+    return encoded
+
+
+def _train(run: RunDirectory) -> None:
+    steps = np.arange(1, 601)
+    noise = np.random.default_rng(0).normal(0, 0.12, steps.size)
+    curve = pa.table(
+        {
+            "step": steps,
+            "samples_seen": steps * 128,
+            "loss": 1.4 + 3.4 * np.exp(-steps / 150) + noise,
+            "lr": 5e-4 * np.ones(600),
+            "samples_per_s": 900.0 * np.ones(600),
+            "data_wait": np.zeros(600),
+        }
+    )
+    with run.begin("train", "all", "f") as writer:
+        with writer.table("curve.parquet", curve.schema) as out:
+            out.write_table(curve)
+        writer.commit(Outcome(600))
+
+
+def _eval(run: RunDirectory) -> None:
+    def row(task: str, metric: str, value: float, chance: float | None) -> dict[str, object]:
+        return {
+            "dataset": "held-out renders",
+            "task": task,
+            "metric": metric,
+            "value": value,
+            "ci95_low": None if chance is None else value - 0.03,
+            "ci95_high": None if chance is None else value + 0.03,
+            "chance": chance,
+            "n": 812,
+            "checkpoint": "train/model",
+        }
+
+    rows = [
+        row("zero_shot", "top1", 0.463, 0.0047),
+        row("zero_shot", "top5", 0.731, 0.0234),
+        row("image_to_text", "R@1", 0.214, 0.0012),
+        row("image_to_text", "R@5", 0.47, 0.006),
+        row("text_to_image", "R@1", 0.208, 0.0012),
+        row("embedding", "uniformity", -2.5, None),
+    ]
+    per_class = pa.table(
+        {
+            "dataset": ["held-out renders"] * CLASSES,
+            "name": [f"class <{i}>" for i in range(CLASSES)],
+            "n": pa.array([i + 1 for i in range(CLASSES)], pa.int64()),
+            "top1": [i / CLASSES for i in range(CLASSES)],
+        }
+    )
+    with run.begin("eval", "all", "f") as writer:
+        writer.rows("results.parquet", schema.EVAL_RESULT, rows)
+        with writer.table("per_class.parquet", per_class.schema) as out:
+            out.write_table(per_class)
+        writer.commit(Outcome(len(rows)))

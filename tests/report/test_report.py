@@ -1,0 +1,178 @@
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from synthclip import schema
+from synthclip.recipe import Recipe
+from synthclip.report.contents import GALLERY_CAPTIONS, read_contents
+from synthclip.report.page import render, visible
+from synthclip.report.stage import Report
+from synthclip.stage import StageLoad
+from synthclip.store import Outcome, RunDirectory
+
+SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"
+CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a reader of the page meets: its text, its tags, and every address that it would load."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"not closed: {self._open}"
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.texts.append(data)
+
+
+def write_report(recipe: Recipe, run: RunDirectory) -> str:
+    stage = Report(recipe, run)
+    (shard,) = stage.shards()
+    StageLoad(Report, recipe, run.path)()(shard, lambda rows, **figures: None)
+    stage.finish(run.manifests("report"))
+    return (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_needs_no_other_file(recipe: Recipe, whole_run: RunDirectory) -> None:
+    html = write_report(recipe, whole_run)
+    page = Page(html)
+    assert page.loads
+    assert all(load.startswith("data:image/jpeg;base64,") for load in page.loads)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_text_from_data_is_shown_and_never_run(recipe: Recipe, whole_run: RunDirectory) -> None:
+    html = write_report(recipe, whole_run)
+    assert "<script" not in html
+    assert "<b>bold" not in html
+    assert "\x00" not in html
+    assert "\x1b" not in html
+    text = Page(html).text
+    assert "<script>alert('x')</script> a ␀ cat & a␛[31m dog" in text  # the reason of a refusal
+    assert "tiny <llm>" in text
+    assert "class <29>" in text
+
+
+def test_it_says_what_made_the_pictures(recipe: Recipe, whole_run: RunDirectory) -> None:
+    text = Page(write_report(recipe, whole_run)).text
+    assert "not from a diffusion model" in text
+    assert "OpenMoji" in text
+    assert "CC-BY-SA-4.0" in text
+
+
+def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_run: RunDirectory) -> None:
+    text = Page(write_report(recipe, whole_run)).text
+    for told in (
+        "Captions written 89",
+        "Passed cleaning 60 67.4 %",
+        "Distinct 56",
+        "Name a concept of the bank 50",
+        "Selected for training 40",
+        "Held out for evaluation 8",
+        "Images to train on 120",
+        "no concept 21",
+        "top1 46.3 % 43.3 % to 49.3 % 0.5 % 812",
+        "uniformity -2.5",
+        "per_caption: 4",
+    ):
+        assert told in text, told
+
+
+def test_timings_count_each_shard_once(recipe: Recipe, whole_run: RunDirectory) -> None:
+    text = Page(write_report(recipe, whole_run)).text
+    assert "captions 1 60 30.0 s 2.0" in text
+    assert "train 1 300 2 min 00 s 2.5" in text
+
+
+def test_equal_runs_give_equal_files_whatever_time_they_took(recipe: Recipe, whole_run: RunDirectory) -> None:
+    write_report(recipe, whole_run)
+    before = (whole_run.path / "report/report.html").read_bytes()
+    whole_run.log(event="shard", stage="images", shard="train/00000", rows=120, rejected={}, seconds=4.0)
+    top = write_report(recipe, whole_run)
+    assert (whole_run.path / "report/report.html").read_bytes() == before
+    assert "images 1 120 4.0 s 30.0" in Page(top).text
+
+
+def test_another_result_makes_the_report_stale(recipe: Recipe, whole_run: RunDirectory) -> None:
+    stage = Report(recipe, whole_run)
+    before = stage.fingerprint(stage.shards()[0])
+    workers = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"workers": 7})})
+    assert Report(workers, whole_run).fingerprint(stage.shards()[0]) == before
+    with whole_run.begin("concepts", "all", "f") as writer:
+        writer.rows("00000.parquet", schema.CONCEPT, [])
+        writer.commit(Outcome(0))
+    assert stage.fingerprint(stage.shards()[0]) != before
+
+
+def test_the_gallery_is_drawn_by_content(whole_run: RunDirectory) -> None:
+    first, again = read_contents(whole_run).gallery, read_contents(whole_run).gallery
+    assert first == again
+    assert len(first) == GALLERY_CAPTIONS
+    assert len({picture.caption for picture in first}) == GALLERY_CAPTIONS
+    assert all(len(picture.jpegs) == 2 and picture.concepts for picture in first)
+
+
+def test_a_run_that_stopped_early_leaves_sections_out(recipe: Recipe, textgen_run: RunDirectory) -> None:
+    text = Page(render("half", {}, read_contents(textgen_run))).text
+    assert "Passed cleaning 60" in text
+    for absent in ("Evaluation", "Training loss", "What the model saw", "diffusion", "painted"):
+        assert absent not in text
+
+
+def test_an_empty_run_still_makes_a_page(tmp_path: Path) -> None:
+    assert "SynthCLIP" in Page(render("none", {}, read_contents(RunDirectory(tmp_path)))).text
+
+
+def test_visible_shows_control_characters_and_cuts_long_text() -> None:
+    assert visible("a\nb\x7f\ud800\u202e") == "a␊b" + 3 * "\N{REPLACEMENT CHARACTER}"
+    assert len(visible("word " * 10_000)) == 300
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_it(recipe: Recipe, whole_run: RunDirectory, tmp_path: Path, scheme: str) -> None:
+    write_report(recipe, whole_run)
+    shot = tmp_path / "report.png"
+    command = [sys.executable, str(SCREENSHOT), str(whole_run.path / "report.html"), str(shot)]
+    subprocess.run([*command, "--size=1200,2400", *(["--dark"] if scheme == "dark" else [])], check=True)
+    pixels = cv2.imread(str(shot))
+    assert pixels is not None
+    assert pixels.shape[:2] == (2400, 1200)
+    assert np.unique(pixels.reshape(-1, 3), axis=0).shape[0] > 200
+    ground = pixels[5, 5].mean()
+    assert ground > 200 if scheme == "light" else ground < 60
+    drawn = (np.abs(pixels.astype(int) - pixels[5, 5]).max(axis=2) > 20).mean(axis=1)
+    assert (drawn[::100] > 0).sum() > 12, "the page is blank over long stretches"
