@@ -164,6 +164,8 @@ def _bring_up_to_date(stage: Stage, console: Console) -> None:
 
 def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> None:
     started = time.monotonic()
+    if todo:
+        stage.prepare()
     engine = build_engine(stage.recipe.engine)
     with console.stage(stage.name, todo, total) as bar:
         for event in engine.map(

@@ -41,6 +41,12 @@ SELECTED = _schema(
     ("keep_probability", pa.float32()),
 )
 
+BALANCE_COUNT = _schema(
+    ("concept_id", pa.int32()),
+    ("matched", pa.int64()),
+    ("selected", pa.int64()),
+)
+
 IMAGE = _schema(
     ("key", pa.string()),
     ("caption_id", pa.uint64()),

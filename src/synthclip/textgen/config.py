@@ -1,6 +1,6 @@
 """The recipe's sections for TextGen."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,26 @@ class Template(Section):
     name: str
     text: str
     weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _can_be_rendered(self) -> "Template":
+        self.compile()
+        return self
+
+    def compile(self) -> Any:
+        """The `jinja2.Template`. Raises ValueError where the text is none, or names what is not there."""
+        from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
+
+        environment = Environment(undefined=StrictUndefined)
+        try:
+            names = meta.find_undeclared_variables(environment.parse(self.text))
+        except TemplateSyntaxError as error:
+            raise ValueError(f"template {self.name!r}, line {error.lineno}: {error.message}") from None
+        if unknown := sorted(names - {"concept"}):
+            raise ValueError(
+                f"template {self.name!r}: {unknown[0]!r} is not known there: use {{{{ concept }}}}"
+            )
+        return environment.from_string(self.text)
 
 
 class CaptionsConfig(Section):
