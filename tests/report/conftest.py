@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
@@ -93,26 +94,29 @@ def _balance(run: RunDirectory) -> None:
         with writer.table("counts.parquet", table.schema) as out:
             out.write_table(table)
         writer.commit(Outcome(48, {}, {"duplicates": 4, "unmatched": 6, "t": 10}))
-    run.write_json("chosen.json", [row["caption_id"] for row in rows[:40]])
 
 
 def _images(run: RunDirectory) -> None:
-    captions = run.read_json("chosen.json")
-    with run.begin("images", "train/00000", "f") as writer:
-        rows = []
-        with tarfile.open(writer.path("train/00000.tar"), "w") as tar:
-            for caption_id in captions:
-                for variant in range(3):
-                    key = keys.image_key(caption_id, variant)
-                    jpeg = _jpeg(caption_id, variant)
-                    _add(tar, f"{key}.jpg", jpeg)
-                    rows.append(
-                        _sidecar(key, caption_id, variant, tar.offset - -(-len(jpeg) // 512) * 512, jpeg)
-                    )
-                    made = {"backend": "compositor/openmoji", "licence": "CC-BY-SA-4.0"}
-                    _add(tar, f"{key}.json", json.dumps(made).encode())
-        writer.rows("train/00000.parquet", schema.IMAGE, rows)
-        writer.commit(Outcome(len(rows), {"blank": 2}))
+    for split, captions in (("train", _ids(run, "train")), ("heldout", _ids(run, "heldout"))):
+        with run.begin("images", f"{split}/00000", "f") as writer:
+            rows = []
+            with tarfile.open(writer.path(f"{split}/00000.tar"), "w") as tar:
+                for caption_id in captions:
+                    for variant in range(3):
+                        key = keys.image_key(caption_id, variant)
+                        jpeg = _jpeg(caption_id, variant)
+                        _add(tar, f"{key}.jpg", jpeg)
+                        offset = tar.offset - -(-len(jpeg) // 512) * 512
+                        rows.append(_sidecar(key, caption_id, variant, offset, jpeg))
+                        made = {"backend": "compositor/openmoji", "licence": "CC-BY-SA-4.0"}
+                        _add(tar, f"{key}.json", json.dumps(made).encode())
+            writer.rows(f"{split}/00000.parquet", schema.IMAGE, rows)
+            writer.commit(Outcome(len(rows), {"blank": 1}))
+
+
+def _ids(run: RunDirectory, split: str) -> list[int]:
+    ids: list[int] = pq.read_table(run.file("balance", f"{split}/00000.parquet"))["caption_id"].to_pylist()
+    return ids
 
 
 def _add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
@@ -170,7 +174,7 @@ def _train(run: RunDirectory) -> None:
 def _eval(run: RunDirectory) -> None:
     def row(task: str, metric: str, value: float, chance: float | None) -> dict[str, object]:
         return {
-            "dataset": "held-out renders",
+            "dataset": "heldout",
             "task": task,
             "metric": metric,
             "value": value,
@@ -184,21 +188,32 @@ def _eval(run: RunDirectory) -> None:
     rows = [
         row("zero_shot", "top1", 0.463, 0.0047),
         row("zero_shot", "top5", 0.731, 0.0234),
-        row("image_to_text", "R@1", 0.214, 0.0012),
-        row("image_to_text", "R@5", 0.47, 0.006),
-        row("text_to_image", "R@1", 0.208, 0.0012),
+        row("image_retrieval", "R@1", 0.214, 0.0012),
+        row("image_retrieval", "R@5", 0.47, 0.006),
+        row("text_retrieval", "R@1", 0.208, 0.0012),
         row("embedding", "uniformity", -2.5, None),
     ]
-    per_class = pa.table(
+    per_class = [
         {
-            "dataset": ["held-out renders"] * CLASSES,
-            "name": [f"class <{i}>" for i in range(CLASSES)],
-            "n": pa.array([i + 1 for i in range(CLASSES)], pa.int64()),
-            "top1": [i / CLASSES for i in range(CLASSES)],
+            "dataset": "heldout",
+            "class_id": i,
+            "name": f"class <{i}>",
+            "n": i + 1,
+            "top1": i / CLASSES,
+            "top5": 1.0,
+            "confused_with": f"class <{i + 1}>",
+            "confused_n": 1,
         }
-    )
+        for i in range(CLASSES)
+    ]
+    keys_ = pq.read_table(run.file("images", "heldout/00000.parquet"))["key"].to_pylist()
+    nearest = [
+        {"text": text, "rank": rank + 1, "key": key, "score": 0.5, "right": rank == 1}
+        for text in (HOSTILE, "A red boat on the sea")
+        for rank, key in enumerate(keys_[:5])
+    ]
     with run.begin("eval", "all", "f") as writer:
         writer.rows("results.parquet", schema.EVAL_RESULT, rows)
-        with writer.table("per_class.parquet", per_class.schema) as out:
-            out.write_table(per_class)
+        writer.rows("per_class.parquet", schema.EVAL_CLASS, per_class)
+        writer.rows("nearest.parquet", schema.EVAL_NEAREST, nearest)
         writer.commit(Outcome(len(rows)))

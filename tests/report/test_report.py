@@ -10,8 +10,9 @@ import pytest
 
 from synthclip import schema
 from synthclip.recipe import Recipe
-from synthclip.report.contents import GALLERY_CAPTIONS, read_contents
+from synthclip.report.contents import read_contents
 from synthclip.report.page import render, visible
+from synthclip.report.pictures import GALLERY_CAPTIONS
 from synthclip.report.stage import Report
 from synthclip.stage import StageLoad
 from synthclip.store import Outcome, RunDirectory
@@ -103,6 +104,8 @@ def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_ru
         "Selected for training 40",
         "Held out for evaluation 8",
         "Images to train on 120",
+        "Images to evaluate on 24",
+        "class <0> taken for class <1> 0.0 %",
         "no concept 21",
         "top1 46.3 % 43.3 % to 49.3 % 0.5 % 812",
         "uniformity -2.5",
@@ -143,6 +146,12 @@ def test_the_gallery_is_drawn_by_content(whole_run: RunDirectory) -> None:
     assert len(first) == GALLERY_CAPTIONS
     assert len({picture.caption for picture in first}) == GALLERY_CAPTIONS
     assert all(len(picture.jpegs) == 2 and picture.concepts for picture in first)
+
+
+def test_findings_show_held_out_images_nearest_first(whole_run: RunDirectory) -> None:
+    findings = read_contents(whole_run).findings
+    assert findings[1].caption == "A red boat on the sea"
+    assert [right for _, right in findings[1].images] == [False, True, False, False, False]
 
 
 def test_a_run_that_stopped_early_leaves_sections_out(recipe: Recipe, textgen_run: RunDirectory) -> None:

@@ -1,9 +1,8 @@
 """What a report shows, read from a run directory. Whatever is not there yet is None or empty."""
 
-import base64
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from synthclip import keys
+from synthclip.report.pictures import Finding, Picture, files, findings, gallery
 from synthclip.store import RunDirectory
-
-GALLERY_CAPTIONS = 12
-GALLERY_VARIANTS = 2
 
 
 @dataclass(frozen=True)
@@ -29,15 +25,6 @@ class Step:
     count: int
     share: float | None = None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One caption of the gallery and its images as JPEG in base64."""
-
-    caption: str
-    concepts: tuple[str, ...]
-    jpegs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,6 +59,7 @@ class Contents:
     """How many captions have how many words."""
     counts: ConceptCounts | None
     gallery: tuple[Picture, ...]
+    findings: tuple[Finding, ...]
     curve: pa.Table | None
     results: tuple[Mapping[str, Any], ...]
     per_class: pa.Table | None
@@ -79,7 +67,6 @@ class Contents:
 
 def read_contents(run: RunDirectory) -> Contents:
     """Read what is there. Tables of captions and images are streamed column by column."""
-    gallery = _gallery(run)
     return Contents(
         funnel=tuple(_funnel(run)),
         refused_captions=_refused(run, "captions"),
@@ -87,7 +74,8 @@ def read_contents(run: RunDirectory) -> Contents:
         makers=_makers(run),
         caption_words=_caption_words(run),
         counts=_counts(run),
-        gallery=gallery,
+        gallery=gallery(run),
+        findings=findings(run),
         curve=_table(run, "train", "curve.parquet"),
         results=tuple(_rows(_table(run, "eval", "results.parquet"))),
         per_class=_table(run, "eval", "per_class.parquet"),
@@ -110,7 +98,7 @@ def _funnel(run: RunDirectory) -> Iterable[Step]:
         yield Step("Distinct", distinct, distinct / written)
         yield Step("Name a concept of the bank", matched, matched / written)
         for split, label in (("train", "Selected for training"), ("heldout", "Held out for evaluation")):
-            count = sum(pq.read_metadata(path).num_rows for path in _files(run, "balance", f"{split}/"))
+            count = sum(pq.read_metadata(path).num_rows for path in files(run, "balance", f"{split}/"))
             yield Step(label, count, count / written)
     for split, label in (("train", "Images to train on"), ("heldout", "Images to evaluate on")):
         shards = [one for one in run.manifests("images") if one.shard.startswith(f"{split}/")]
@@ -135,7 +123,7 @@ def _makers(run: RunDirectory) -> Makers:
         if models := pq.read_table(path, columns=["model"])["model"].unique().to_pylist():
             llm = str(models[0])
             break
-    for path in _files(run, "images", "", ".tar"):
+    for path in files(run, "images", "", ".tar"):
         with tarfile.open(path) as tar:
             for member in tar:
                 handle = tar.extractfile(member) if member.name.endswith(".json") else None
@@ -163,76 +151,12 @@ def _counts(run: RunDirectory) -> ConceptCounts | None:
     return ConceptCounts(table["matched"].to_numpy(), table["selected"].to_numpy())
 
 
-def _gallery(run: RunDirectory) -> tuple[Picture, ...]:
-    """Captions chosen by their content, so that the same run shows the same ones, with their first images."""
-    sidecars = _files(run, "images", "train/", ".parquet")
-    chosen = _chosen_captions(sidecars)
-    if not chosen:
-        return ()
-    wanted = pa.array(chosen, pa.uint64())
-    jpegs: dict[int, list[tuple[int, str]]] = {caption: [] for caption in chosen}
-    for path in sidecars:
-        columns = ["caption_id", "variant", "offset", "length"]
-        found = pq.read_table(path, columns=columns, filters=pc.field("caption_id").isin(wanted)).to_pylist()
-        if not found:
-            continue
-        with path.with_suffix(".tar").open("rb") as tar:
-            for row in found:
-                tar.seek(row["offset"])
-                jpeg = base64.b64encode(tar.read(row["length"])).decode()
-                jpegs[row["caption_id"]].append((row["variant"], jpeg))
-    rows = _where(_files(run, "balance", "train/"), "caption_id", wanted)
-    texts = {row["caption_id"]: row for row in rows}
-    ids = sorted({one for row in rows for one in row["concept_ids"]})
-    names = {
-        row["concept_id"]: row["text"]
-        for row in _where(_files(run, "concepts", ""), "concept_id", pa.array(ids, pa.int32()))
-    }
-    return tuple(
-        Picture(
-            texts[caption]["text"],
-            tuple(names[one] for one in texts[caption]["concept_ids"] if one in names),
-            tuple(jpeg for _, jpeg in sorted(jpegs[caption])[:GALLERY_VARIANTS]),
-        )
-        for caption in chosen
-        if caption in texts
-    )
-
-
-def _chosen_captions(sidecars: Sequence[Path]) -> list[int]:
-    best = np.empty(0, dtype=np.uint64)
-    for path in sidecars:
-        ids = pq.read_table(path, columns=["caption_id"])["caption_id"].to_numpy()
-        best = np.unique(np.concatenate([best, ids]))
-        order = np.argsort(keys.seeds(best, stream="report.gallery", seed=0))
-        best = best[order[:GALLERY_CAPTIONS]]
-    return [int(caption) for caption in best]
-
-
-def _where(paths: Sequence[Path], column: str, values: pa.Array) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        rows += pq.read_table(path, filters=pc.field(column).isin(values)).to_pylist()
-    return rows
-
-
 def _caption_files(run: RunDirectory) -> list[Path]:
-    return [path for path in _files(run, "captions", "") if path.parent.name != "rejected"]
-
-
-def _files(run: RunDirectory, stage: str, prefix: str, suffix: str = ".parquet") -> list[Path]:
-    """The files of whole shards, in order."""
-    found = {
-        entry.path
-        for manifest in run.manifests(stage)
-        for entry in manifest.files
-        if entry.path.startswith(prefix) and entry.path.endswith(suffix)
-    }
-    return [run.file(stage, path) for path in sorted(found)]
+    return [path for path in files(run, "captions", "") if path.parent.name != "rejected"]
 
 
 def _table(run: RunDirectory, stage: str, path: str) -> pa.Table | None:
-    found = _files(run, stage, path, "")
+    found = files(run, stage, path, "")
     return pq.read_table(found[0]) if found else None
 
 
