@@ -1,11 +1,16 @@
 """The rows that an evaluation writes."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from synthclip import schema
+from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import Measurement
 
 
@@ -58,3 +63,12 @@ def class_rows(
             "confused_with": None if most is None else names[int(named[most])],
             "confused_n": 0 if most is None else int(times[most]),
         }
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `results.parquet`. Raises SynthClipError where the file is something else."""
+    try:
+        table = pq.read_table(path)
+        return list(table.select(schema.EVAL_RESULT.names).to_pylist())
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise SynthClipError(f"{path}: not a table of results ({error}): name a results.parquet") from None

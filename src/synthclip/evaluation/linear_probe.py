@@ -1,0 +1,161 @@
+"""Multinomial logistic regression on frozen features, its regularisation swept on validation.
+
+The sweep follows Radford et al. (2021), appendix A.3: decades first, then finer steps around the best.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthclip.evaluation.metrics import Measurement, mean_per_class, proportion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DECADES = tuple(10.0**power for power in range(1, -7, -1))
+"""Strengths of the sweep, strong to weak, for features of mean variance one."""
+_VALIDATION_SHARE = 0.2
+_MAX_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of features."""
+
+    weight_DC: "Tensor"
+    bias_C: "Tensor"
+
+    def predict(self, features_ND: "Tensor") -> NDArray[np.int64]:
+        """The class of each row, int64 [N]."""
+        device = self.weight_DC.device
+        scores_NC = features_ND.to(device) @ self.weight_DC + self.bias_C
+        return np.asarray(scores_NC.argmax(dim=1).cpu().numpy())
+
+
+class LogisticRegression:
+    """Finds, for any strength, the minimum of
+
+        mean cross-entropy(features @ W + b, labels) + l2 / 2 * |W|^2
+
+    with the bias left free: scikit-learn's `LogisticRegression(C=1 / (l2 * N))`. Prepared once for a set of
+    features, then `fit` for each strength, each from where the last ended.
+
+    L-BFGS runs in the features' principal axes, each scaled by Böhning's (1992) bound on the curvature along
+    it. That changes no minimum, only how soon it is reached.
+    """
+
+    def __init__(self, features_ND: "Tensor", labels: NDArray[np.int64], classes: int) -> None:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        features_ND = features_ND.to(device)
+        self._mean_D = features_ND.mean(dim=0)
+        centred_ND = features_ND - self._mean_D
+        variance_D, self._axes_DD = torch.linalg.eigh(centred_ND.T @ centred_ND / len(centred_ND))
+        self._bound_D = variance_D.clamp(min=0) / 2
+        self._rotated_ND = centred_ND @ self._axes_DD
+        self._labels_N = torch.from_numpy(labels).to(device)
+        self._weight_DC = torch.zeros(features_ND.shape[1], classes, device=device)
+        self._bias_C = torch.zeros(classes, device=device)
+
+    def fit(self, l2: float) -> Probe:
+        """The minimum for one strength."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        scale_D1 = (self._bound_D + l2).rsqrt()[:, None]
+        scaled_DC = (self._weight_DC / scale_D1).requires_grad_()
+        bias_C = self._bias_C.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [scaled_DC, bias_C],
+            max_iter=_MAX_ITERATIONS,
+            tolerance_grad=1e-5,
+            tolerance_change=1e-8,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> "Tensor":
+            optimizer.zero_grad()
+            weight_DC = scaled_DC * scale_D1
+            logits_NC = torch.addmm(bias_C, self._rotated_ND, weight_DC)
+            loss: Tensor = cross_entropy(logits_NC, self._labels_N) + l2 / 2 * weight_DC.square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        self._weight_DC = (scaled_DC * scale_D1).detach()
+        self._bias_C = bias_C.detach()
+        weight_DC = self._axes_DD @ self._weight_DC
+        return Probe(weight_DC, self._bias_C - self._mean_D @ weight_DC)
+
+
+def linear_probe(
+    train_ND: "Tensor",
+    train_labels: NDArray[np.int64],
+    test_MD: "Tensor",
+    test_labels: NDArray[np.int64],
+    *,
+    classes: int,
+    validation: NDArray[np.int64] | None = None,
+) -> list[Measurement]:
+    """Top-1 and mean per class on the test split, of a probe fitted on all of the training split.
+
+    `validation` int64 [V] names the rows of the training split on which the strength is chosen; without it a
+    fifth of each class is drawn. The features are scaled by one number to mean variance one, so that the same
+    strengths suit every model.
+    """
+    if validation is None:
+        validation = _draw_validation(train_labels)
+    scale = train_ND.var(dim=0).mean().rsqrt()
+    train_ND, test_MD = train_ND * scale, test_MD * scale
+    l2 = choose_strength(train_ND, train_labels, validation, classes)
+    predicted = LogisticRegression(train_ND, train_labels, classes).fit(l2).predict(test_MD)
+    right = predicted == test_labels
+    return [
+        proportion("linear_probe", "top1", right, 1 / classes),
+        mean_per_class("linear_probe", right, test_labels),
+    ]
+
+
+def choose_strength(
+    features_ND: "Tensor", labels: NDArray[np.int64], validation: NDArray[np.int64], classes: int
+) -> float:
+    """The l2 whose fit on the other rows is most accurate on the validation rows; the stronger of equals."""
+    fitted = np.setdiff1d(np.arange(len(labels)), validation)
+    regression = LogisticRegression(features_ND[fitted], labels[fitted], classes)
+    held_VD, truth = features_ND[validation], labels[validation]
+
+    def right(l2: float) -> int:
+        return int((regression.fit(l2).predict(held_VD) == truth).sum())
+
+    scores: dict[float, int] = {}
+    for l2 in _DECADES:
+        scores[l2] = right(l2)
+    for l2 in _between(_best(scores)):
+        scores[l2] = right(l2)
+    return _best(scores)
+
+
+def _between(l2: float) -> Iterator[float]:
+    """Thirds of a decade around a strength, strong to weak."""
+    for third in (2, 1, -1, -2):
+        yield l2 * 10 ** (third / 3)
+
+
+def _best(scores: dict[float, int]) -> float:
+    return max(scores, key=lambda l2: (scores[l2], l2))
+
+
+def _draw_validation(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A fifth of each class, at least one where it has two, and never all of it."""
+    random = np.random.Generator(np.random.Philox(0))
+    order = random.permutation(len(labels))
+    drawn = []
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        drawn.append(mine[: min(max(1, round(len(mine) * _VALIDATION_SHARE)), len(mine) - 1)])
+    return np.sort(np.concatenate(drawn))
