@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthclip.config import Section, runtime
 
@@ -13,41 +13,87 @@ class VisionConfig(Section):
     image_size_px: int = Field(224, ge=16)
     layers: int | tuple[int, int, int, int] = 12
     """One number: a ViT of so many layers. Four: a ResNet of so many blocks a stage."""
-    width: int = 768
+    width: int = Field(768, ge=8)
+    head_width: int = Field(64, ge=1)
     patch_size_px: int | None = 16
+    """A ViT's patch; a ResNet has none."""
+    timm: str | None = None
+    """A timm model's name: it replaces `layers`, `width` and `patch_size_px`."""
+
+    @model_validator(mode="after")
+    def _is_buildable(self) -> "VisionConfig":
+        if self.timm is None and isinstance(self.layers, int):
+            if self.patch_size_px is None:
+                raise ValueError("a ViT needs patch_size_px")
+            if self.image_size_px % self.patch_size_px:
+                raise ValueError(
+                    f"image_size_px={self.image_size_px} is no multiple of patch_size_px={self.patch_size_px}"
+                )
+            if self.width % self.head_width:
+                raise ValueError(f"width={self.width} is no multiple of head_width={self.head_width}")
+        return self
 
 
 class TextConfig(Section):
     """The text tower, in open_clip's terms."""
 
-    context_length: int = 77
-    width: int = 512
-    heads: int = 8
-    layers: int = 12
+    context_length: int = Field(77, ge=4)
+    width: int = Field(512, ge=8)
+    heads: int = Field(8, ge=1)
+    layers: int = Field(12, ge=1)
+
+    @model_validator(mode="after")
+    def _is_buildable(self) -> "TextConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is no multiple of heads={self.heads}")
+        return self
 
 
 class ModelConfig(Section):
     name: str | None = None
-    """A model known by name (`synthclip-vitb16` is the paper's); None builds it from `vision` and `text`."""
-    embed_dim: int = 512
+    """`synthclip-vitb16` is the paper's; None builds it from what follows."""
+    embed_dim: int = Field(512, ge=2)
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
 
+    @model_validator(mode="after")
+    def _is_known(self) -> "ModelConfig":
+        if self.name not in (None, PAPER_MODEL):
+            raise ValueError(f"unknown model {self.name!r}; known: {PAPER_MODEL}, or leave the name out")
+        return self
+
+
+PAPER_MODEL = "synthclip-vitb16"
+
 
 class TrainingConfig(Section):
+    """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code)."""
+
     epochs: float = Field(40, gt=0)
     batch_size: int = Field(4096, ge=2)
     """Pairs a step, over all processes."""
     lr: float = Field(5e-4, gt=0)
     lr_start: float = Field(1e-6, ge=0)
+    """Where the linear warm-up begins."""
     lr_end: float = Field(1e-5, ge=0)
+    """Where the cosine ends."""
     warmup_epochs: float = Field(1, ge=0)
     weight_decay: float = Field(0.5, ge=0)
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-8
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """RandomResizedCrop's range of area."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    max_bad_share: float = Field(0.01, ge=0, le=1)
+    """Samples that cannot be used are passed over, up to this share of all."""
     checkpoint_minutes: float = runtime(5.0, gt=0)
+    keep_checkpoints: int = runtime(2, ge=1)
     data_threads: int | Literal["auto"] = runtime("auto")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "TrainingConfig":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale={self.crop_scale} must be two shares of the area, the lower first")
+        return self

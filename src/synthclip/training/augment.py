@@ -1,0 +1,66 @@
+"""From the bytes of an image file to a uint8 crop. Normalisation is left to the device."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+_TRIES = 10
+DRAWS = 4 * _TRIES
+"""Uniform numbers that one crop takes."""
+_LOG_RATIO = (np.log(3 / 4), np.log(4 / 3))
+
+
+def decode(image: bytes) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, or cut short."""
+    import cv2
+    import simplejpeg
+
+    if image[:2] == b"\xff\xd8":
+        try:
+            decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(image, "RGB")
+            return decoded
+        except ValueError as error:
+            if "Unsupported color conversion" not in str(error):
+                raise
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr: Any = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    if bgr is None:
+        raise ValueError("not an image")
+    rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
+
+
+def crop_box(
+    height: int, width: int, scale: tuple[float, float], uniform_D: "ArrayLike"
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random resized crop (Szegedy et al., arXiv 1409.4842, Section 6).
+
+    The area is uniform in `scale`, the aspect ratio log-uniform in 3/4 to 4/3; after ten tries that do not
+    fit, the largest central crop within the ratios is taken, as torchvision does. `uniform_D` holds `DRAWS`
+    numbers in [0, 1).
+    """
+    area_T, ratio_T, top_T, left_T = np.asarray(uniform_D, dtype=np.float64).reshape(4, _TRIES)
+    area_T = height * width * (scale[0] + (scale[1] - scale[0]) * area_T)
+    ratio_T = np.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio_T)
+    width_T = np.rint(np.sqrt(area_T * ratio_T)).astype(np.int64)
+    height_T = np.rint(np.sqrt(area_T / ratio_T)).astype(np.int64)
+    fits_T = (width_T > 0) & (width_T <= width) & (height_T > 0) & (height_T <= height)
+    if fits_T.any():
+        t = int(np.argmax(fits_T))
+        h, w = int(height_T[t]), int(width_T[t])
+        return int(top_T[t] * (height - h + 1)), int(left_T[t] * (width - w + 1)), h, w
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resize(image: NDArray[np.uint8], size: int, out: NDArray[np.uint8]) -> None:
+    """Resize [H, W, 3] to [size, size, 3] into `out`: averaging areas where it shrinks, else bilinear."""
+    import cv2
+
+    shrinks = image.shape[0] > size and image.shape[1] > size
+    cv2.resize(image, (size, size), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,0 +1,63 @@
+"""Checkpoints in a folder: each there whole or not at all, the last few kept."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synthclip.errors import SynthClipError
+from synthclip.store import disk_errors
+
+FORMAT = "synthclip-train-1"
+
+
+class Checkpoints:
+    """`step-<n>.pt` files, read without unpickling anything but tensors and plain values."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state whole, then drop the oldest. A full disk leaves the earlier ones as they are."""
+        target = self._folder / f"step-{step:09d}.pt"
+        partial = target.with_suffix(".partial")
+        with disk_errors(target):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("wb") as handle:
+                    torch.save({"format": FORMAT, "step": step, **state}, handle)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.replace(target)
+        for old in self._paths()[: -self._keep]:
+            old.unlink(missing_ok=True)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state that can be read, or None where there is none."""
+        paths = self._paths()
+        for path in reversed(paths):
+            try:
+                return load(path)
+            except SynthClipError:
+                if path == paths[0]:
+                    raise
+        return None
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*.pt"))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint file, on the CPU. Raises SynthClipError where it is no such file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        told = str(error).splitlines()[0]
+        raise SynthClipError(f"{path}: not a checkpoint that can be read ({told}): remove it") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise SynthClipError(f"{path}: not a training checkpoint of this package: remove it")
+    return state

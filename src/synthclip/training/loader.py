@@ -1,0 +1,155 @@
+"""Batches for the trainer, decoded and cropped by threads ahead of the step that uses them."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from synthclip.errors import SynthClipError
+from synthclip.keys import uniform
+from synthclip.training.augment import DRAWS, crop_box, decode, resize
+from synthclip.training.order import Order, Slots
+from synthclip.training.sources import Sample, SampleError, Source
+
+Encode = Callable[[str], Sequence[int]]
+"""A text's token ids, start and end tokens included, at most the context length."""
+
+_AHEAD = 3
+"""Batches in the making while one is used."""
+_LENGTH_STEP = 8
+"""Token batches come in few lengths, so that kernels and compiled graphs are used again."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` uint8 [B, H, W, 3] in RGB; `tokens` int64 [B, L], zero after each end token."""
+
+    images: Tensor
+    tokens: Tensor
+
+
+@dataclass
+class BadSamples:
+    """The samples passed over: their names, and why. Stops the training above a share of all."""
+
+    limit: int
+    reasons: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, bad: SampleError) -> None:
+        with self._lock:
+            self.reasons[bad.name] = bad.reason
+            if len(self.reasons) > self.limit:
+                raise SynthClipError(
+                    f"training: more than {self.limit} samples cannot be used, the last {bad.name}: "
+                    f"{bad.reason}: mend the shards or raise training.max_bad_share"
+                )
+
+
+class Loader:
+    """Makes the batch of any step; the same for any number of threads.
+
+    One process of `world_size` gets its slice of every batch. With `trim`, the token batch is as long as its
+    longest text needs, else always `context_length`. A sample that cannot be used is replaced by the
+    next one in its source.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        order: Order,
+        encode: Encode,
+        *,
+        image_size: int,
+        crop_scale: tuple[float, float],
+        seed: int,
+        bad: BadSamples,
+        context_length: int,
+        trim: bool = True,
+        threads: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self._sources, self._order, self._encode = sources, order, encode
+        self._image_size, self._crop_scale, self._seed = image_size, crop_scale, seed
+        self._context_length, self._trim = context_length, trim
+        self.bad, self._threads, self._pin_memory = bad, threads, pin_memory
+        part = order.batch_size // world_size
+        self._mine = slice(rank * part, (rank + 1) * part)
+
+    def batches(self, first: int, end: int) -> Generator[Batch]:
+        """The batches of the steps from `first` up to `end`, in order."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
+            waiting: deque[_Pending] = deque()
+            try:
+                for step in range(first, end):
+                    waiting.append(self._start(step, pool))
+                    if len(waiting) > _AHEAD:
+                        yield self._finish(waiting.popleft())
+                while waiting:
+                    yield self._finish(waiting.popleft())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, step: int, pool: ThreadPoolExecutor) -> "_Pending":
+        slots = self._order.slots(step)[self._mine]
+        shape = (len(slots), self._image_size, self._image_size, 3)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+        chunk = -(-len(slots) // self._threads)
+        parts = [slice(at, at + chunk) for at in range(0, len(slots), chunk)]
+        pixels = images.numpy()
+        return _Pending(images, [pool.submit(self._fill, slots[part], pixels[part]) for part in parts])
+
+    def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> list[Sequence[int]]:
+        """Decode the images of the slots into `pixels`; the token ids of their texts."""
+        draws_BD = uniform(
+            slots.index_B[:, None],
+            stream="crop",
+            seed=self._seed,
+            index=slots.pass_B[:, None] * DRAWS + np.arange(DRAWS),
+        )
+        texts = []
+        for i in range(len(slots)):
+            image, sample = self._usable(int(slots.source_B[i]), int(slots.index_B[i]))
+            top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, draws_BD[i])
+            resize(image[top : top + h, left : left + w], self._image_size, pixels[i])
+            texts.append(self._encode(sample.text))
+        return texts
+
+    def _usable(self, number: int, index: int) -> tuple[NDArray[np.uint8], Sample]:
+        source = self._sources[number]
+        for step in range(len(source)):
+            place = (index + step) % len(source)
+            try:
+                sample = source.read(place)
+                try:
+                    return decode(sample.image), sample
+                except ValueError as error:
+                    raise SampleError("undecodable image", f"{source.name_of(place)} ({error})") from None
+            except SampleError as bad:
+                self.bad.add(bad)
+        raise SynthClipError("training: no sample of a source can be used")
+
+    def _finish(self, pending: "_Pending") -> Batch:
+        texts = [text for future in pending.texts for text in future.result()]
+        length = self._context_length
+        if self._trim:
+            longest = max(len(text) for text in texts)
+            length = min(length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
+        tokens = np.zeros((len(texts), length), dtype=np.int64)
+        for row, text in zip(tokens, texts, strict=True):
+            row[: len(text)] = text
+        return Batch(pending.images, torch.from_numpy(tokens))
+
+
+@dataclass(frozen=True)
+class _Pending:
+    images: Tensor
+    texts: list[Future[list[Sequence[int]]]]

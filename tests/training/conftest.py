@@ -1,0 +1,25 @@
+"""Fixtures of the training tests."""
+
+from pathlib import Path
+
+import pytest
+from shape_runs import TINY, write_images
+
+from synthclip import torchvision_ops
+from synthclip.recipe import Recipe, load_recipe
+from synthclip.store import RunDirectory
+
+torchvision_ops.ensure()
+
+
+@pytest.fixture
+def tiny_recipe() -> Recipe:
+    return load_recipe("demo", TINY)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run with 96 images in two shards."""
+    directory = RunDirectory(tmp_path / "run")
+    write_images(directory, 96)
+    return directory

@@ -1,0 +1,132 @@
+"""Makes runs whose images stage is there: pictures of one coloured shape each, with captions that say so."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+from numpy.typing import NDArray
+
+from synthclip.keys import image_key, text_id
+from synthclip.recipe import Recipe
+from synthclip.schema import IMAGE
+from synthclip.stage import StageLoad
+from synthclip.store import Outcome, RunDirectory, ShardWriter, sha256_of
+from synthclip.training.stage import Train
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 200, 60),
+    "blue": (50, 70, 230),
+    "yellow": (235, 220, 40),
+    "white": (245, 245, 245),
+    "black": (15, 15, 15),
+}
+SHAPES = ("circle", "square", "stripe")
+
+TINY = (
+    "model.embed_dim=16",
+    "model.vision={image_size_px: 32, layers: 1, width: 32, head_width: 16, patch_size_px: 16}",
+    "model.text={context_length: 16, width: 32, heads: 2, layers: 1}",
+    "training={epochs: 2, batch_size: 16, lr: 0.001, warmup_epochs: 0.5, data_threads: 2}",
+    "engine.workers=0",
+)
+"""A model and a training of a second."""
+
+
+def picture(colour: str, shape: str, rng: np.random.Generator, size: int = 48) -> NDArray[np.uint8]:
+    """A coloured shape on grey noise, uint8 [size, size, 3]."""
+    image = rng.integers(90, 140, (size, size, 3), dtype=np.uint8)
+    x, y = (int(v) for v in rng.integers(size // 3, size * 2 // 3, 2))
+    radius = int(rng.integers(size // 6, size // 3))
+    if shape == "circle":
+        cv2.circle(image, (x, y), radius, COLOURS[colour], -1)
+    elif shape == "square":
+        cv2.rectangle(image, (x - radius, y - radius), (x + radius, y + radius), COLOURS[colour], -1)
+    else:
+        cv2.rectangle(image, (0, y - radius // 3), (size, y + radius // 3), COLOURS[colour], -1)
+    return image
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Add a file; the offset of its bytes in the tar."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    offset = tar.offset + tarfile.BLOCKSIZE
+    tar.addfile(entry, io.BytesIO(content))
+    return offset
+
+
+Damage = Callable[[int], bool]
+"""Whether the picture of a row is to be cut short."""
+
+
+def write_images(run: RunDirectory, rows: int, shards: int = 2, damage: Damage | None = None) -> None:
+    """The images stage of a run, whole, as ImageGen writes it."""
+    rng = np.random.default_rng(0)
+    each = rows // shards
+    for number in range(shards):
+        name = f"train/{number:05d}"
+        with run.begin("images", name, "test") as writer:
+            table = _write_tar(writer, name, range(number * each, (number + 1) * each), rng, damage)
+            pq.write_table(pa.Table.from_pylist(table, schema=IMAGE), writer.path(f"{name}.parquet"))
+            writer.commit(Outcome(rows=each))
+
+
+def _write_tar(
+    writer: ShardWriter,
+    name: str,
+    rows: range,
+    rng: np.random.Generator,
+    damage: Damage | None,
+) -> list[dict[str, object]]:
+    table: list[dict[str, object]] = []
+    with tarfile.open(writer.path(f"{name}.tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in rows:
+            colour, shape = list(COLOURS)[row % len(COLOURS)], SHAPES[row // len(COLOURS) % len(SHAPES)]
+            text = f"A {colour} {shape} on a grey wall, picture {row}."
+            jpeg = simplejpeg.encode_jpeg(picture(colour, shape, rng), quality=90)
+            if damage and damage(row):
+                jpeg = jpeg[: len(jpeg) // 2]
+            key = image_key(text_id(text), 0)
+            offset = add(tar, f"{key}.jpg", jpeg)
+            add(tar, f"{key}.txt", text.encode())
+            concepts = [row % len(COLOURS), len(COLOURS) + row // len(COLOURS) % len(SHAPES)]
+            add(
+                tar,
+                f"{key}.json",
+                json.dumps({"caption_id": text_id(text), "concept_ids": concepts}).encode(),
+            )
+            table.append(
+                {
+                    "key": key,
+                    "caption_id": text_id(text),
+                    "variant": 0,
+                    "seed": row,
+                    "backend": "test",
+                    "sha256": "",
+                    "width_px": 48,
+                    "height_px": 48,
+                    "scores": [],
+                    "shard": name,
+                    "offset": offset,
+                    "length": len(jpeg),
+                }
+            )
+    return table
+
+
+def train(recipe: Recipe, run: RunDirectory) -> Outcome:
+    """Run the train stage in this process."""
+    shard = Train(recipe, run).shards()[0]
+    return StageLoad(Train, recipe, run.path)()(shard, lambda rows, **figures: None)
+
+
+def weights(run: RunDirectory) -> str:
+    """The digest of the trained model's file."""
+    return sha256_of(run.file("train", "model/open_clip_model.safetensors"))
