@@ -71,6 +71,7 @@ REJECTED_IMAGE = _schema(
     ("text", pa.string()),
     ("reason", pa.string()),
     ("scores", pa.map_(pa.string(), pa.float32())),
+    ("attempt", pa.int32()),
 )
 
 EVAL_RESULT = _schema(

@@ -4,12 +4,34 @@ from pydantic import Field
 
 from synthclip.config import Section
 
+MOST_VARIANTS = 100
+"""Images of one caption at most: what a key has room for."""
+
+
+class FiltersConfig(Section):
+    """Which paintings are refused, and painted again with the next seed."""
+
+    min_contrast: float = Field(2.0, ge=0)
+    """Least standard deviation of the luminance, in levels of 255: below it an image is blank."""
+    max_duplicate_bits: int | None = Field(None, ge=0, le=31)
+    """Refuse an image whose 64-bit perceptual hash is this near to an earlier one of its shard."""
+    clip_model: str | None = None
+    """`NAME/PRETRAINED` of open_clip, or `local-dir:PATH`: scores image against caption."""
+    min_clip_score: float = Field(0.0, ge=-1, le=1)
+    """Least cosine similarity where `clip_model` is given."""
+
 
 class ImagesConfig(Section):
-    per_caption: int = Field(1, ge=1, le=100)
+    per_caption: int = Field(1, ge=1, le=MOST_VARIANTS)
     """Images of each caption, each with a seed of its own."""
-    size_px: int = Field(256, ge=16)
-    """Side of the stored JPEG; what the model paints is resized to it with antialiasing."""
-    jpeg_quality: int = Field(95, ge=1, le=100)
-    heldout_per_caption: int = Field(1, ge=1, le=100)
+    heldout_per_caption: int = Field(1, ge=1, le=MOST_VARIANTS)
     """Images of each held-out caption."""
+    captions_per_shard: int = Field(1000, ge=1)
+    size_px: int = Field(256, ge=16)
+    """Side of the stored JPEG; what the model paints is cut to a square and resized with antialiasing."""
+    jpeg_quality: int = Field(95, ge=1, le=100)
+    filters: FiltersConfig = FiltersConfig()
+    retries: int = Field(2, ge=0, le=20)
+    """How often a refused painting is tried again, each time with the next seed."""
+    max_lost: float = Field(0.5, ge=0, le=1)
+    """The stage stops where a larger share of a shard's images was refused for good."""

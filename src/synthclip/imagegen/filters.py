@@ -1,0 +1,90 @@
+"""Judges paintings before they are kept: blank, near-duplicate, not what the caption says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthclip.imagegen.config import FiltersConfig
+
+Images = NDArray[np.uint8]
+
+
+@dataclass
+class Verdict:
+    """What the filters found of one image."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    """Why it is refused; None where it is kept."""
+
+
+class Filter(Protocol):
+    def judge(self, images: Images, captions: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        """Add to the verdicts. uint8 [B, H, W, 3] in RGB; what is refused already may be passed over."""
+        ...
+
+
+def build_filters(config: FiltersConfig) -> list[Filter]:
+    """The filters that the recipe asks for, the cheap first. Made anew for each shard, so that what is
+    refused does not depend on which shards a worker saw before."""
+    filters: list[Filter] = [Contrast(config.min_contrast)]
+    if config.max_duplicate_bits is not None:
+        filters.append(Duplicates(config.max_duplicate_bits))
+    return filters
+
+
+class Contrast:
+    """Refuses blank and near-uniform images: `contrast` is the standard deviation of the luminance."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def judge(self, images: Images, captions: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        import cv2
+
+        for image, verdict in zip(images, verdicts, strict=True):
+            _, deviation = cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+            verdict.scores["contrast"] = float(deviation[0, 0])
+            if verdict.reason is None and verdict.scores["contrast"] < self._least:
+                verdict.reason = "blank"
+
+
+class Duplicates:
+    """Refuses an image whose perceptual hash is near to that of an image kept before."""
+
+    def __init__(self, most_bits: int) -> None:
+        self._most_bits = most_bits
+        self._kept = np.empty(1024, np.uint64)
+        self._count = 0
+
+    def judge(self, images: Images, captions: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        for image, verdict in zip(images, verdicts, strict=True):
+            if verdict.reason is not None:
+                continue
+            hashed = perceptual_hash(image)
+            if self._count:
+                distances = np.bitwise_count(self._kept[: self._count] ^ hashed)
+                verdict.scores["duplicate_bits"] = float(distances.min())
+                if verdict.scores["duplicate_bits"] <= self._most_bits:
+                    verdict.reason = "duplicate"
+                    continue
+            if self._count == len(self._kept):
+                self._kept = np.concatenate([self._kept, np.empty_like(self._kept)])
+            self._kept[self._count] = hashed
+            self._count += 1
+
+
+def perceptual_hash(image: Images) -> np.uint64:
+    """The DCT hash of an image uint8 [H, W, 3]: 64 bits that change little with scale, noise and encoding.
+
+    Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), section 3.2.1.
+    """
+    import cv2
+
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    low: Any = cv2.dct(grey.astype(np.float32))[1:9, 1:9]
+    bits = (low > np.median(low)).ravel()
+    return np.uint64(int.from_bytes(np.packbits(bits).tobytes(), "big"))

@@ -1,0 +1,99 @@
+"""Stage images: shards that stand by themselves, the same however they came about."""
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import simplejpeg
+from image_runs import CAPTIONS, make_images, recipe_of, selected
+
+from synthclip.keys import image_key, seeds, text_id
+from synthclip.store import RunDirectory
+
+
+def files(run: RunDirectory) -> dict[str, str]:
+    root = run.stage("images")
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_caption_is_painted_as_often_as_asked_and_the_sidecar_finds_its_bytes(
+    run: RunDirectory,
+) -> None:
+    make_images(run, recipe_of("images.captions_per_shard=4", "images.heldout_per_caption=1"))
+    rows = []
+    for sidecar in sorted((run.stage("images") / "train").glob("*.parquet")):
+        for row in pq.read_table(sidecar).to_pylist():
+            tar = run.stage("images") / row["shard"]
+            with tar.open("rb") as handle:
+                handle.seek(row["offset"])
+                jpeg = handle.read(row["length"])
+            assert hashlib.sha256(jpeg).hexdigest() == row["sha256"]
+            assert simplejpeg.decode_jpeg(jpeg).shape == (row["height_px"], row["width_px"], 3) == (48, 48, 3)
+            rows.append(row)
+    wanted = {image_key(text_id(text), variant) for text in CAPTIONS[:6] for variant in range(2)}
+    assert {row["key"] for row in rows} == wanted
+    assert len(rows) == len(wanted)
+    for row in rows:
+        assert row["seed"] == seeds(row["caption_id"], stream="image", seed=0, index=row["variant"])
+    sizes = json.loads((run.stage("images") / "train/sizes.json").read_text())
+    assert sizes == {"00000.tar": 8, "00001.tar": 4}
+    assert json.loads((run.stage("images") / "heldout/sizes.json").read_text()) == {"00000.tar": 2}
+
+
+def test_a_sample_says_how_it_was_made_and_under_which_licence(run: RunDirectory) -> None:
+    make_images(run, recipe_of())
+    with tarfile.open(run.stage("images") / "train/00000.tar") as tar:
+        names = tar.getnames()
+        stems = [name.partition(".")[0] for name in names]
+        assert [name.partition(".")[2] for name in names] == ["jpg", "txt", "json"] * 12
+        assert stems[::3] == stems[1::3] == stems[2::3]
+        assert all(member.mtime == 0 and member.uid == 0 for member in tar.getmembers())
+        caption = tar.extractfile(names[1])
+        assert caption
+        text = caption.read().decode()
+        told = tar.extractfile(names[2])
+        assert told
+        metadata = json.loads(told.read())
+    assert text in CAPTIONS
+    assert metadata["caption"] == text
+    assert metadata["caption_id"] == text_id(text)
+    assert metadata["concept_ids"] == [CAPTIONS.index(text)]
+    assert "no diffusion model" in metadata["backend"]
+    assert metadata["licence"] == "CC-BY-SA-4.0 (OpenMoji)"
+
+
+def test_worker_count_changes_no_byte(tmp_path: Path) -> None:
+    recipe = recipe_of("images.captions_per_shard=2")
+    alone = selected(tmp_path / "alone", CAPTIONS)
+    make_images(alone, recipe, workers=0)
+    together = selected(tmp_path / "together", CAPTIONS)
+    make_images(together, recipe, workers=2)
+    assert files(alone) == files(together)
+
+
+def test_shards_are_cut_by_captions_and_no_image_depends_on_the_cut(tmp_path: Path) -> None:
+    hashes = []
+    for size in (2, 5, 100):
+        run = selected(tmp_path / str(size), CAPTIONS)
+        make_images(run, recipe_of(f"images.captions_per_shard={size}"))
+        tables = [pq.read_table(path) for path in sorted((run.stage("images") / "train").glob("*.parquet"))]
+        hashes.append({row["key"]: row["sha256"] for table in tables for row in table.to_pylist()})
+        assert len(tables) == int(np.ceil(len(CAPTIONS) / size))
+    assert hashes[0] == hashes[1] == hashes[2]
+
+
+def test_an_empty_caption_is_named_and_passed_over(tmp_path: Path) -> None:
+    run = selected(tmp_path / "run", [*CAPTIONS, " "])
+    make_images(run, recipe_of())
+    rejected = pq.read_table(run.stage("images") / "rejected/train/00000.parquet").to_pylist()
+    assert [(row["text"], row["reason"]) for row in rejected] == [(" ", "empty caption")] * 2
+    (manifest,) = run.manifests("images")
+    assert manifest.rows == 2 * len(CAPTIONS)
+    assert manifest.rejected == {"empty caption": 2}
