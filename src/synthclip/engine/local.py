@@ -7,18 +7,14 @@ import signal
 import subprocess
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
-from synthclip.engine import Done, EngineConfig, Load, Progress, Resources, Shard, Tick
-from synthclip.errors import SynthClipError
+from synthclip.engine import Done, EngineConfig, Load, Progress, Resources, Shard
+from synthclip.engine.work import Failure, Ledger, Worker, worker_died
 
-_TICK_SECONDS = 0.2
 _GRACE_SECONDS = 20.0
 """How long a worker that is asked to stop may take, for a checkpoint; then it is killed."""
 
@@ -35,7 +31,7 @@ class LocalEngine:
             return
         pool = _Pool(load, self._slots(resources, len(shards)))
         try:
-            yield from pool.run(shards, self._config.attempts)
+            yield from pool.run(Ledger(shards, self._config.attempts))
         finally:
             pool.stop()
 
@@ -58,7 +54,7 @@ class LocalEngine:
 
 
 @dataclass
-class _Worker:
+class _Process:
     process: SpawnProcess
     pipe: Connection
     slot: dict[str, str]
@@ -73,36 +69,25 @@ class _Pool:
         self._load = load
         self._workers = [self._start(slot) for slot in slots]
 
-    def run(self, shards: Sequence[Shard], attempts: int) -> Iterator[Progress | Done]:
-        todo = deque((shard, attempts) for shard in shards)
-        left: dict[str, int] = {}
-        open_shards = len(shards)
-        while open_shards:
+    def run(self, ledger: Ledger) -> Iterator[Progress | Done]:
+        while ledger.open:
             for worker in self._workers:
-                if worker.shard is None and todo:
-                    worker.shard, tries = todo.popleft()
-                    left[worker.shard.name] = tries
+                if worker.shard is None and ledger.waiting:
+                    worker.shard = ledger.take()
                     with contextlib.suppress(BrokenPipeError):  # its death is seen below
                         worker.pipe.send(worker.shard)
-            for ready in wait([worker.pipe for worker in self._workers if worker.shard is not None]):
-                worker = next(worker for worker in self._workers if worker.pipe is ready)
-                shard = worker.shard
-                assert shard is not None
-                try:
-                    message = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    message = self._replace(worker)
-                if isinstance(message, Progress):
+            ready = wait([worker.pipe for worker in self._workers if worker.shard is not None])
+            for worker in self._workers:
+                if worker.pipe in ready:
+                    message = self._receive(worker)
+                    if not isinstance(message, Progress):
+                        worker.shard = None
+                    if isinstance(message, Failure):
+                        ledger.failed(message)
+                        continue
+                    if isinstance(message, Done):
+                        ledger.done(message.shard)
                     yield message
-                elif isinstance(message, Done):
-                    worker.shard = None
-                    open_shards -= 1
-                    yield message
-                else:
-                    worker.shard = None
-                    if message.final or left[shard.name] <= 1:
-                        raise message.error
-                    todo.append((shard, left[shard.name] - 1))
 
     def stop(self) -> None:
         """Ask all to stop; the idle ones leave at once, a busy one gets its grace, then is killed."""
@@ -117,67 +102,44 @@ class _Pool:
                 worker.process.kill()
                 worker.process.join()
 
-    def _start(self, slot: dict[str, str]) -> _Worker:
+    def _start(self, slot: dict[str, str]) -> _Process:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self._load), daemon=False)
         with _environment(slot):
             process.start()
         theirs.close()
-        return _Worker(process, ours, slot)
+        return _Process(process, ours, slot)
 
-    def _replace(self, worker: _Worker) -> "_Failure":
-        """Bury a dead worker and put a fresh one in its place."""
-        worker.process.join()
-        code, shard = worker.process.exitcode, worker.shard
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    def _receive(self, worker: _Process) -> Progress | Done | Failure:
+        """What the worker says; a dead one is buried, and a fresh one put in its place."""
+        assert worker.shard is not None
+        try:
+            message: Progress | Done | Failure = worker.pipe.recv()
+            return message
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+        code, shard = worker.process.exitcode or 0, worker.shard
         worker.pipe.close()
         fresh = self._start(worker.slot)
         worker.process, worker.pipe = fresh.process, fresh.pipe
-        name = shard.name if shard else "?"
-        return _Failure(
-            SynthClipError(
-                f"shard {name}: its worker process died ({how}) each time it was tried; if memory is short, "
-                "run with a smaller engine.workers"
-            ),
-            final=False,
-        )
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: Exception
-    final: bool
-
-
-class WorkError(Exception):
-    """A defect in the work, with the worker's own traceback."""
+        return worker_died(shard, signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
 
 def _serve(pipe: Connection, load: Load) -> None:
-    """The life of a worker process: load once, then shard after shard until the pipe closes."""
+    """The life of a worker process: shard after shard until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    work = None
-    while True:
-        try:
+    worker = Worker(load)
+
+    def tell(progress: Progress) -> None:
+        with contextlib.suppress(OSError):  # the parent has asked us to stop: the work may still save
+            pipe.send(progress)
+
+    with contextlib.suppress(EOFError, OSError):
+        while True:
             shard: Shard = pipe.recv()
-        except (EOFError, OSError):
-            return
-        started = time.monotonic()
-        try:
-            if work is None:
-                work = load()
-            outcome = work(shard, _Ticker(pipe, shard))
-            message: Any = Done(shard, outcome, time.monotonic() - started)
-        except SynthClipError as error:
-            message = _Failure(error, final=True)
-        except Exception:
-            message = _Failure(WorkError(f"shard {shard.name} failed\n{traceback.format_exc()}"), final=False)
-        try:
-            pipe.send(message)
-        except OSError:
-            return
+            pipe.send(worker.make(shard, tell))
 
 
 def _die_with_parent() -> None:
@@ -188,33 +150,13 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Ticker:
-    """Sends progress at most a few times a second."""
-
-    def __init__(self, pipe: Connection, shard: Shard) -> None:
-        self._pipe, self._shard = pipe, shard
-        self._rows, self._last = 0, time.monotonic()
-
-    def __call__(self, rows: int, **figures: float | str) -> None:
-        self._rows += rows
-        now = time.monotonic()
-        if now - self._last >= _TICK_SECONDS:
-            with contextlib.suppress(OSError):
-                self._pipe.send(Progress(self._shard, self._rows, figures))
-            self._rows, self._last = 0, now
-
-
 def _map_here(load: Load, shards: Sequence[Shard]) -> Iterator[Progress | Done]:
+    """In this process: no attempts and no other traceback, as a debugger wants it."""
     work = load()
-    silent: Tick = _silent
     for shard in shards:
         started = time.monotonic()
-        outcome = work(shard, silent)
+        outcome = work(shard, lambda rows, **figures: None)
         yield Done(shard, outcome, time.monotonic() - started)
-
-
-def _silent(rows: int, **figures: float | str) -> None:
-    return None
 
 
 @contextlib.contextmanager
