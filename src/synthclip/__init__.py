@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from synthclip.recipe import Recipe as Recipe
     from synthclip.recipe import load_recipe as load_recipe
     from synthclip.store import RunDirectory as RunDirectory
+    from synthclip.textgen.matching import ConceptMatcher as ConceptMatcher
 
 _HOME = {
+    "ConceptMatcher": "synthclip.textgen.matching",
     "Recipe": "synthclip.recipe",
     "RunDirectory": "synthclip.store",
     "SynthClipError": "synthclip.errors",
@@ -27,7 +29,7 @@ _HOME = {
     "status": "synthclip.pipeline",
 }
 
-__all__ = ["Recipe", "RunDirectory", "SynthClipError", "load_model", "load_recipe", "run", "status"]
+__all__ = ["ConceptMatcher", "Recipe", "RunDirectory", "SynthClipError", "load_model", "load_recipe", "run", "status"]
 
 
 def __getattr__(name: str) -> Any:

@@ -143,8 +143,8 @@ class LlamaCpp:
 
 
 def _head(prompt: str) -> str:
-    """What few-shot prompts of one template share: all but the last two lines."""
-    return prompt[: -len("\n".join(prompt.rsplit("\n", 2)[-2:]))]
+    """What the few-shot prompts of one template share: all but the last line."""
+    return prompt[: prompt.rfind("\n") + 1]
 
 
 def _choice(answer: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Captions(Stage):
 
     def load(self) -> Maker:
         bank, config = self._bank(), self.recipe.captions
-        prompts = Prompts(config.templates, self.recipe.seed)
+        prompts = Prompts(config, self.recipe.seed)
         llm = build_llm(self.recipe.llm)
 
         def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
@@ -51,17 +51,17 @@ class Captions(Stage):
             for start in range(0, len(asked), llm.batch_size):
                 batch = asked[start : start + llm.batch_size]
                 drawn = [prompts.draw(bank[number], attempt) for number, attempt in batch]
-                said = llm.generate([prompt for prompt, _, _ in drawn], [seed for _, _, seed in drawn])
-                for (number, _), (_, template, seed), raw in zip(batch, drawn, said, strict=True):
-                    raw = raw.encode("utf-8", "replace").decode()
+                said = llm.generate([prompt.text for prompt in drawn], [prompt.seed for prompt in drawn])
+                for (number, _), prompt, raw in zip(batch, drawn, said, strict=True):
+                    raw = (prompt.prefill + raw).encode("utf-8", "replace").decode()
                     text, reason = clean(raw, bank[number], config)
                     row = {
                         "caption_id": keys.text_id(text),
                         "concept_id": number,
                         "text": text,
-                        "template": template,
+                        "template": prompt.template,
                         "model": llm.name,
-                        "seed": seed,
+                        "seed": prompt.seed,
                     }
                     if reason is None:
                         kept.append(row)

@@ -1,10 +1,11 @@
 """The recipe's sections for TextGen."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from synthclip.config import Section
+from synthclip.config import Section, nearest
 
 
 class ConceptSource(Section):
@@ -33,40 +34,52 @@ class ConceptsConfig(Section):
 
 
 class Template(Section):
-    """A prompt; Jinja, with `concept` in scope."""
+    """A prompt; Jinja, with `concept` and the names of `captions.axes` in scope."""
 
     name: str
     text: str
+    prefill: str = ""
+    """How the caption begins, Jinja too: it is put behind the prompt, one space between, for the model to go
+    on from. For models that continue a text; a chat model answers anew instead."""
     weight: float = Field(1.0, gt=0)
 
-    @model_validator(mode="after")
-    def _can_be_rendered(self) -> "Template":
-        self.compile()
-        return self
-
-    def compile(self) -> Any:
-        """The `jinja2.Template`. Raises ValueError where the text is none, or names what is not there."""
+    def compile(self, axes: Collection[str] = ()) -> tuple[Any, Any]:
+        """The two as `jinja2.Template`. Raises ValueError where one is none, or names what is not there."""
         from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
 
         environment = Environment(undefined=StrictUndefined)
         try:
-            names = meta.find_undeclared_variables(environment.parse(self.text))
+            parsed = [environment.parse(text) for text in (self.text, self.prefill)]
         except TemplateSyntaxError as error:
             raise ValueError(f"template {self.name!r}, line {error.lineno}: {error.message}") from None
-        if unknown := sorted(names - {"concept"}):
+        known = {"concept", *axes}
+        names = set().union(*(meta.find_undeclared_variables(tree) for tree in parsed))
+        if unknown := sorted(names - known):
             raise ValueError(
-                f"template {self.name!r}: {unknown[0]!r} is not known there: use {{{{ concept }}}}"
+                f"template {self.name!r}: unknown name {unknown[0]!r}{nearest(unknown[0], sorted(known))}"
             )
-        return environment.from_string(self.text)
+        return environment.from_string(self.text), environment.from_string(self.prefill)
 
 
 class CaptionsConfig(Section):
     per_concept: int = Field(8, ge=1)
     templates: tuple[Template, ...] = Field(min_length=1)
+    axes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """What captions shall differ in (style, viewpoint, setting, attribute): for each a list of values, of
+    which every caption draws one. A value listed twice is drawn twice as often; "" leaves it open."""
     min_words: int = Field(3, ge=1)
     max_words: int = Field(20, ge=1)
     must_contain_concept: bool = True
     concepts_per_shard: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _templates_render(self) -> "CaptionsConfig":
+        for axis, values in self.axes.items():
+            if not axis.isidentifier() or axis == "concept" or not values:
+                raise ValueError(f"axis {axis!r}: needs a name that is a word, not 'concept', and values")
+        for template in self.templates:
+            template.compile(self.axes)
+        return self
 
 
 class MatchConfig(Section):

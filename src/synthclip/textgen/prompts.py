@@ -1,31 +1,49 @@
-"""What the language model is asked: which template a caption gets, and the prompt it makes."""
+"""What the language model is asked: the template and the axis values that a caption draws."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.textgen.config import Template
+from synthclip.textgen.config import CaptionsConfig
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question to the model. `prefill` is how the prompt ends and the caption begins."""
+
+    text: str
+    prefill: str
+    template: str
+    seed: int
 
 
 class Prompts:
     """The recipe's templates, compiled. All that is drawn follows from concept, attempt and seed."""
 
-    def __init__(self, templates: Sequence[Template], seed: int) -> None:
-        self._names = [template.name for template in templates]
-        self._compiled = [template.compile() for template in templates]
-        weights = np.array([template.weight for template in templates])
+    def __init__(self, config: CaptionsConfig, seed: int) -> None:
+        self._names = [template.name for template in config.templates]
+        self._compiled = [template.compile(config.axes) for template in config.templates]
+        weights = np.array([template.weight for template in config.templates])
         self._edges: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
+        self._axes = config.axes
         self._seed = seed
 
-    def draw(self, concept: str, attempt: int) -> tuple[str, str, int]:
-        """(prompt, template name, seed for the model) of one attempt at a concept."""
-        share = keys.uniform(keys.text_id(concept), stream="template", seed=self._seed, index=attempt)
-        chosen = min(int(np.searchsorted(self._edges, share, side="right")), len(self._names) - 1)
-        prompt = self._compiled[chosen].render(concept=concept)
-        return (
-            prompt,
-            self._names[chosen],
-            keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt),
+    def draw(self, concept: str, attempt: int) -> Prompt:
+        """The prompt of one attempt at a concept."""
+        chosen = int(
+            np.searchsorted(self._edges[:-1], self._share(concept, "template", attempt), side="right")
         )
+        drawn = {
+            axis: values[int(self._share(concept, f"axis {axis}", attempt) * len(values))]
+            for axis, values in self._axes.items()
+        }
+        text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
+        prefill = " ".join(prefill.split())
+        seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
+        return Prompt(f"{text} {prefill}" if prefill else text, prefill, self._names[chosen], seed)
+
+    def _share(self, concept: str, stream: str, attempt: int) -> float:
+        """A number in [0, 1)."""
+        return float(keys.uniform(keys.text_id(concept), stream=stream, seed=self._seed, index=attempt))
