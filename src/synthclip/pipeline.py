@@ -33,12 +33,18 @@ class StageState:
     """How one stage of a run stands against the recipe."""
 
     stage: str
-    state: Literal["new", "current", "incomplete", "stale", "waiting"]
-    """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet."""
+    state: Literal["new", "current", "incomplete", "stale", "waiting", "unchecked"]
+    """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet.
+    `unchecked`: it is there, but what it was made from, a model's file say, is not on this machine."""
     reason: str = ""
     shards_total: int | None = None
     manifests: tuple[Manifest, ...] = ()
     """The shards that are whole and current; of a stage that waits, all that are whole."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether later stages may read it."""
+        return self.state in ("current", "unchecked")
 
     @property
     def rows(self) -> int:
@@ -104,7 +110,7 @@ def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
     states: dict[str, StageState] = {}
     for name in STAGES:
         stage = _stage(name, recipe, directory)
-        blocked = [read for read in stage.reads if states[read].state != "current"]
+        blocked = [read for read in stage.reads if not states[read].usable]
         states[name] = _state(stage, blocked)
     return list(states.values())
 
@@ -116,7 +122,14 @@ def _state(stage: Stage, blocked: Sequence[str]) -> StageState:
         reason = "; ".join([*changes, f"after {', '.join(blocked)}"])
         state: Literal["new", "waiting"] = "waiting" if whole else "new"
         return StageState(stage.name, state, reason, manifests=tuple(whole))
-    shards = stage.shards()
+    try:
+        shards = stage.shards()
+    except SynthClipError as error:
+        if not whole:
+            return StageState(stage.name, "new", str(error))
+        if changes:
+            return StageState(stage.name, "stale", "; ".join(changes))
+        return StageState(stage.name, "unchecked", str(error), manifests=tuple(whole))
     current = _current(stage, shards, whole)
     if len(current) == len(shards):
         return StageState(stage.name, "current", "", len(shards), tuple(current.values()))
@@ -221,7 +234,7 @@ def _refuse_stale_inputs(
     by_name = {state.stage: state for state in states}
     for name in stages:
         for read in _class(name).reads:
-            if read not in stages and by_name[read].state != "current":
+            if read not in stages and not by_name[read].usable:
                 told = by_name[read].reason
                 raise SynthClipError(
                     f"{directory.path}: stage {name!r} reads {read!r}, which is "

@@ -10,6 +10,7 @@ import pytest
 import small_stages
 
 from synthclip import pipeline
+from synthclip.engine import Shard
 from synthclip.errors import SynthClipError
 from synthclip.progress import Console
 from synthclip.recipe import load_recipe
@@ -178,3 +179,22 @@ def test_a_damaged_recipe_in_the_directory_is_named(tmp_path: Path) -> None:
     (out / "recipe.yaml").write_text("name: [")
     with pytest.raises(SynthClipError, match=r"recipe.yaml: damaged: restore it"):
         run(out)
+
+
+def test_what_a_stage_was_made_from_may_be_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    run(out, stages=["numbers"])
+
+    def no_model(stage: small_stages.Numbers) -> Sequence[Shard]:
+        raise SynthClipError("llm.model: /models/m.gguf: no such file")
+
+    monkeypatch.setattr(small_stages.Numbers, "shards", no_model)
+    run(out, stages=["squares"])
+    state = {state.stage: state for state in pipeline.status(out, load_recipe("demo", THREE_SHARDS)).stages}
+    assert (state["numbers"].state, state["squares"].state) == ("unchecked", "current")
+    with pytest.raises(SynthClipError, match="no such file"):
+        run(out)
+    with pytest.raises(SynthClipError, match=r"which is stale \(seed: 0 -> 9\)"):
+        run(out, [*THREE_SHARDS, "seed=9"], stages=["squares"])
