@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,12 +89,12 @@ def _linger(seconds: float, tick: Tick, path: Path) -> None:
     if not seconds:
         return
     stop: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not stop:
         time.sleep(0.05)
         tick(0, waited=1.0)
-    signal.signal(signal.SIGTERM, before)
     if stop:
         time.sleep(0.5)  # longer than a process without grace would have
         tick(0, waited=2.0)

@@ -1,12 +1,14 @@
 """Maps work over shards. Knows no stage: it is handed a `load` that a worker calls once, and shards.
 
-`local` runs processes on this machine. Another engine is another module here with a class that has the
-`map` of `Engine`.
+`local` runs processes on this machine, `ray` actors on this machine or a cluster. Another engine is another
+module here with a class that has the `map` of `Engine`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
 
 from synthclip.config import Section, runtime
 from synthclip.store import Outcome
@@ -65,14 +67,22 @@ class Done:
     seconds: float
 
 
+class RayConfig(Section):
+    """For `kind: ray`. The run directory must lie where every node sees it under the same path."""
+
+    address: str = runtime("local")
+    """`local` starts a Ray of its own on this machine; `auto` or `host:6379` joins one that runs."""
+
+
 class EngineConfig(Section):
     """Where the work runs. None of it changes a result."""
 
-    kind: Literal["local"] = runtime("local")
-    workers: int | Literal["auto"] = runtime("auto")
+    kind: Literal["local", "ray"] = runtime("local")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = runtime("auto")
     """Processes: `auto` is one a GPU, or one a core; 0 runs in this very process, for a debugger."""
     attempts: int = runtime(3, ge=1)
     """How often a shard is tried before the run stops."""
+    ray: RayConfig = runtime(RayConfig())
 
 
 class Engine(Protocol):
@@ -82,6 +92,10 @@ class Engine(Protocol):
 
 
 def build_engine(config: EngineConfig) -> Engine:
+    if config.kind == "ray" and config.workers != 0:
+        from synthclip.engine.ray import RayEngine
+
+        return RayEngine(config)
     from synthclip.engine.local import LocalEngine
 
     return LocalEngine(config)

@@ -1,0 +1,110 @@
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shard_work import Load, alive, done, files, notes, shards, wait_for
+
+from synthclip.engine import Done, EngineConfig, Progress, Resources, build_engine
+from synthclip.engine.work import WorkError
+from synthclip.errors import SynthClipError
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'synthclip[ray]'"
+)
+RAY = EngineConfig(kind="ray", workers=2)
+ONE_EACH = Resources()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_ends_with_the_module() -> Iterator[None]:
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def test_an_address_where_no_ray_answers_is_told() -> None:
+    script = """
+from synthclip.engine import *
+from synthclip.errors import SynthClipError
+config = EngineConfig(kind="ray", ray=RayConfig(address="auto"))
+try:
+    list(build_engine(config).map(print, [Shard("s0", {})], Resources()))
+except SynthClipError as error:
+    print("told:", error)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120).stdout
+    assert "told: engine.ray.address 'auto': no Ray answers there" in told
+
+
+def test_it_makes_the_files_that_local_makes(tmp_path: Path) -> None:
+    events = list(build_engine(RAY).map(Load(tmp_path / "ray"), shards(5), ONE_EACH))
+    assert sorted(event.shard.name for event in events) == ["s0", "s1", "s2", "s3", "s4"]
+    assert 1 <= sum(note.startswith("load") for note in notes(tmp_path / "ray")) <= 2
+    done(build_engine(EngineConfig(workers=1)).map(Load(tmp_path / "local"), shards(5), ONE_EACH))
+    assert files(tmp_path / "ray") == files(tmp_path / "local")
+
+
+def test_a_killed_actor_costs_its_shard_only(tmp_path: Path) -> None:
+    work = shards(5, s1={"die": True})
+    names = done(build_engine(RAY).map(Load(tmp_path), work, ONE_EACH))
+    assert names == ["s0", "s1", "s2", "s3", "s4"]
+    assert [notes(tmp_path).count(f"start s{n}") for n in range(5)] == [1, 2, 1, 1, 1]
+
+
+def test_a_shard_that_kills_each_actor_is_given_up_by_name(tmp_path: Path) -> None:
+    engine = build_engine(EngineConfig(kind="ray", workers=1, attempts=2))
+    with pytest.raises(SynthClipError, match="shard s0: its worker died"):
+        done(engine.map(Load(tmp_path), shards(1, s0={"die": True, "always": True}), ONE_EACH))
+    assert notes(tmp_path).count("start s0") == 2
+
+
+def test_errors_are_told_as_local_tells_them(tmp_path: Path) -> None:
+    engine = build_engine(EngineConfig(kind="ray", workers=1, attempts=1))
+    with pytest.raises(WorkError, match=r"(?s)shard s0.*shard_work\.py.*ZeroDivisionError: seven by none"):
+        done(engine.map(Load(tmp_path), shards(1, s0={"error": True}), ONE_EACH))
+    with pytest.raises(SynthClipError, match=r"^bank\.txt, row 3: empty: remove it$"):
+        done(engine.map(Load(tmp_path), shards(1, s0={"mend": True}), ONE_EACH))
+
+
+def test_progress_comes_while_a_shard_is_made(tmp_path: Path) -> None:
+    events = list(build_engine(RAY).map(Load(tmp_path), shards(1, s0={"linger": 1.0}), ONE_EACH))
+    assert isinstance(events[-1], Done)
+    assert isinstance(events[0], Progress)
+    assert events[0].figures == {"waited": 1.0}
+
+
+def test_relative_paths_are_where_the_run_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done(build_engine(RAY).map(Load(Path("run")), shards(1), ONE_EACH))
+    assert (tmp_path / "run/stage/s0.txt").exists()
+
+
+def test_a_killed_parent_leaves_no_actor(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from shard_work import Load, done, shards
+from synthclip.engine import EngineConfig, Resources, build_engine
+engine = build_engine(EngineConfig(kind="ray", workers=1))
+done(engine.map(Load(Path({str(tmp_path)!r})), shards(1, s0={{"linger": 300.0}}), Resources()))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    try:
+        wait_for(tmp_path, "start s0")
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    (worker,) = [int(note.split()[1]) for note in notes(tmp_path) if note.startswith("load")]
+    deadline = time.monotonic() + 30
+    while alive(worker):
+        assert time.monotonic() < deadline, "an actor outlived its parent"
+        time.sleep(0.1)
