@@ -1,14 +1,131 @@
 """Commands that judge models."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from synthclip.cli.core import Out, Overrides, RecipeArgument, run_stages
+from synthclip.cli.core import Out, Overrides, run_stages
+from synthclip.errors import SynthClipError
+
+if TYPE_CHECKING:
+    from synthclip.evaluation.features import Watch
+
+Judged = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE|MODEL",
+        help="A recipe or run, for its own held-out data. With --suite: a run, an open_clip folder, an "
+        "official checkpoint, an open_clip NAME:TAG, or hf-hub:ORG/REPO.",
+    ),
+]
+Suite = Annotated[
+    str | None,
+    typer.Option("--suite", help="paper, quick, robustness, or data sets with commas between them."),
+]
+Data = Annotated[Path | None, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")]
+Against = Annotated[
+    list[str] | None,
+    typer.Option("--against", help="A row of the paper, or a results.parquet, to stand beside."),
+]
+Templates = Annotated[
+    str, typer.Option("--templates", help="Zero-shot prompts: own, imagenet-7 or imagenet-80.")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets from the hub into ROOT.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Where features are kept; ~/.cache/synthclip unless given."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.")]
+Episodes = Annotated[int, typer.Option("--episodes", min=2, help="Few-shot episodes.")]
 
 
 def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
 
 
-def evaluate(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
-    """Evaluate the trained model on held-out captions and images."""
-    run_stages(recipe, overrides, out, ("eval",))
+def evaluate(
+    judged: Judged,
+    overrides: Overrides = None,
+    out: Out = None,
+    suite: Suite = None,
+    data: Data = None,
+    against: Against = None,
+    templates: Templates = "own",
+    download: Download = False,
+    cache: Cache = None,
+    batch_size: BatchSize = 64,
+    episodes: Episodes = 5000,
+) -> None:
+    """Evaluate a run on its held-out data, or with --suite any model on public data sets."""
+    if suite is None and data is None:
+        run_stages(judged, overrides, out, ("eval",))
+        return
+    if data is None or overrides:
+        raise SynthClipError(
+            "--suite evaluates a model: give --data ROOT, and no overrides"
+            if data is None
+            else f"{overrides[0] if overrides else ''}: overrides belong to a recipe, not to --suite"
+        )
+    from rich.console import Console
+
+    from synthclip.evaluation.evaluators import TEMPLATE_SETS, Settings
+    from synthclip.evaluation.features import Features, default_cache
+    from synthclip.evaluation.paper import find_row
+    from synthclip.evaluation.suites import evaluate_suite
+    from synthclip.evaluation.table import delta_lines, results_table
+
+    if templates not in TEMPLATE_SETS:
+        raise SynthClipError(f"--templates {templates}: choose one of {', '.join(TEMPLATE_SETS)}")
+    rows = [find_row(name) for name in against or []]
+    is_run = (Path(judged) / "recipe.yaml").is_file()
+    with _watch() as watch:
+        features = Features(judged, cache or default_cache(), batch_size=batch_size, watch=watch)
+        found = evaluate_suite(
+            features,
+            suite or "paper",
+            data,
+            settings=Settings(templates, episodes),
+            download=download,
+            out=out or (Path(judged) if is_run else Path("evaluations") / features.checkpoint),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(results_table(found.results, rows))
+    for line in (*delta_lines(found.results, rows), *found.notes, *found.missing):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(found.files, markup=False, soft_wrap=True)
+    if found.failed:
+        raise SynthClipError("; ".join(found.failed))
+
+
+@contextlib.contextmanager
+def _watch() -> Iterator["Watch"]:
+    """A bar on a terminal, a line for each task elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from synthclip.evaluation.features import Watch
+
+    console = Console(file=sys.stderr, highlight=False)
+    if not console.is_terminal:
+
+        class Lines(Watch):
+            def begin(self, what: str) -> None:
+                console.print(what, markup=False)
+
+        yield Lines()
+        return
+    with Progress(*Progress.get_default_columns(), console=console) as progress:
+        task = progress.add_task("", total=None)
+
+        class Bar(Watch):
+            def begin(self, what: str) -> None:
+                progress.reset(task, description=what, total=None)
+
+            def encoded(self, done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+        yield Bar()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,18 +138,6 @@ class Encoder:
             return self._preprocess(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
-
-
-def load_encoder(model: Path | str, batch_size: int) -> Encoder:
-    """The encoder of an open_clip folder."""
-    from synthclip import torchvision_ops
-
-    torchvision_ops.ensure()
-    import open_clip
-
-    name = f"local-dir:{model}"
-    loaded, _, preprocess = open_clip.create_model_and_transforms(name)
-    return Encoder(loaded, preprocess, open_clip.get_tokenizer(name), batch_size=batch_size)
 
 
 def fill(template: str, name: str) -> str:

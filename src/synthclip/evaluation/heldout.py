@@ -1,6 +1,5 @@
 """The captions and images of a run that training never saw."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from synthclip import keys
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data.types import Place, read_places
 from synthclip.store import RunDirectory
 
 
@@ -24,8 +24,8 @@ class Heldout:
     image_keys: tuple[str, ...]
     text_of_image: NDArray[np.int64]
     """Which caption each image was painted from, int64 [I]."""
-    places: tuple[tuple[Path, int, int], ...]
-    """Tar, offset and length of each image's JPEG bytes."""
+    places: tuple[Place, ...]
+    """Where each image's JPEG bytes lie in a tar."""
 
     def only(self, images: NDArray[np.int64]) -> "Heldout":
         """The images at these positions, and the captions that have one of them."""
@@ -39,19 +39,8 @@ class Heldout:
         )
 
     def pictures(self) -> Iterator[bytes]:
-        """The JPEG bytes of every image; neighbours in a tar are read in order."""
-        opened: Path | None = None
-        handle = -1
-        try:
-            for tar, offset, length in self.places:
-                if tar != opened:
-                    if handle >= 0:
-                        os.close(handle)
-                    handle, opened = os.open(tar, os.O_RDONLY), tar
-                yield os.pread(handle, length, offset)
-        finally:
-            if handle >= 0:
-                os.close(handle)
+        """The JPEG bytes of every image."""
+        return read_places(self.places)
 
 
 def read_heldout(run: RunDirectory, limit: int, seed: int) -> Heldout:
@@ -65,7 +54,7 @@ def read_heldout(run: RunDirectory, limit: int, seed: int) -> Heldout:
     texts, concept_ids, found = _captions(run, drawn)
     image_keys: list[str] = []
     of_image: list[NDArray[np.int64]] = []
-    places: list[tuple[Path, int, int]] = []
+    places: list[Place] = []
     for path in sidecars:
         table = pq.read_table(path, columns=["key", "caption_id", "shard", "offset", "length"])
         ids = table["caption_id"].to_numpy().astype(np.uint64)

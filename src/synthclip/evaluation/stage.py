@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from synthclip import schema
 from synthclip.engine import Resources, Shard, Tick
+from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.heldout import Heldout, read_heldout
 from synthclip.evaluation.metrics import Measurement, ranking, retrieval, zero_shot
 from synthclip.evaluation.results import class_rows, item_rows, result_row
@@ -18,8 +19,6 @@ from synthclip.store import Outcome, ShardWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from synthclip.evaluation.encoder import Encoder
 
 DATASET = "heldout"
 """The name of the run's own held-out set in results."""
@@ -54,16 +53,17 @@ class Eval(Stage):
         return Resources(gpus=1)
 
     def load(self) -> Maker:
-        from synthclip.evaluation.encoder import load_encoder
+        from synthclip.interop.load import load_model
 
-        encoder = load_encoder(self.run.file("train", "model"), self.recipe.evaluation.batch_size)
+        loaded = load_model(self.run.file("train", "model"))
+        encoder = Encoder(*loaded, batch_size=self.recipe.evaluation.batch_size)
 
         def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
             return self._make(encoder, shard, writer, tick)
 
         return make
 
-    def _make(self, encoder: "Encoder", shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+    def _make(self, encoder: Encoder, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         config = self.recipe.evaluation
         heldout = read_heldout(self.run, config.captions, self.recipe.seed)
         measured: list[tuple[Measurement, Sequence[str]]] = []

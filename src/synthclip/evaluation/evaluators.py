@@ -1,0 +1,187 @@
+"""The tasks a model is judged by, found by name: each makes figures of one data set."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from synthclip.errors import SynthClipError
+from synthclip.evaluation import metrics
+from synthclip.evaluation.data import Classification, Retrieval
+from synthclip.evaluation.features import Features
+from synthclip.evaluation.few_shot import EPISODES, few_shot
+from synthclip.evaluation.linear_probe import linear_probe
+from synthclip.evaluation.metrics import Measurement
+from synthclip.evaluation.results import class_rows
+
+RECALL_AT = (1, 5, 10)
+
+TEMPLATE_SETS = ("own", "imagenet-7", "imagenet-80")
+"""The data set's own prompts, or OpenAI's short list (the paper's choice for ImageNet), or its long one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    templates: str = "own"
+    """One of `TEMPLATE_SETS`. A set without prompts of its own takes the short list if it is ImageNet's kin,
+    else "a photo of a {}."."""
+    episodes: int = EPISODES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one task of one data set came to."""
+
+    figures: list[tuple[Measurement, Sequence[str]]]
+    """Each with the names of the items it was taken over."""
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_CLASS`."""
+    unreadable: tuple[str, ...] = ()
+    """Images that could not be read; the figures leave them out."""
+
+
+def evaluate_zero_shot(
+    features: Features, dataset: Classification | Retrieval, settings: Settings
+) -> Evaluation:
+    """Each test image is given the class whose prompts are nearest."""
+    data = _classification(dataset)
+    test_ND, labels, names, unreadable = _split(features, data, "test")
+    classifier_CD = features.classifier(data.class_names, _templates(data, settings))
+    figures, ranked = metrics.zero_shot(test_ND, labels, classifier_CD)
+    classes = list(class_rows(data.name, data.class_names, labels, ranked))
+    return Evaluation([(figure, names) for figure in figures], classes, unreadable)
+
+
+def evaluate_retrieval(
+    features: Features, dataset: Classification | Retrieval, settings: Settings
+) -> Evaluation:
+    """Images for each text, and texts for each image."""
+    if not isinstance(dataset, Retrieval):
+        raise SynthClipError(f"{dataset.name}: has no captions: retrieval needs a set with captions")
+    encoded = features.images(dataset.pictures)
+    place = np.full(len(dataset.pictures), -1, np.int64)
+    place[encoded.kept] = np.arange(len(encoded.kept))
+    pairs = np.stack([dataset.pairs[:, 0], place[dataset.pairs[:, 1]]], axis=1)
+    shown, of_text = np.unique(pairs[pairs[:, 1] >= 0, 0], return_inverse=True)
+    pairs = np.stack([of_text, pairs[pairs[:, 1] >= 0, 1]], axis=1)
+    texts_TD = features.texts(dataset.texts)[shown]
+    texts = [f"{text}: {dataset.texts[text]}" for text in shown]
+    images = [dataset.pictures.names[image] for image in encoded.kept]
+    by_text = metrics.retrieval("image_retrieval", texts_TD, encoded.features, pairs, RECALL_AT)
+    captioned, of_image = np.unique(pairs[:, 1], return_inverse=True)
+    asked = np.stack([of_image, pairs[:, 0]], axis=1)
+    by_image = metrics.retrieval("text_retrieval", encoded.features[captioned], texts_TD, asked, RECALL_AT)
+    return Evaluation(
+        [
+            *((figure, texts) for figure in by_text),
+            *((figure, [images[image] for image in captioned]) for figure in by_image),
+        ],
+        unreadable=_names(dataset.pictures.names, encoded.unreadable),
+    )
+
+
+def evaluate_linear_probe(
+    features: Features, dataset: Classification | Retrieval, settings: Settings
+) -> Evaluation:
+    """A logistic regression on the training split's features; fitted at last on validation images too."""
+    import torch
+
+    data = _classification(dataset)
+    train_ND, labels, _, unreadable = _split(features, data, "train")
+    validation = None
+    if "val" in data.splits:
+        held_VD, held_labels, _, more = _split(features, data, "val")
+        validation = np.arange(len(labels), len(labels) + len(held_labels))
+        train_ND, labels = torch.cat([train_ND, held_VD]), np.concatenate([labels, held_labels])
+        unreadable += more
+    test_MD, test_labels, names, more = _split(features, data, "test")
+    figures = linear_probe(
+        train_ND,
+        labels,
+        test_MD,
+        test_labels,
+        classes=len(data.class_names),
+        validation=validation,
+    )
+    return Evaluation([(figure, names) for figure in figures], unreadable=unreadable + more)
+
+
+def evaluate_few_shot(
+    features: Features, dataset: Classification | Retrieval, settings: Settings
+) -> Evaluation:
+    """Episodes that learn from the training split and are judged on the test split."""
+    data = _classification(dataset)
+    support_ND, support_labels, _, unreadable = _split(features, data, "train")
+    query_MD, query_labels, _, more = _split(features, data, "test")
+    figure = few_shot(
+        support_ND,
+        support_labels,
+        query_MD,
+        query_labels,
+        episodes=settings.episodes,
+        seed=settings.seed,
+    )
+    names = [f"episode {episode} of seed {settings.seed}" for episode in range(settings.episodes)]
+    return Evaluation([(figure, names)], unreadable=unreadable + more)
+
+
+Evaluator = Callable[[Features, Classification | Retrieval, Settings], Evaluation]
+
+EVALUATORS: dict[str, Evaluator] = {
+    "zero_shot": evaluate_zero_shot,
+    "retrieval": evaluate_retrieval,
+    "linear_probe": evaluate_linear_probe,
+    "few_shot": evaluate_few_shot,
+}
+
+
+def able_evaluators(dataset: Classification | Retrieval) -> tuple[str, ...]:
+    """The evaluators that a data set has what it takes for."""
+    if isinstance(dataset, Retrieval):
+        return ("retrieval",)
+    return ("zero_shot", "linear_probe", "few_shot") if "train" in dataset.splits else ("zero_shot",)
+
+
+def _classification(dataset: Classification | Retrieval) -> Classification:
+    if isinstance(dataset, Classification):
+        return dataset
+    raise SynthClipError(f"{dataset.name}: has captions and no classes: only retrieval can be evaluated")
+
+
+def _split(
+    features: Features, data: Classification, split: str
+) -> tuple[Any, Any, list[str], tuple[str, ...]]:
+    """Features [N, D], labels [N] and names of the images that can be read, and the names of the others."""
+    if split not in data.splits:
+        raise SynthClipError(f"{data.name}: has no {split} split: only zero-shot can be evaluated")
+    held = data.splits[split]
+    encoded = features.images(held.pictures)
+    names = [held.pictures.names[image] for image in encoded.kept]
+    labels = held.labels[encoded.kept]
+    return encoded.features, labels, names, _names(held.pictures.names, encoded.unreadable)
+
+
+def _names(names: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
+    return tuple(names[position] for position in positions)
+
+
+def _templates(data: Classification, settings: Settings) -> tuple[str, ...]:
+    kin = data.name.startswith("imagenet") or data.name == "objectnet"
+    choice = settings.templates
+    if choice == "own" and data.templates:
+        return data.templates
+    if choice == "own" and not kin:
+        return ("a photo of a {}.",)
+    from synthclip import torchvision_ops
+
+    torchvision_ops.ensure()
+    import open_clip
+
+    chosen = (
+        open_clip.OPENAI_IMAGENET_TEMPLATES
+        if choice == "imagenet-80"
+        else open_clip.SIMPLE_IMAGENET_TEMPLATES
+    )
+    return tuple(template("{}") for template in chosen)

@@ -1,0 +1,191 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from heldout_run import MODEL_CONFIG, picture, save_model
+from test_datasets import class_folders, hash_of, tar_of
+from typer.testing import CliRunner
+
+from synthclip.cli import app
+from synthclip.errors import SynthClipError
+from synthclip.evaluation.encoder import Encoder
+from synthclip.evaluation.features import Features, Watch
+from synthclip.evaluation.suites import evaluate_suite, plan_of
+from synthclip.interop.load import load_model
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Class folders with six classes and a retrieval set."""
+    folder = tmp_path / "data" / "shapes"
+    for split, each in (("train", 6), ("test", 6)):
+        for label in range(6):
+            place = folder / split / f"class {label}"
+            place.mkdir(parents=True)
+            for number in range(each):
+                (place / f"{number}.jpg").write_bytes(picture(hash_of(split, label, number)))
+    members: dict[str, bytes] = {}
+    for number in range(12):
+        members[f"{number:02d}.jpg"] = picture(number)
+        members[f"{number:02d}.txt"] = f"picture {number}\nno {number}".encode()
+    tar_of(tmp_path / "data" / "caps" / "test" / "0.tar", members)
+    (tmp_path / "data" / "caps" / "dataset_type.txt").write_text("retrieval")
+    return tmp_path / "data"
+
+
+def features_of(model: Path, tmp_path: Path, watch: Watch | None = None) -> Features:
+    return Features(str(model), tmp_path / "cache", batch_size=16, watch=watch)
+
+
+def test_all_tasks_of_a_list_of_sets(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes,caps", root, out=tmp_path / "out")
+    figures = {(row["dataset"], row["task"], row["metric"]): row for row in found.results}
+    assert figures["shapes", "zero_shot", "top1"]["n"] == 36
+    assert figures["shapes", "linear_probe", "top1"]["chance"] == pytest.approx(1 / 6)
+    assert figures["shapes", "few_shot", "top1"]["n"] == 5000
+    assert figures["caps", "image_retrieval", "R@10"]["n"] == 24
+    assert figures["caps", "text_retrieval", "R@1"]["n"] == 12
+    assert figures["caps", "text_retrieval", "R@1"]["chance"] == pytest.approx(2 / 24)
+    for row in found.results:
+        assert 0 <= row["ci95_low"] <= row["value"] <= row["ci95_high"] <= 1
+    assert found.files is not None
+    assert pq.read_table(found.files / "results.parquet").to_pylist() == found.results
+
+
+class Counting(Watch):
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+
+    def encoded(self, done: int, total: int) -> None:
+        self.steps.append((done, total))
+
+
+def test_a_second_evaluation_needs_no_model(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    first = evaluate_suite(features_of(model, tmp_path), "shapes", root)
+    features = features_of(model, tmp_path)
+    (model / "open_clip_config.json").unlink()
+    again = evaluate_suite(features, "shapes", root)
+    assert again.results == first.results
+
+
+def test_another_model_or_other_images_are_encoded_anew(
+    model_folder: Path, root: Path, tmp_path: Path
+) -> None:
+    first = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    watch = Counting()
+    evaluate_suite(features_of(model_folder, tmp_path, watch), "shapes", root)
+    assert (16, 36) not in watch.steps
+    (root / "shapes" / "test" / "class 0" / "0.jpg").write_bytes(picture(4242))
+    evaluate_suite(features_of(model_folder, tmp_path, watch), "shapes", root)
+    assert (16, 36) in watch.steps
+    other = save_model(tmp_path / "other", seed=1)
+    assert features_of(other, tmp_path).checkpoint != first.results[0]["checkpoint"]
+
+
+def test_a_torn_cache_file_is_made_again(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    first = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert evaluate_suite(features_of(model_folder, tmp_path), "shapes", root).results == first.results
+
+
+def test_unreadable_images_are_counted_and_named(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    (root / "shapes" / "test" / "class 3" / "2.jpg").write_bytes(b"no picture")
+    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    assert {row["n"] for row in found.results if row["task"] == "zero_shot"} == {35}
+    assert any("1 images cannot be read" in note and "class 3/2.jpg" in note for note in found.notes)
+
+
+def test_an_unreadable_image_takes_its_captions_along(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    members = {"a.jpg": b"no", "a.txt": b"one\ntwo"}
+    for number in range(11):
+        members |= {f"p{number}.jpg": picture(number), f"p{number}.txt": f"text {number}".encode()}
+    tar_of(root / "caps" / "test" / "0.tar", members)
+    found = evaluate_suite(features_of(model_folder, tmp_path), "caps", root)
+    assert {row["n"] for row in found.results} == {11}
+
+
+def test_a_broken_set_does_not_take_the_others_along(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    (root / "empty").mkdir()
+    found = evaluate_suite(features_of(model_folder, tmp_path), "empty,shapes,dtd", root)
+    assert {row["dataset"] for row in found.results} == {"shapes"}
+    assert "no data in any known layout" in found.failed[0]
+    assert "--download" in found.missing[0]
+
+
+def test_an_unusual_test_split_is_told_of(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    class_folders(root / "dtd")
+    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes,dtd", root)
+    assert "few-shot needs 5 classes" in found.failed[0]
+    assert any(note.startswith("dtd: 9 test images, not the usual 1880") for note in found.notes)
+
+
+def test_the_papers_suite_is_its_table() -> None:
+    plan = plan_of("paper")
+    assert plan["aircraft"] == ("linear_probe", "few_shot")
+    assert plan["coco"] == ("retrieval",)
+    assert plan["imagenet"] == ("zero_shot",)
+    assert len(plan) == 13
+
+
+def test_a_model_of_another_resolution_has_its_own(root: Path, tmp_path: Path) -> None:
+    config = json.loads(json.dumps(MODEL_CONFIG))
+    config["model_cfg"]["vision_cfg"]["image_size"] = 48
+    model = save_model(tmp_path / "model", config)
+    found = evaluate_suite(features_of(model, tmp_path), "shapes", root)
+    assert found.results[0]["n"] == 36
+
+
+def test_images_of_a_size_the_model_does_not_take_are_refused(model_folder: Path) -> None:
+    model, _, tokenizer = load_model(model_folder)
+    encoder = Encoder(model, lambda image: torch.zeros(3, 48, 48), tokenizer)
+    with pytest.raises(SynthClipError, match="does not take the 48x48 px images"):
+        encoder.images([picture(0)])
+
+
+def test_the_command_prints_the_table_and_writes_it(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    shutil.move(root / "shapes", root / "dtd")
+    command = ["eval", str(model_folder), "--suite", "dtd", "--data", str(root), "--episodes", "50"]
+    where = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    told = CliRunner().invoke(app, [*command, *where, "--against", "CC3M"])
+    assert told.exit_code == 0, told.output
+    assert "CC12M" in told.output
+    assert "Delta_MTL against CC3M" in told.output
+    assert "over 2 of 5 tasks" in told.output
+    results = pq.read_table(tmp_path / "out" / "suites" / "dtd" / "results.parquet").to_pylist()
+    assert next(row["n"] for row in results if row["task"] == "few_shot") == 50
+    against = CliRunner().invoke(app, [*command, *where, "--against", str(tmp_path / "out/suites/dtd")])
+    assert against.exit_code == 0, against.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "paper"], "give --data ROOT"),
+        (["--suite", "paper", "--data", "nowhere"], "no such folder"),
+        (["--data", ".", "--templates", "80"], "choose one of own"),
+        (["seed=1", "--data", "."], "overrides belong to a recipe"),
+        (["--data", ".", "--against", "CC4M"], "did you mean 'CC3M'"),
+    ],
+)
+def test_bad_commands(
+    model_folder: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["eval", str(model_folder), *arguments])
+    assert isinstance(told.exception, SynthClipError)
+    assert message in str(told.exception)
+
+
+def test_a_set_with_nothing_to_learn_from_is_zero_shot_only(
+    model_folder: Path, root: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(root / "shapes" / "train")
+    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    assert {row["task"] for row in found.results} == {"zero_shot"}
+    assert np.isfinite([row["value"] for row in found.results]).all()
