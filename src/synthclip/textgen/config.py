@@ -39,15 +39,15 @@ class Template(Section):
     name: str
     text: str
     prefill: str = ""
-    """How the caption begins, Jinja too: it is put behind the prompt, one space between, for the model to go
-    on from. For models that continue a text; a chat model answers anew instead."""
+    """How the caption begins, Jinja too: it is put behind the prompt, with a space where none is there, for
+    the model to go on from. For models that continue a text; a chat model answers anew instead."""
     weight: float = Field(1.0, gt=0)
 
     def compile(self, axes: Collection[str] = ()) -> tuple[Any, Any]:
         """The two as `jinja2.Template`. Raises ValueError where one is none, or names what is not there."""
         from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
 
-        environment = Environment(undefined=StrictUndefined)
+        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
         try:
             parsed = [environment.parse(text) for text in (self.text, self.prefill)]
         except TemplateSyntaxError as error:

@@ -42,7 +42,8 @@ class Prompts:
         text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
         prefill = " ".join(prefill.split())
         seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
-        return Prompt(f"{text} {prefill}" if prefill else text, prefill, self._names[chosen], seed)
+        gap = " " if prefill and not text[-1:].isspace() else ""
+        return Prompt(f"{text}{gap}{prefill}", prefill, self._names[chosen], seed)
 
     def _share(self, concept: str, stream: str, attempt: int) -> float:
         """A number in [0, 1)."""
