@@ -17,6 +17,7 @@ from synthclip.recipe import Recipe
 from synthclip.schema import IMAGE
 from synthclip.stage import StageLoad
 from synthclip.store import Outcome, RunDirectory, ShardWriter, sha256_of
+from synthclip.training.config import TrainingConfig
 from synthclip.training.stage import Train
 
 COLOURS = {
@@ -130,3 +131,15 @@ def train(recipe: Recipe, run: RunDirectory) -> Outcome:
 def weights(run: RunDirectory) -> str:
     """The digest of the trained model's file."""
     return sha256_of(run.file("train", "model/open_clip_model.safetensors"))
+
+
+def losses(run: RunDirectory) -> list[float]:
+    """The loss of every step."""
+    table = pq.read_table(run.file("train", "curve.parquet"), columns=["loss"])
+    return [float(loss) for loss in table["loss"].to_pylist()]
+
+
+def with_training(recipe: Recipe, **values: object) -> Recipe:
+    """The recipe with other values in its training section."""
+    training = TrainingConfig.model_validate({**recipe.training.model_dump(), **values})
+    return recipe.model_copy(update={"training": training})

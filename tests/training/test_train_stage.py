@@ -11,7 +11,7 @@ import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
-from shape_runs import train, weights, write_images
+from shape_runs import losses, train, weights, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
@@ -51,28 +51,19 @@ def test_equal_inputs_give_equal_weights_for_any_number_of_data_threads(
     assert weights(run) == first
 
 
-def losses(run: RunDirectory) -> list[float]:
-    table = pq.read_table(run.file("train", "curve.parquet"), columns=["loss"])
-    return [float(loss) for loss in table["loss"].to_pylist()]
-
-
-def with_training(recipe: Recipe, **values: object) -> Recipe:
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update=values)})
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_training_goes_on_to_the_same_weights(
     tmp_path: Path, tiny_recipe: Recipe, how: signal.Signals
 ) -> None:
     torch.set_num_threads(1)
-    recipe = with_training(tiny_recipe, epochs=10, checkpoint_minutes=1e-4)
+    recipe = with_training(tiny_recipe, epochs=20, checkpoint_minutes=1e-4)
     undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
     for run in (undisturbed, killed):
         write_images(run, 96)
     train(recipe, undisturbed)
     folder = Train(recipe, killed).partial(Train(recipe, killed).shards()[0])
     moments = random.Random(0)
-    for _ in range(5):
+    for _ in range(4):
         process = multiprocessing.get_context("fork").Process(target=train, args=(recipe, killed))
         process.start()
         before = set(folder.glob("step-*.pt"))

@@ -1,10 +1,14 @@
 """The recipe's sections for training."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from synthclip.config import Section, runtime
+
+PAPER_MODEL = "synthclip-vitb16"
+LossName = Literal["clip", "siglip", "multi-positive"]
 
 
 class VisionConfig(Section):
@@ -19,6 +23,8 @@ class VisionConfig(Section):
     """A ViT's patch; a ResNet has none."""
     timm: str | None = None
     """A timm model's name: it replaces `layers`, `width` and `patch_size_px`."""
+    patch_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a ViT's patches left out in training (FLIP, arXiv 2212.00794)."""
 
     @model_validator(mode="after")
     def _is_buildable(self) -> "VisionConfig":
@@ -55,15 +61,17 @@ class ModelConfig(Section):
     embed_dim: int = Field(512, ge=2)
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
+    logit_scale: float = math.log(1 / 0.07)
+    """The logarithm of the inverse temperature at the start."""
+    logit_bias: float | None = None
+    """What the siglip loss adds to every logit, at the start; its paper begins with -10 and `logit_scale`
+    2.3026."""
 
     @model_validator(mode="after")
     def _is_known(self) -> "ModelConfig":
         if self.name not in (None, PAPER_MODEL):
             raise ValueError(f"unknown model {self.name!r}; known: {PAPER_MODEL}, or leave the name out")
         return self
-
-
-PAPER_MODEL = "synthclip-vitb16"
 
 
 class TrainingConfig(Section):
@@ -78,15 +86,32 @@ class TrainingConfig(Section):
     lr_end: float = Field(1e-5, ge=0)
     """Where the cosine ends."""
     warmup_epochs: float = Field(1, ge=0)
+    loss: LossName = "clip"
+    """`multi-positive` counts all pairs of the same caption as positives."""
+    mask_false_negatives: float | None = Field(None, gt=0, le=1)
+    """Two pairs are not each other's negatives where they share a caption, or a concept that at most this
+    share of all captions names. None: all are."""
     weight_decay: float = Field(0.5, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.98, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """RandomResizedCrop's range of area."""
+    text_masking: float = Field(0.0, ge=0, lt=1)
+    """Share of a text's tokens left out, drawn anew each time (CLIPA, arXiv 2305.07017, random masking)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """The model kept is an exponential moving average of the weights, with this decay a step."""
+    init: str | None = None
+    """Weights to start from: whatever `synthclip.load_model` reads, a checkpoint, a folder or a run say."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
     """Samples that cannot be used are passed over, up to this share of all."""
+    processes: int = runtime(1, ge=1)
+    """Processes that share each batch, one a GPU where there are GPUs."""
+    micro_batch: int | None = runtime(None, ge=1)
+    """Pairs that one process holds activations of at a time; the gradient stays that of the whole batch
+    (GradCache, arXiv 2101.06983). None: all of its share."""
+    compile: bool = runtime(False)
     checkpoint_minutes: float = runtime(5.0, gt=0)
     keep_checkpoints: int = runtime(2, ge=1)
     data_threads: int | Literal["auto"] = runtime("auto")
@@ -96,4 +121,6 @@ class TrainingConfig(Section):
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale={self.crop_scale} must be two shares of the area, the lower first")
+        if self.batch_size % self.processes:
+            raise ValueError(f"batch_size={self.batch_size} is no multiple of processes={self.processes}")
         return self

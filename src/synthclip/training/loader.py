@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synthclip.errors import SynthClipError
-from synthclip.keys import uniform
+from synthclip.keys import text_id, uniform
 from synthclip.training.augment import DRAWS, crop_box, decode, resize
 from synthclip.training.order import Order, Slots
 from synthclip.training.sources import Sample, SampleError, Source
@@ -22,16 +22,21 @@ Encode = Callable[[str], Sequence[int]]
 
 _AHEAD = 3
 """Batches in the making while one is used."""
+_CONCEPTS = 16
+"""Rare concepts of one caption that are looked at."""
 _LENGTH_STEP = 8
 """Token batches come in few lengths, so that kernels and compiled graphs are used again."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` uint8 [B, H, W, 3] in RGB; `tokens` int64 [B, L], zero after each end token."""
+    """`images` uint8 [B, H, W, 3] in RGB; `tokens` int64 [B, L], zero after each end token; `text_ids` int64
+    [B], equal for equal texts; `concepts` int64 [B, K], each pair's rare concepts padded with -1."""
 
     images: Tensor
     tokens: Tensor
+    text_ids: Tensor
+    concepts: Tensor
 
 
 @dataclass
@@ -56,8 +61,8 @@ class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
     One process of `world_size` gets its slice of every batch. With `trim`, the token batch is as long as its
-    longest text needs, else always `context_length`. A sample that cannot be used is replaced by the
-    next one in its source.
+    longest text needs, else always `context_length`. Of a pair's concepts, those in `rare` are told. A sample
+    that cannot be used is replaced by the next one in its source.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class Loader:
         *,
         image_size: int,
         crop_scale: tuple[float, float],
+        text_masking: float = 0.0,
+        rare: frozenset[int] = frozenset(),
         seed: int,
         bad: BadSamples,
         context_length: int,
@@ -80,6 +87,7 @@ class Loader:
         self._sources, self._order, self._encode = sources, order, encode
         self._image_size, self._crop_scale, self._seed = image_size, crop_scale, seed
         self._context_length, self._trim = context_length, trim
+        self._text_masking, self._rare = text_masking, rare
         self.bad, self._threads, self._pin_memory = bad, threads, pin_memory
         part = order.batch_size // world_size
         self._mine = slice(rank * part, (rank + 1) * part)
@@ -107,21 +115,29 @@ class Loader:
         pixels = images.numpy()
         return _Pending(images, [pool.submit(self._fill, slots[part], pixels[part]) for part in parts])
 
-    def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> list[Sequence[int]]:
-        """Decode the images of the slots into `pixels`; the token ids of their texts."""
-        draws_BD = uniform(
-            slots.index_B[:, None],
-            stream="crop",
-            seed=self._seed,
-            index=slots.pass_B[:, None] * DRAWS + np.arange(DRAWS),
-        )
+    def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> "list[_Text]":
+        """Decode the images of the slots into `pixels`; what is known of their texts."""
+        crop_BD = self._draws(slots, "crop", DRAWS)
+        masked_BL = self._draws(slots, "mask", self._context_length) < self._text_masking
         texts = []
         for i in range(len(slots)):
             image, sample = self._usable(int(slots.source_B[i]), int(slots.index_B[i]))
-            top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, draws_BD[i])
+            top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, crop_BD[i])
             resize(image[top : top + h, left : left + w], self._image_size, pixels[i])
-            texts.append(self._encode(sample.text))
+            ids = np.asarray(self._encode(sample.text), dtype=np.int64)
+            masked_L = masked_BL[i, : len(ids)]
+            masked_L[[0, -1]] = False
+            concepts = (
+                [concept for concept in sample.concept_ids if concept in self._rare] if self._rare else []
+            )
+            texts.append(_Text(ids[~masked_L], text_id(sample.text), concepts))
         return texts
+
+    def _draws(self, slots: Slots, stream: str, count: int) -> NDArray[np.float64]:
+        """Numbers in [0, 1) for each sample, [B, count]; every pass draws others."""
+        index = slots.pass_B[:, None] * count + np.arange(count)
+        ids = slots.index_B[:, None] * 64 + slots.source_B[:, None]
+        return uniform(ids, stream=stream, seed=self._seed, index=index)
 
     def _usable(self, number: int, index: int) -> tuple[NDArray[np.uint8], Sample]:
         source = self._sources[number]
@@ -141,15 +157,27 @@ class Loader:
         texts = [text for future in pending.texts for text in future.result()]
         length = self._context_length
         if self._trim:
-            longest = max(len(text) for text in texts)
+            longest = max(len(text.ids) for text in texts)
             length = min(length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
         tokens = np.zeros((len(texts), length), dtype=np.int64)
-        for row, text in zip(tokens, texts, strict=True):
-            row[: len(text)] = text
-        return Batch(pending.images, torch.from_numpy(tokens))
+        # Processes exchange the concepts, so that all must give them the same width.
+        concepts = np.full((len(texts), _CONCEPTS if self._rare else 0), -1, dtype=np.int64)
+        for i, text in enumerate(texts):
+            tokens[i, : len(text.ids)] = text.ids
+            known = text.concepts[: concepts.shape[1]]
+            concepts[i, : len(known)] = known
+        text_ids = np.array([text.id for text in texts], dtype=np.uint64).view(np.int64)
+        return Batch(pending.images, *(torch.from_numpy(part) for part in (tokens, text_ids, concepts)))
+
+
+@dataclass(frozen=True)
+class _Text:
+    ids: NDArray[np.int64]
+    id: int
+    concepts: list[int]
 
 
 @dataclass(frozen=True)
 class _Pending:
     images: Tensor
-    texts: list[Future[list[Sequence[int]]]]
+    texts: list[Future[list[_Text]]]

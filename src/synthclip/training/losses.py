@@ -1,15 +1,118 @@
-"""Contrastive losses over the pairs of a batch."""
+"""Contrastive losses over the pairs of a global batch.
+
+Shapes: B pairs of this process, N pairs of all processes, E the embedding's width. Each loss is the mean over
+this process's rows against all N columns, so no process holds more than [B, N] logits; the mean of it over
+the processes, which is what data-parallel training descends, is the loss of the whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax, logsigmoid
+
+from synthclip.training.config import LossName
+from synthclip.training.distributed import Group
 
 
-def clip_loss(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy over a batch of pairs (CLIP, arXiv 2103.00020, Figure 3).
+@dataclass(frozen=True)
+class Features:
+    """What a loss sees of the pairs of this process.
 
-    `image_BE` and `text_BE` are L2-normalised; `scale` is the inverse temperature.
+    `image_BE` and `text_BE` are float, L2-normalised; `scale` is the inverse temperature; `bias` is added to
+    the logits (SigLIP). `text_id_B` int64 is equal for equal texts. `concept_BK` int64 lists each pair's rare
+    concepts, padded with -1.
     """
-    logits_BB = scale * image_BE @ text_BE.T
-    target_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    return 0.5 * (cross_entropy(logits_BB, target_B) + cross_entropy(logits_BB.T, target_B))
+
+    image_BE: Tensor
+    text_BE: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    text_id_B: Tensor
+    concept_BK: Tensor
+
+
+Loss = Callable[[Features, Group], Tensor]
+
+
+def build_loss(name: LossName, mask_false_negatives: bool) -> Loss:
+    """The loss of that name. With `mask_false_negatives`, pairs that share their text or a rare concept are
+    left out of each other's negatives."""
+    compute = {"clip": _clip, "siglip": _siglip, "multi-positive": _multi_positive}[name]
+
+    def loss(mine: Features, group: Group) -> Tensor:
+        return compute(_rows(mine, group, mask_false_negatives))
+
+    return loss
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """This process's rows of the global batch. `own_B` is each row's own column; columns of equal text are
+    `same_BN`; `ignored_BN` are no negatives."""
+
+    mine: Features
+    image_NE: Tensor
+    text_NE: Tensor
+    own_B: Tensor
+    same_BN: Tensor
+    ignored_BN: Tensor
+
+    def by_image(self) -> Tensor:
+        return self.mine.scale * self.mine.image_BE @ self.text_NE.T
+
+    def by_text(self) -> Tensor:
+        return self.mine.scale * self.mine.text_BE @ self.image_NE.T
+
+
+def _rows(mine: Features, group: Group, mask_false_negatives: bool) -> _Rows:
+    B = len(mine.image_BE)
+    own_B = group.rank * B + torch.arange(B, device=mine.image_BE.device)
+    same_BN = mine.text_id_B[:, None] == group.gather(mine.text_id_B)[None, :]
+    ignored_BN = torch.zeros_like(same_BN)
+    if mask_false_negatives:
+        ignored_BN = same_BN | _share_concept(group.gather(mine.concept_BK), own_B)
+        ignored_BN.scatter_(1, own_B[:, None], False)
+    return _Rows(mine, group.gather(mine.image_BE), group.gather(mine.text_BE), own_B, same_BN, ignored_BN)
+
+
+def _share_concept(concept_NK: Tensor, own_B: Tensor) -> Tensor:
+    """Whether each of the rows `own_B` shares a concept with each pair, bool [B, N]."""
+    if not concept_NK.shape[1]:
+        return torch.zeros(len(own_B), len(concept_NK), dtype=torch.bool, device=concept_NK.device)
+    known_U, number_NK = torch.unique(concept_NK, return_inverse=True)
+    has_NU = torch.zeros(len(concept_NK), len(known_U), device=concept_NK.device)
+    has_NU.scatter_(1, number_NK, 1.0)
+    has_NU[:, known_U == -1] = 0.0
+    return has_NU[own_B] @ has_NU.T > 0
+
+
+def _clip(rows: _Rows) -> Tensor:
+    """Symmetric cross-entropy (CLIP, arXiv 2103.00020, Figure 3)."""
+    image_BN = rows.by_image().masked_fill(rows.ignored_BN, -torch.inf)
+    text_BN = rows.by_text().masked_fill(rows.ignored_BN, -torch.inf)
+    return 0.5 * (cross_entropy(image_BN, rows.own_B) + cross_entropy(text_BN, rows.own_B))
+
+
+def _multi_positive(rows: _Rows) -> Tensor:
+    """Cross-entropy to the uniform distribution over all pairs of equal text (StableRep, arXiv 2306.00984,
+    Section 3, here between images and texts)."""
+    target_BN = rows.same_BN / rows.same_BN.sum(dim=1, keepdim=True)
+    ignored_BN = rows.ignored_BN & ~rows.same_BN
+
+    def half(logits_BN: Tensor) -> Tensor:
+        log_p_BN = log_softmax(logits_BN.masked_fill(ignored_BN, -torch.inf), dim=1)
+        return -torch.where(rows.same_BN, target_BN * log_p_BN, 0.0).sum(dim=1).mean()
+
+    return 0.5 * (half(rows.by_image()) + half(rows.by_text()))
+
+
+def _siglip(rows: _Rows) -> Tensor:
+    """Each image with each text by itself (SigLIP, arXiv 2303.15343, Algorithm 1)."""
+    sign_BN = torch.full_like(rows.same_BN, -1, dtype=rows.mine.image_BE.dtype)
+    sign_BN.scatter_(1, rows.own_B[:, None], 1.0)
+    logits_BN = rows.by_image()
+    if rows.mine.bias is not None:
+        logits_BN = logits_BN + rows.mine.bias
+    return -logsigmoid(sign_BN * logits_BN).masked_fill(rows.ignored_BN, 0.0).sum(dim=1).mean()

@@ -34,7 +34,7 @@ def build_model(config: ModelConfig) -> nn.Module:
 
         return vitb16.SynthClipViTB16()
     cfg = open_clip_config(config)["model_cfg"]
-    return ShortTextCLIP(cfg["embed_dim"], cfg["vision_cfg"], cfg["text_cfg"])
+    return ShortTextCLIP(**cfg)
 
 
 class ShortTextCLIP(open_clip.CLIP):  # type: ignore[misc]
@@ -71,6 +71,7 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
             "width": vision.width,
             "head_width": vision.head_width,
             "patch_size": vision.patch_size_px,
+            "patch_dropout": vision.patch_dropout,
         }
     text_cfg = {
         "context_length": text.context_length,
@@ -79,7 +80,13 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
         "heads": text.heads,
         "layers": text.layers,
     }
-    model_cfg = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    model_cfg = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": vision_cfg,
+        "text_cfg": text_cfg,
+        "init_logit_scale": config.logit_scale,
+        "init_logit_bias": config.logit_bias,
+    }
     return {"model_cfg": model_cfg, "preprocess_cfg": _PREPROCESS}
 
 

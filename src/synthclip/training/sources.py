@@ -1,5 +1,6 @@
 """Where training samples come from: random access to pairs of an image file and a text."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,20 @@ class SampleError(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as it is stored: the bytes of an image file, and its text."""
+    """One pair as it is stored: the bytes of an image file, its text, and what else its shard says of it."""
 
     image: bytes
     text: str
+    about: bytes = b""
+    """A JSON object, or nothing."""
+
+    @property
+    def concept_ids(self) -> list[int]:
+        """The concepts in the text, where the shard names them."""
+        try:
+            return [int(concept) for concept in json.loads(self.about)["concept_ids"]]
+        except (ValueError, KeyError, TypeError):
+            return []
 
 
 class Source(Protocol):
@@ -82,7 +93,7 @@ class TarSource:
             text = members["txt"].decode("utf-8")
         except (StopIteration, KeyError, UnicodeDecodeError):
             raise SampleError("incomplete sample", self.name_of(index)) from None
-        return Sample(image, text)
+        return Sample(image, text, members.get("json", b""))
 
     def name_of(self, index: int) -> str:
         return f"{self._paths[self._shard_N[index]]} at byte {self._start_N[index]}"

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -9,6 +10,9 @@ from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
+
+if TYPE_CHECKING:
+    from synthclip.training.loop import Report
 
 CURVE = pa.schema(
     [
@@ -40,29 +44,43 @@ class Train(Stage):
         return [Shard("all", tables, size=max(1, steps * config.batch_size))]
 
     def resources(self) -> Resources:
-        return Resources(gpus=1)
+        return Resources(gpus=self.recipe.training.processes)
 
     def load(self) -> Maker:
         return self._make
 
     def _make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-        from synthclip.training.job import asked_to_stop, build_trainer
-        from synthclip.training.model import save_open_clip
+        from synthclip.training.checkpoint import Checkpoints
+        from synthclip.training.model import build_model, save_open_clip
 
-        with asked_to_stop() as stop:
-            trainer = build_trainer(self, shard, lambda rows, figures: tick(rows, **figures), stop)
-            if not trainer.fit():
-                raise SynthClipError(
-                    f"{self.run.path}: training was asked to stop and has saved its state: "
-                    "the same command goes on"
-                )
-        save_open_clip(trainer.model, self.recipe.model, writer.path("model/open_clip_config.json").parent)
-        columns = zip(*trainer.curve, strict=True)
+        recipe = self.recipe
+        self._train(shard, lambda rows, figures: tick(rows, **figures))
+        state = Checkpoints(self.partial(shard), keep=1).latest()
+        if state is None or state["step"] < state["steps"]:
+            raise SynthClipError(
+                f"{self.run.path}: training was asked to stop, its state is saved: the same command goes on"
+            )
+        model = build_model(recipe.model)
+        model.load_state_dict(state["average"] or state["model"])
+        save_open_clip(model, recipe.model, writer.path("model/open_clip_config.json").parent)
+        columns = zip(*state["curve"], strict=True)
         arrays = [pa.array(column, kind) for column, kind in zip(columns, CURVE.types, strict=True)]
         with writer.table("curve.parquet", CURVE) as out:
             out.write_table(pa.table(arrays, CURVE))
         return Outcome(
-            rows=trainer.steps * self.recipe.training.batch_size,
-            rejected=Counter(trainer.loader.bad.reasons.values()),
-            notes={"steps": trainer.steps, "final_loss": round(trainer.curve[-1][2], 6)},
+            rows=state["steps"] * recipe.training.batch_size,
+            rejected=Counter(state["bad"].values()),
+            notes={"steps": state["steps"], "final_loss": round(state["curve"][-1][2], 6)},
         )
+
+    def _train(self, shard: Shard, report: "Report") -> None:
+        """Train up to the last step, or until asked to stop; either way a checkpoint holds all."""
+        if self.recipe.training.processes > 1:
+            from synthclip.training.launch import torchrun
+
+            torchrun(self.run.path, self.recipe.training.processes, report)
+            return
+        from synthclip.training.job import asked_to_stop, build_trainer
+
+        with asked_to_stop() as stop:
+            build_trainer(self, shard, report, stop).fit()

@@ -1,0 +1,85 @@
+"""Decoding and cropping, against Pillow and torchvision."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from synthclip.training.augment import DRAWS, crop_box, decode, resize
+
+
+def smooth(height: int, width: int) -> NDArray[np.uint8]:
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / 9 + k) * np.cos(y / 11 - k) for k in range(3)]
+    return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_decode_equals_pillow(kind: str) -> None:
+    content = encoded(Image.fromarray(smooth(40, 60)), kind)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    assert np.abs(decode(content).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_colour_spaces_become_rgb(mode: str) -> None:
+    assert decode(encoded(Image.fromarray(smooth(32, 48)).convert(mode), "JPEG")).shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda jpeg: b"", lambda jpeg: jpeg[: len(jpeg) // 2], lambda jpeg: b"<html>404</html>"]
+)
+def test_what_is_no_whole_image_is_refused(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode(damage(simplejpeg.encode_jpeg(smooth(64, 64))))
+
+
+@given(
+    height=st.integers(1, 400),
+    width=st.integers(1, 400),
+    low=st.floats(0.05, 1),
+    seed=st.integers(0, 1000),
+)
+def test_a_crop_lies_in_the_image(height: int, width: int, low: float, seed: int) -> None:
+    draws = np.random.default_rng(seed).random(DRAWS)
+    top, left, h, w = crop_box(height, width, (low, 1.0), draws)
+    assert 0 <= top <= top + h <= height
+    assert 0 <= left <= left + w <= width
+    assert h > 0
+    assert w > 0
+
+
+@settings(deadline=None, max_examples=5)
+@given(height=st.integers(150, 300), width=st.integers(150, 300))
+def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
+    import torch
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    ours = np.array([crop_box(height, width, (0.5, 1.0), rng.random(DRAWS)) for _ in range(1500)])
+    blank = torch.empty(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(blank, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(1500)])
+    error = theirs.std(axis=0) / np.sqrt(1500) * 5 * np.sqrt(2) + 1e-9
+    assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < error).all()
+
+
+@pytest.mark.parametrize("size", [224, 150, 64])
+def test_resize_is_close_to_pillows_antialiased_bilinear(size: int) -> None:
+    image = smooth(200, 180)
+    out = np.empty((size, size, 3), dtype=np.uint8)
+    resize(image, size, out)
+    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    assert np.abs(out.astype(int) - expected.astype(int)).mean() < 2

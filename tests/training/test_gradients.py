@@ -1,0 +1,95 @@
+"""The gradient of a batch is the same in one part or several, in one process or two."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from synthclip.recipe import Recipe
+from synthclip.training.config import LossName
+from synthclip.training.distributed import Group
+from synthclip.training.gradients import Gradients
+from synthclip.training.loader import Batch
+from synthclip.training.losses import build_loss
+from synthclip.training.model import build_model
+
+LOSSES = ["clip", "siglip", "multi-positive"]
+
+
+def batch(n: int) -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 40000, (n, 8), generator=draw)
+    tokens[:, -1] = 49407
+    return Batch(
+        torch.randint(0, 256, (n, 32, 32, 3), generator=draw, dtype=torch.uint8),
+        tokens,
+        torch.randint(0, 6, (n,), generator=draw),
+        torch.randint(-1, 5, (n, 2), generator=draw),
+    )
+
+
+def part(whole: Batch, rows: slice) -> Batch:
+    return Batch(whole.images[rows], whole.tokens[rows], whole.text_ids[rows], whole.concepts[rows])
+
+
+def model(recipe: Recipe, name: str) -> nn.Module:
+    torch.manual_seed(0)
+    bias = -10.0 if name == "siglip" else None
+    return build_model(recipe.model.model_copy(update={"logit_bias": bias}))
+
+
+def gradients(
+    clip: nn.Module, wrapped: nn.Module, name: str, data: Batch, group: Group, micro_batch: int | None
+) -> dict[str, Tensor]:
+    loss = build_loss(cast(LossName, name), mask_false_negatives=name != "multi-positive")
+    compute = Gradients(wrapped, loss, group, torch.device("cpu"), torch.float32, micro_batch)
+    value = compute.backward(data, seed=0, grad_scale=torch.ones(()))
+    grads = {key: p.grad.clone() for key, p in clip.named_parameters() if p.grad is not None}
+    return {**grads, "loss": group.mean(value)}
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, 12])
+@pytest.mark.parametrize("name", LOSSES)
+def test_grad_cache_gives_the_gradient_of_the_whole_batch(
+    tiny_recipe: Recipe, name: str, micro_batch: int
+) -> None:
+    whole, parts = model(tiny_recipe, name), model(tiny_recipe, name)
+    expected = gradients(whole, whole, name, batch(12), Group(), None)
+    got = gradients(parts, parts, name, batch(12), Group(), micro_batch)
+    assert "logit_scale" in got
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def in_group(rank: int, folder: Path, recipe: Recipe, name: str, micro_batch: int | None) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    clip = model(recipe, name)
+    wrapped = nn.parallel.DistributedDataParallel(clip)
+    mine = part(batch(12), slice(rank * 6, rank * 6 + 6))
+    got = gradients(clip, wrapped, name, mine, Group(rank, 2), micro_batch)
+    torch.save(got, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("name", "micro_batch"), [("clip", None), ("clip", 2), ("siglip", 4), ("multi-positive", None)]
+)
+def test_two_processes_give_the_gradient_of_one(
+    tmp_path: Path, tiny_recipe: Recipe, name: str, micro_batch: int | None
+) -> None:
+    alone = model(tiny_recipe, name)
+    expected = gradients(alone, alone, name, batch(12), Group(), None)
+    context = multiprocessing.get_context("fork")
+    arguments: list[tuple[Any, ...]] = [(rank, tmp_path, tiny_recipe, name, micro_batch) for rank in (0, 1)]
+    processes = [context.Process(target=in_group, args=args) for args in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,81 @@
+"""Each loss against a slow one written pair by pair, from its paper; in parts over processes too."""
+
+import math
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from synthclip.training.config import LossName
+from synthclip.training.distributed import Group
+from synthclip.training.losses import Features, build_loss
+
+
+def batch(n: int, width: int, seed: int, texts: int) -> Features:
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.nn.functional.normalize(torch.randn(n, width, generator=draw, dtype=torch.float64), dim=1)
+    text = torch.nn.functional.normalize(torch.randn(n, width, generator=draw, dtype=torch.float64), dim=1)
+    return Features(
+        image.requires_grad_(),
+        text.requires_grad_(),
+        torch.tensor(7.0, dtype=torch.float64, requires_grad=True),
+        torch.tensor(-3.0, dtype=torch.float64, requires_grad=True),
+        torch.randint(0, texts, (n,), generator=draw),
+        torch.randint(-1, 6, (n, 2), generator=draw),
+    )
+
+
+def oracle(name: str, x: Features, mask: bool) -> Tensor:
+    """The mean over rows, with Python's loops and no trick."""
+    n = len(x.image_BE)
+    assert x.bias is not None
+    similarity = [[x.scale * (x.image_BE[i] * x.text_BE[j]).sum() for j in range(n)] for i in range(n)]
+
+    def negative(i: int, j: int) -> bool:
+        shared = {int(c) for c in x.concept_BK[i]} & {int(c) for c in x.concept_BK[j]} - {-1}
+        return not mask or not (shared or x.text_id_B[i] == x.text_id_B[j])
+
+    def positives(i: int) -> list[int]:
+        return [j for j in range(n) if x.text_id_B[i] == x.text_id_B[j]] if name == "multi-positive" else [i]
+
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(n):
+        if name == "siglip":
+            for j in range(n):
+                if i == j or negative(i, j):
+                    sign = 1 if i == j else -1
+                    total = total + torch.log1p(torch.exp(-sign * (similarity[i][j] + x.bias))) / n
+            continue
+        kept = [j for j in range(n) if j in positives(i) or negative(i, j)]
+        for logits in ([similarity[i][j] for j in range(n)], [similarity[j][i] for j in range(n)]):
+            partition = sum((torch.exp(logits[j]) for j in kept), start=torch.zeros((), dtype=torch.float64))
+            for j in positives(i):
+                total = total - (logits[j] - torch.log(partition)) / len(positives(i)) / n / 2
+    return total
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("name", ["clip", "siglip", "multi-positive"])
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(2, 9), width=st.integers(2, 5), seed=st.integers(0, 1000), texts=st.integers(2, 20))
+def test_value_and_gradient_equal_the_oracles(
+    name: str, mask: bool, n: int, width: int, seed: int, texts: int
+) -> None:
+    x = batch(n, width, seed, texts)
+    inputs = [x.image_BE, x.text_BE, x.scale]
+    loss = build_loss(cast(LossName, name), mask)(x, Group())
+    expected = oracle(name, x, mask)
+    torch.testing.assert_close(loss, expected)
+    for got, wanted in zip(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_clip_at_chance_is_the_logarithm_of_the_batch() -> None:
+    same = torch.nn.functional.normalize(torch.ones(6, 4), dim=1)
+    x = Features(same, same, torch.tensor(10.0), None, torch.arange(6), torch.empty(6, 0, dtype=torch.long))
+    assert build_loss("clip", False)(x, Group()).item() == pytest.approx(math.log(6))
