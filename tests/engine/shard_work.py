@@ -17,8 +17,8 @@ from synthclip.store import Outcome, RunDirectory
 class Load:
     """Writes one file a shard into a run. What a shard's payload asks for happens on the first attempt:
 
-    `die` kills the worker, `error` raises, `mend` raises what a user can mend, `linger` waits for so many
-    seconds and leaves a file behind if it is asked to stop meanwhile.
+    `die` kills the worker, `error` raises, `mend` raises what a user can mend, `pause` waits for so
+    many seconds, `linger` too, but it ticks meanwhile and saves if it is asked to stop.
     """
 
     path: Path
@@ -39,6 +39,8 @@ class Load:
                     raise ZeroDivisionError("seven by none")
                 if asked.get("mend"):
                     raise SynthClipError("bank.txt, row 3: empty: remove it")
+                if first:
+                    time.sleep(asked.get("pause", 0.0))
                 _linger(asked.get("linger", 0.0), tick, self.path)
                 writer.commit(Outcome(shard.size))
             tick(shard.size)
@@ -94,10 +96,10 @@ def _linger(seconds: float, tick: Tick, path: Path) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not stop:
         time.sleep(0.05)
-        tick(0, waited=1.0)
+        tick(1, waited=1.0)
     if stop:
         time.sleep(0.5)  # longer than a process without grace would have
-        tick(0, waited=2.0)
+        tick(1, waited=2.0)
         _note(path, "saved")
         raise SystemExit(0)
 

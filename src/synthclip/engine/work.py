@@ -66,6 +66,10 @@ class Ledger:
         """The next shard to try."""
         return self._waiting.popleft()
 
+    def put_back(self, shard: Shard) -> None:
+        """Undo a `take` whose attempt never began."""
+        self._waiting.append(shard)
+
     def done(self, shard: Shard) -> None:
         del self._left[shard.name]
 
