@@ -1,6 +1,5 @@
 """WebDataset shards: tars that img2dataset, open_clip and webdataset read, equal for equal samples."""
 
-import io
 import json
 import tarfile
 from collections.abc import Mapping
@@ -17,10 +16,13 @@ class Place(NamedTuple):
 
 
 class TarShard:
-    """Writes samples to a tar: `{key}.jpg`, `{key}.txt`, `{key}.json`, with no times and no owners."""
+    """Writes samples to a tar: `{key}.jpg`, `{key}.txt`, `{key}.json`, with no times and no owners.
+
+    Headers come from `tarfile`, whose own writer would keep every member's in memory.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._out = path.open("wb")
         self._keys: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -29,7 +31,9 @@ class TarShard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tar.close()
+        with self._out:
+            self._out.write(bytes(2 * tarfile.BLOCKSIZE))
+            self._out.write(bytes(-self._out.tell() % tarfile.RECORDSIZE))
 
     def add(self, key: str, jpeg: bytes, caption: str, metadata: Mapping[str, Any]) -> Place:
         """Returns where the JPEG lies. Raises ValueError on a key that the tar holds already: readers
@@ -47,6 +51,8 @@ class TarShard:
     def _file(self, name: str, data: bytes) -> Place:
         entry = tarfile.TarInfo(name)
         entry.size = len(data)
-        start = self._tar.offset + tarfile.BLOCKSIZE
-        self._tar.addfile(entry, io.BytesIO(data))
+        self._out.write(entry.tobuf(tarfile.USTAR_FORMAT))
+        start = self._out.tell()
+        self._out.write(data)
+        self._out.write(bytes(-len(data) % tarfile.BLOCKSIZE))
         return Place(start, len(data))
