@@ -10,13 +10,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "synthclip"
 
 LAYERS: list[list[str]] = [
     ["errors", "keys", "schema", "config", "torchvision_ops"],
-    ["store", "backends"],
+    ["store"],
+    ["backends"],
     ["engine"],
     ["textgen.config", "imagegen.config", "training.config", "evaluation.config"],
     ["recipe"],
     ["stage"],
     ["textgen", "imagegen", "training"],
-    ["interop"],
+    ["interop", "provenance"],
     ["evaluation"],
     ["report"],
     ["progress"],

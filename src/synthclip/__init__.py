@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from synthclip.interop.load import load_model as load_model
     from synthclip.pipeline import run as run
     from synthclip.pipeline import status as status
+    from synthclip.provenance import repaint as repaint
+    from synthclip.provenance import trace as trace
     from synthclip.recipe import Recipe as Recipe
     from synthclip.recipe import load_recipe as load_recipe
     from synthclip.store import RunDirectory as RunDirectory
@@ -25,11 +27,24 @@ _HOME = {
     "SynthClipError": "synthclip.errors",
     "load_model": "synthclip.interop.load",
     "load_recipe": "synthclip.recipe",
+    "repaint": "synthclip.provenance",
     "run": "synthclip.pipeline",
     "status": "synthclip.pipeline",
+    "trace": "synthclip.provenance",
 }
 
-__all__ = ["ConceptMatcher", "Recipe", "RunDirectory", "SynthClipError", "load_model", "load_recipe", "run", "status"]
+__all__ = [
+    "ConceptMatcher",
+    "Recipe",
+    "RunDirectory",
+    "SynthClipError",
+    "load_model",
+    "load_recipe",
+    "repaint",
+    "run",
+    "status",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:

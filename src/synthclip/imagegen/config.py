@@ -1,8 +1,15 @@
 """The recipe's section for ImageGen."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from synthclip.config import Section
+from synthclip.errors import SynthClipError
+from synthclip.store import quick_digest
+
+LOCAL = "local-dir:"
+"""How open_clip names a model in a folder."""
 
 MOST_VARIANTS = 100
 """Images of one caption at most: what a key has room for."""
@@ -16,9 +23,22 @@ class FiltersConfig(Section):
     max_duplicate_bits: int | None = Field(None, ge=0, le=31)
     """Refuse an image whose 64-bit perceptual hash is this near to an earlier one of its shard."""
     clip_model: str | None = None
-    """`NAME/PRETRAINED` of open_clip, or `local-dir:PATH`: scores image against caption."""
+    """Scores image against caption: `NAME/PRETRAINED` of open_clip, `hf-hub:OWNER/NAME`, `local-dir:PATH`."""
     min_clip_score: float = Field(0.0, ge=-1, le=1)
     """Least cosine similarity where `clip_model` is given."""
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the local files the filters consist of. Raises SynthClipError where they are missing."""
+        if self.clip_model is None or not self.clip_model.startswith(LOCAL):
+            return {}
+        folder = Path(self.clip_model.removeprefix(LOCAL))
+        files = sorted(path for path in folder.glob("open_clip*") if path.is_file())
+        if not files:
+            raise SynthClipError(
+                f"images.filters.clip_model: {folder}: holds no open_clip_config.json and weights: "
+                "give a folder such as a run's train/model"
+            )
+        return {f"clip_model/{path.name}": quick_digest(path) for path in files}
 
 
 class ImagesConfig(Section):

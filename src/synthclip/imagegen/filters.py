@@ -1,6 +1,6 @@
 """Judges paintings before they are kept: blank, near-duplicate, not what the caption says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,13 +27,22 @@ class Filter(Protocol):
         ...
 
 
-def build_filters(config: FiltersConfig) -> list[Filter]:
-    """The filters that the recipe asks for, the cheap first. Made anew for each shard, so that what is
-    refused does not depend on which shards a worker saw before."""
-    filters: list[Filter] = [Contrast(config.min_contrast)]
-    if config.max_duplicate_bits is not None:
-        filters.append(Duplicates(config.max_duplicate_bits))
-    return filters
+def load_filters(config: FiltersConfig) -> Callable[[], list[Filter]]:
+    """Load what the recipe's filters need, once a worker; each call then gives the filters of one shard,
+    the cheap first, which know nothing of other shards: what is refused does not depend on the worker."""
+    clip: list[Filter] = []
+    if config.clip_model is not None:
+        from synthclip.imagegen.clip_score import ClipScore
+
+        clip = [ClipScore(config.clip_model, config.min_clip_score)]
+
+    def of_one_shard() -> list[Filter]:
+        filters: list[Filter] = [Contrast(config.min_contrast)]
+        if config.max_duplicate_bits is not None:
+            filters.append(Duplicates(config.max_duplicate_bits))
+        return filters + clip
+
+    return of_one_shard
 
 
 class Contrast:

@@ -1,7 +1,7 @@
 """Stage images: paint the selected captions into WebDataset shards."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -10,11 +10,12 @@ from synthclip import schema
 from synthclip.backends import TextToImage, build_text_to_image
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
-from synthclip.imagegen.filters import build_filters
+from synthclip.imagegen.filters import Filter, load_filters
 from synthclip.imagegen.painting import Job, Painting, Refused
 from synthclip.imagegen.shards import TarShard
+from synthclip.recipe import Recipe
 from synthclip.stage import Stage
-from synthclip.store import Manifest, Outcome, ShardWriter
+from synthclip.store import Manifest, Outcome, RunDirectory, ShardWriter
 
 SPLITS = ("train", "heldout")
 
@@ -26,7 +27,7 @@ class Images(Stage):
 
     def shards(self) -> Sequence[Shard]:
         (balance,) = self.whole("balance")
-        model = self.recipe.text_to_image.inputs()
+        model = self.recipe.text_to_image.inputs() | self.recipe.images.filters.inputs()
         return [shard for split in SPLITS for shard in self._shards(split, balance, model)]
 
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
@@ -51,7 +52,8 @@ class Images(Stage):
         return Resources(gpus=1)
 
     def load(self) -> "ImageMaker":
-        return ImageMaker(self, build_text_to_image(self.recipe.text_to_image))
+        filters = load_filters(self.recipe.images.filters)
+        return ImageMaker(self.recipe, self.run, build_text_to_image(self.recipe.text_to_image), filters)
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
@@ -67,11 +69,13 @@ class Images(Stage):
 class ImageMaker:
     """Paints the captions of one shard with a model that is loaded."""
 
-    def __init__(self, stage: Images, model: TextToImage) -> None:
-        self._stage, self._model = stage, model
+    def __init__(
+        self, recipe: Recipe, run: RunDirectory, model: TextToImage, filters: Callable[[], list[Filter]]
+    ) -> None:
+        self._recipe, self._run, self._model, self._filters = recipe, run, model, filters
 
     def __call__(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-        recipe, model = self._stage.recipe, self._model
+        recipe, model = self._recipe, self._model
         jobs = self._jobs(shard)
         tar_name = f"{shard.name}.tar"
         kept: list[dict[str, Any]] = []
@@ -86,8 +90,7 @@ class ImageMaker:
             "jpeg_quality": recipe.images.jpeg_quality,
         }
         with TarShard(writer.path(tar_name)) as tar:
-            filters = build_filters(recipe.images.filters)
-            painting = Painting(jobs, model, filters, recipe.images, recipe.seed)
+            painting = Painting(jobs, model, self._filters(), recipe.images, recipe.seed)
             for result in painting:
                 job = result.job
                 row = {
@@ -144,11 +147,10 @@ class ImageMaker:
         return Outcome(len(kept), reasons, notes)
 
     def _jobs(self, shard: Shard) -> list[Job]:
-        recipe = self._stage.recipe
-        table = pq.read_table(self._stage.run.file("balance", shard.payload["path"]))
+        table = pq.read_table(self._run.file("balance", shard.payload["path"]))
         part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
         return [
-            Job.of(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, 0, recipe.seed)
+            Job.of(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, 0, self._recipe.seed)
             for row in part.to_pylist()
             for variant in range(shard.payload["variants"])
         ]
