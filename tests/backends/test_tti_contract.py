@@ -11,11 +11,13 @@ PROMPTS = ["A dog on a sofa.", "Two red apples.", "", "Rain over a castle at nig
 SEEDS = [1, 2, 3, 2**64 - 1, 0]
 
 
-@pytest.fixture(scope="module", params=["compositor", "diffusers"])
+@pytest.fixture(scope="module", params=["compositor", "diffusers", "openai"])
 def model(request: pytest.FixtureRequest) -> TextToImage:
     values: dict[str, object] = {"backend": request.param}
     if request.param == "compositor":
         values["size_px"] = 48
+    elif request.param == "openai":
+        values |= {"model": "noise", "size_px": 48, "base_url": request.getfixturevalue("images_url")}
     else:
         folder: Path = request.getfixturevalue("tiny_pipeline")
         values |= {"model": str(folder), "steps": 2, "scheduler": "DDIMScheduler"}
