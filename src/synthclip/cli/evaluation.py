@@ -45,6 +45,9 @@ Episodes = Annotated[int, typer.Option("--episodes", min=2, help="Few-shot episo
 
 def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
+    app.command()(compare)
+    app.command()(leaks)
+    app.command()(weakest)
 
 
 def evaluate(
@@ -99,6 +102,65 @@ def evaluate(
     console.print(found.files, markup=False, soft_wrap=True)
     if found.failed:
         raise SynthClipError("; ".join(found.failed))
+
+
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
+) -> None:
+    """Show what differs between two runs: recipe, data, and figures with their significance."""
+    from rich.console import Console
+
+    from synthclip.evaluation.comparing import compare_figures
+    from synthclip.evaluation.table import difference_table, run_table
+
+    figures = compare_figures(run_a, run_b)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(run_table(run_a, run_b))
+    console.print(difference_table(figures))
+
+
+def leaks(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    data: Annotated[Path, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")],
+    suite: Annotated[str, typer.Option("--suite", help="A suite, or data sets with commas.")] = "paper",
+) -> None:
+    """Look for evaluation captions and images among those that a run trains on."""
+    from synthclip.evaluation.leaks import find_leaks
+    from synthclip.evaluation.suites import open_suite
+    from synthclip.store import RunDirectory
+
+    if not (run / "balance").is_dir() and not (run / "images").is_dir():
+        raise SynthClipError(f"{run}: no training captions or images: name a run directory")
+    opened, passed_over = open_suite(suite, data)
+    found = find_leaks(RunDirectory(run), opened)
+    for leak in found:
+        typer.echo(f"{leak.dataset} {leak.kind}: {leak.item!r} ~ training {leak.training!r} ({leak.detail})")
+    for line in passed_over:
+        typer.echo(line)
+    sets = ", ".join(dataset.name for dataset in opened)
+    typer.echo(f"{len(found)} evaluation items come close to training data, of {sets}")
+
+
+def weakest(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the concepts here.")
+    ] = None,
+    classes: Annotated[int, typer.Option("--classes", min=1, help="How many.")] = 20,
+) -> None:
+    """Name the classes a run's model knows least, as a concept list to generate more for."""
+    from synthclip.evaluation.weakness import concept_list, weakest_classes
+    from synthclip.store import disk_errors
+
+    found = weakest_classes(run, classes)
+    if out is not None:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(concept_list(found), encoding="utf-8")
+    for weak in found:
+        mistaken = f", mostly for {weak.confused_with}" if weak.confused_with else ""
+        typer.echo(f"{weak.name} ({weak.dataset}): {weak.top1:.0%} of {weak.n} right{mistaken}")
 
 
 @contextlib.contextmanager

@@ -80,6 +80,27 @@ def plan_of(suite: str) -> Plan:
     return dict.fromkeys(names, ())
 
 
+def open_suite(
+    suite: str, root: Path, *, download: bool = False
+) -> tuple[list[Classification | Retrieval], list[str]]:
+    """The data sets of a suite that are there, and a line for each that is missing or broken.
+
+    Raises SynthClipError where there is none.
+    """
+    if not root.is_dir():
+        raise SynthClipError(f"{root}: no such folder: --data names the folder that holds the data sets")
+    opened: list[Classification | Retrieval] = []
+    told: list[str] = []
+    for name in plan_of(suite):
+        try:
+            opened.append(open_dataset(name, root, download=download))
+        except SynthClipError as error:
+            told.append(str(error))
+    if not opened:
+        raise SynthClipError(f"none of the suite's {len(told)} data sets can be opened: {told[0]}")
+    return opened, told
+
+
 def evaluate_suite(
     features: Features,
     suite: str,

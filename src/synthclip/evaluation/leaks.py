@@ -1,0 +1,160 @@
+"""What of the evaluation data a run has trained on: captions by shared n-grams, images by perceptual hash.
+
+A synthetic model can still have seen the test set: its language model or its text-to-image model may have
+memorised it.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from synthclip.evaluation.data import Classification, Pictures, Retrieval
+from synthclip.evaluation.data.types import Picture, Place, read_places
+from synthclip.store import RunDirectory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NGRAM = 8
+"""Words that a training and an evaluation caption must share in a row; shorter captions must be equal."""
+MAX_BITS = 6
+"""Bits of 64 in which the hashes of near-duplicates may differ: what another size and stronger compression
+come to. Two unrelated images are so close once in 10^11."""
+
+_ROWS_AT_ONCE = 10_000
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One evaluation item that training data resembles."""
+
+    dataset: str
+    kind: str
+    """`caption` or `image`."""
+    item: str
+    """The evaluation caption, or the image's name."""
+    training: str
+    """The training caption, or the image's key."""
+    detail: str
+    """The shared words, or the bits that differ."""
+
+
+def find_leaks(run: RunDirectory, datasets: Iterable[Classification | Retrieval]) -> list[Leak]:
+    """Test captions and test images that the run's training captions and images come close to.
+
+    The evaluation data is indexed in memory and the training data streams past it. At most one leak is told
+    for each evaluation item: the first in training order.
+    """
+    held = list(datasets)
+    leaks = list(_caption_leaks(run, [data for data in held if isinstance(data, Retrieval)]))
+    return leaks + list(_image_leaks(run, held))
+
+
+def ngrams(text: str) -> set[str]:
+    """The runs of `NGRAM` words of a text, case and punctuation aside; a shorter text is one run."""
+    words = re.findall(r"\w+", text.lower())
+    if not words:
+        return set()
+    return {" ".join(words[start : start + NGRAM]) for start in range(max(1, len(words) - NGRAM + 1))}
+
+
+def perceptual_hash(picture: Picture) -> int | None:
+    """The 64-bit DCT hash of an image (Zauner, 2010): which low frequencies of the luminance, scaled to
+    32 x 32 px, lie above their median. None for what is no image."""
+    import cv2
+
+    gray = _gray(picture)
+    if gray is None:
+        return None
+    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small)[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+def _gray(picture: "bytes | Image") -> NDArray[np.uint8] | None:
+    import cv2
+
+    if not isinstance(picture, bytes):
+        return np.asarray(picture.convert("L"))
+    if not picture:
+        return None
+    decoded: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return decoded
+
+
+def near_hashes(hashes: Hashes, value: int) -> dict[int, int]:
+    """The positions of the hashes within `MAX_BITS` bits of `value`, each with the bits in which it differs.
+
+    A scan of 50,000 hashes takes less time than the decoding of the image that asks.
+    """
+    bits = np.bitwise_count(hashes ^ np.uint64(value))
+    found = np.flatnonzero(bits <= MAX_BITS)
+    return dict(zip(found.tolist(), bits[found].tolist(), strict=True))
+
+
+def _caption_leaks(run: RunDirectory, datasets: list[Retrieval]) -> Iterator[Leak]:
+    index: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for data in datasets:
+        for text in data.texts:
+            for gram in ngrams(text):
+                index[gram].append((data.name, text))
+    if not index:
+        return
+    told: set[tuple[str, str]] = set()
+    for path in sorted((run.stage("balance") / "train").glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=["text"]):
+            for text in batch.column(0).to_pylist():
+                for gram in ngrams(text):
+                    for dataset, item in index.get(gram, ()):
+                        if (dataset, item) not in told:
+                            told.add((dataset, item))
+                            yield Leak(dataset, "caption", item, text, gram)
+
+
+def _image_leaks(run: RunDirectory, datasets: list[Classification | Retrieval]) -> Iterator[Leak]:
+    names: list[tuple[str, str]] = []
+    hashes: list[int] = []
+    for data in datasets:
+        pictures = _test_pictures(data)
+        for name, picture in zip(pictures.names, pictures.read(), strict=True):
+            value = perceptual_hash(picture)
+            if value is not None:
+                names.append((data.name, name))
+                hashes.append(value)
+    index = np.array(hashes, np.uint64)
+    told: set[int] = set()
+    for key, picture in _training_images(run):
+        value = perceptual_hash(picture)
+        if value is None:
+            continue
+        for number, bits in near_hashes(index, value).items():
+            if number not in told:
+                told.add(number)
+                dataset, name = names[number]
+                yield Leak(dataset, "image", name, key, f"{bits} of 64 bits differ")
+
+
+def _test_pictures(data: Classification | Retrieval) -> Pictures:
+    return data.pictures if isinstance(data, Retrieval) else data.splits["test"].pictures
+
+
+def _training_images(run: RunDirectory) -> Iterator[tuple[str, bytes]]:
+    folder = run.stage("images") / "train"
+    for path in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(
+            _ROWS_AT_ONCE, columns=["key", "shard", "offset", "length"]
+        ):
+            rows = batch.to_pylist()
+            places: list[Place] = [
+                (folder / row["shard"].rpartition("/")[2], row["offset"], row["length"]) for row in rows
+            ]
+            yield from zip((row["key"] for row in rows), read_places(places), strict=True)

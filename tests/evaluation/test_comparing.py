@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from heldout_run import write_run
+from test_eval_stage import evaluate
+from typer.testing import CliRunner
+
+from synthclip import schema
+from synthclip.cli import app
+from synthclip.errors import SynthClipError
+from synthclip.evaluation.comparing import RESAMPLES, compare_figures, compare_values, paired_bootstrap
+from synthclip.store import Outcome, RunDirectory
+
+
+def test_the_bootstrap_is_a_resampling_of_pairs() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.random(200) < 0.5, random.random(200) < 0.6
+    interval, _ = paired_bootstrap(a.astype(float), b.astype(float))
+    differences = b.astype(float) - a
+    means = [random.choice(differences, 200).mean() for _ in range(RESAMPLES // 4)]
+    assert interval == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.012)
+
+
+def test_p_values_are_small_only_where_there_is_a_difference() -> None:
+    random = np.random.default_rng(1)
+    false_alarms = 0
+    for _ in range(200):
+        a, b = (random.random(150) < 0.5 for _ in range(2))
+        false_alarms += paired_bootstrap(a.astype(float), b.astype(float))[1] < 0.05
+    assert false_alarms <= 20
+    _, p_value = paired_bootstrap(np.zeros(50), np.ones(50))
+    assert p_value < 0.001
+    assert paired_bootstrap(np.ones(50), np.ones(50))[1] == 1.0
+
+
+def with_results(run: Path, hits: list[float], items: list[str]) -> None:
+    row = {
+        "dataset": "d",
+        "task": "zero_shot",
+        "metric": "top1",
+        "value": float(np.mean(hits)),
+        "n": len(hits),
+    }
+    with RunDirectory(run).begin("suites", "s", "x") as writer:
+        writer.rows("s/results.parquet", schema.EVAL_RESULT, [row])
+        rows = [
+            {"dataset": "d", "task": "zero_shot", "metric": "top1", "item": item, "value": hit}
+            for item, hit in zip(items, hits, strict=True)
+        ]
+        writer.rows("s/items.parquet", schema.EVAL_ITEM, rows)
+        writer.commit(Outcome(1))
+
+
+def test_the_same_items_are_paired_whatever_their_order(tmp_path: Path) -> None:
+    names = [f"i{number}" for number in range(40)]
+    with_results(tmp_path / "a", [0.0] * 20 + [1.0] * 20, names)
+    with_results(tmp_path / "b", [1.0] * 20 + [0.0] * 20, names[::-1])
+    (found,) = compare_figures(tmp_path / "a", tmp_path / "b")
+    assert found.paired_n == 40
+    assert found.interval == (0.0, 0.0)
+
+
+def test_other_items_are_not_paired(tmp_path: Path) -> None:
+    with_results(tmp_path / "a", [0.0, 1.0], ["x", "y"])
+    with_results(tmp_path / "b", [1.0, 1.0], ["x", "z"])
+    (found,) = compare_figures(tmp_path / "a", tmp_path / "b")
+    assert (found.a, found.b, found.p_value) == (0.5, 1.0, None)
+
+
+def test_values_that_differ() -> None:
+    a = {"training": {"lr": 1, "eps": 2}, "seed": 0}
+    b = {"training": {"lr": 3, "eps": 2}, "seed": 0, "new": 1}
+    assert list(compare_values(a, b)) == [("new", None, 1), ("training.lr", 1, 3)]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run = write_run(tmp_path / name)
+        evaluate(run)
+        run.write_json("train/stage.json", {"training": {"lr": name}})
+    told = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert told.exit_code == 0, told.output
+    assert "training.lr" in told.output
+    assert "R@5" in told.output
+
+
+def test_runs_without_results_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SynthClipError, match="no results of an evaluation"):
+        compare_figures(tmp_path, tmp_path)

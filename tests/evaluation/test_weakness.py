@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from synthclip import schema
+from synthclip.cli import app
+from synthclip.errors import SynthClipError
+from synthclip.evaluation.weakness import weakest_classes
+from synthclip.store import Outcome, RunDirectory
+from synthclip.textgen.config import ConceptSource
+from synthclip.textgen.sources import read
+
+
+def judged(path: Path) -> Path:
+    rows = [
+        {"dataset": "d", "class_id": number, "name": name, "n": n, "top1": top1, "top5": 1.0, "confused_n": 0}
+        for number, (name, n, top1) in enumerate(
+            [("apple", 1, 0.0), ("bus", 100, 0.05), ("cat", 50, 1.0), ("dog", 40, 0.5)]
+        )
+    ]
+    with RunDirectory(path).begin("eval", "all", "x") as writer:
+        writer.rows("per_class.parquet", schema.EVAL_CLASS, rows)
+        writer.commit(Outcome(len(rows)))
+    return path
+
+
+def test_the_surest_failures_come_first(tmp_path: Path) -> None:
+    found = weakest_classes(judged(tmp_path), 3)
+    assert [weak.name for weak in found] == ["bus", "dog", "apple"]
+
+
+def test_a_class_that_is_always_right_is_not_weak(tmp_path: Path) -> None:
+    assert "cat" not in {weak.name for weak in weakest_classes(judged(tmp_path), 10)}
+
+
+def test_the_command_writes_what_a_concept_source_reads(tmp_path: Path) -> None:
+    run, out = judged(tmp_path / "run"), tmp_path / "lists" / "weak.txt"
+    told = CliRunner().invoke(app, ["weakest", str(run), "--out", str(out), "--classes", "2"])
+    assert told.exit_code == 0, told.output
+    assert "bus (d): 5% of 100 right" in told.output
+    assert list(read(ConceptSource(kind="text", path=str(out)))) == ["bus", "dog"]
+
+
+def test_a_run_that_was_not_evaluated_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(SynthClipError, match="run `synthclip eval"):
+        weakest_classes(tmp_path, 5)
