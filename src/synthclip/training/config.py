@@ -74,10 +74,35 @@ class ModelConfig(Section):
         return self
 
 
+class SourceConfig(Section):
+    """Where training pairs come from; batches mix the sources by weight."""
+
+    kind: Literal["run", "webdataset", "csv", "parquet"] = "run"
+    """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: tab-separated with
+    `image_path` and `caption`. `parquet`: in Hugging Face's layout."""
+    path: str | None = None
+    """Files, by a glob pattern or a URL."""
+    weight: float = Field(1.0, gt=0)
+    root: str | None = None
+    """What the image paths of a CSV are relative to; its own folder unless given."""
+    text_column: str = "text"
+    """The column of a Parquet file that holds captions, or classes where there is a template."""
+    template: str | None = None
+    """The caption of a class, such as `a photo of a {}.`"""
+
+    @model_validator(mode="after")
+    def _has_a_path(self) -> "SourceConfig":
+        if (self.kind == "run") != (self.path is None):
+            raise ValueError("a source of kind 'run' has no path, every other has one")
+        return self
+
+
 class TrainingConfig(Section):
     """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code)."""
 
+    sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     epochs: float = Field(40, gt=0)
+    """Passes over the first source."""
     batch_size: int = Field(4096, ge=2)
     """Pairs a step, over all processes."""
     lr: float = Field(5e-4, gt=0)

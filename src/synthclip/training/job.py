@@ -4,22 +4,27 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
 from synthclip.engine import Shard
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
 from synthclip.stage import Stage
+from synthclip.training import files
 from synthclip.training.checkpoint import Checkpoints
+from synthclip.training.config import SourceConfig
 from synthclip.training.distributed import Group, join
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.model import build_encode, build_model
 from synthclip.training.order import Order
-from synthclip.training.sources import own_shards
+from synthclip.training.shards import any_shards, own_shards
+from synthclip.training.sources import Source
+from synthclip.training.tables import Concatenated, open_csv, open_parquet
 
 
 def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callable[[], bool]) -> Trainer:
@@ -33,11 +38,12 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         )
     if config.loss == "siglip" and recipe.model.logit_bias is None:
         raise SynthClipError("training.loss=siglip needs a bias: set model.logit_bias=-10")
-    source = own_shards(stage.run, sorted(shard.inputs))
-    order = Order([len(source)], [1.0], config.batch_size, recipe.seed)
+    sources = [_open(source, stage, shard) for source in config.sources]
+    sizes = [len(source) for source in sources]
+    order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
     torch.manual_seed(seed_of("weights", stream="init", seed=recipe.seed) >> 1)
     loader = Loader(
-        [source],
+        sources,
         order,
         build_encode(recipe.model),
         image_size=recipe.model.vision.image_size_px,
@@ -46,14 +52,17 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         text_masking=config.text_masking,
         rare=_rare_concepts(stage),
         seed=recipe.seed,
-        bad=BadSamples(int(config.max_bad_share * len(source))),
+        bad=BadSamples(int(config.max_bad_share * sum(sizes)), _bad_rows(sources)),
         threads=_threads(config.data_threads, group),
         rank=group.rank,
         world_size=group.world_size,
         pin_memory=device.type == "cuda",
     )
+    model = build_model(recipe.model)
+    if config.init is not None:
+        _start_from(config.init, model)
     return Trainer(
-        model=build_model(recipe.model),
+        model=model,
         config=config,
         loader=loader,
         checkpoints=Checkpoints(stage.partial(shard), config.keep_checkpoints),
@@ -67,9 +76,41 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
     )
 
 
+def _open(config: SourceConfig, stage: Stage, shard: Shard) -> Source:
+    if config.path is None:
+        return own_shards(stage.run, shard.payload["tables"])
+    paths = files.expand(config.path)
+    if config.kind == "webdataset":
+        return any_shards(paths)
+    if config.kind == "csv":
+        return Concatenated([open_csv(path, config.root) for path in paths])
+    return Concatenated([open_parquet(path, config.text_column, config.template) for path in paths])
+
+
+def _bad_rows(sources: Sequence[Source]) -> dict[str, str]:
+    """What the tables among the sources had to leave out."""
+    parts = [part for source in sources if isinstance(source, Concatenated) for part in source.parts]
+    return {where: why for part in parts for where, why in part.bad_rows.items()}
+
+
 def _threads(wanted: int | str, group: Group) -> int:
     cores = len(os.sched_getaffinity(0))
     return wanted if isinstance(wanted, int) else max(1, min(16, cores // group.world_size))
+
+
+def _start_from(init: str, model: nn.Module) -> None:
+    """Load weights of the same architecture. Raises SynthClipError with the first name that does not fit."""
+    from synthclip.interop.load import load_model
+
+    given, mine = load_model(init).model.state_dict(), model.state_dict()
+    for name in sorted(given.keys() | mine.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "missing" for state in (given, mine)]
+        if shapes[0] != shapes[1]:
+            raise SynthClipError(
+                f"training.init={init}: another architecture than the recipe's model: "
+                f"{name} is {shapes[0]} there, {shapes[1]} here: change model or training.init"
+            )
+    model.load_state_dict(given)
 
 
 def _rare_concepts(stage: Stage) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -33,15 +34,32 @@ class Train(Stage):
     sections = ("seed", "model", "training")
 
     def shards(self) -> Sequence[Shard]:
-        tables, rows = {}, 0
+        inputs: dict[str, str] = {}
+        tables: dict[str, int] = {}
         for manifest in self.whole("images"):
             if manifest.shard.startswith("train/"):
                 table = f"{manifest.shard}.parquet"
-                tables[table] = manifest.digest(table)
-                rows += manifest.rows
+                inputs[table] = manifest.digest(table)
+                tables[table] = manifest.rows
+        inputs |= self._outside()
         config = self.recipe.training
-        steps = int(config.epochs * (rows // config.batch_size))
-        return [Shard("all", tables, size=max(1, steps * config.batch_size))]
+        # The progress bar's length; where another source comes first, only its index can tell.
+        steps = int(config.epochs * (sum(tables.values()) // config.batch_size))
+        return [Shard("all", inputs, {"tables": sorted(tables)}, size=max(1, steps * config.batch_size))]
+
+    def _outside(self) -> dict[str, str]:
+        """What is read from outside the run, and what tells when it changes."""
+        from synthclip.training import files
+
+        config = self.recipe.training
+        inputs: dict[str, str] = {}
+        for source in config.sources:
+            if source.path is not None:
+                inputs |= {path: files.identity(path) for path in files.expand(source.path)}
+        if config.init is not None and Path(config.init).exists():
+            found = [path for path in sorted(Path(config.init).rglob("*")) if path.is_file()]
+            inputs |= {str(path): files.identity(str(path)) for path in found or [Path(config.init)]}
+        return inputs
 
     def resources(self) -> Resources:
         return Resources(gpus=self.recipe.training.processes)
