@@ -74,7 +74,7 @@ class SynthClipViTB16(open_clip.CLIP):  # type: ignore[misc]
         length = text.shape[1]
         x_BLD = self.token_embedding(text) + self.positional_embedding[:length]
         x_BLD = self.ln_final(self.transformer(x_BLD, attn_mask=self.attn_mask[:length, :length]))
-        at_end = x_BLD[torch.arange(len(text), device=text.device), text.argmax(dim=-1)]
+        at_end = x_BLD[torch.arange(text.shape[0], device=text.device), text.argmax(dim=-1)]
         features: Tensor = at_end @ self.text_projection
         return nn.functional.normalize(features, dim=-1) if normalize else features
 
