@@ -25,7 +25,6 @@ _STAGES = {
     "match": "Find the bank's concepts in the captions.",
     "balance": "Select captions so that concepts are balanced.",
     "images": "Paint the selected captions into shards.",
-    "train": "Train CLIP on the shards.",
     "report": "Write the report, one HTML file.",
 }
 
