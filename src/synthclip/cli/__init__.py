@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from synthclip.cli import core, evaluation, imagegen
+from synthclip.cli import core, evaluation, imagegen, training
 from synthclip.errors import SynthClipError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (core, evaluation, imagegen):
+for room in (core, evaluation, imagegen, training):
     room.register(app)
 
 

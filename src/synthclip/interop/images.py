@@ -1,0 +1,134 @@
+"""A run's images in the formats of others: the official zips and CSV, or Hugging Face Parquet."""
+
+import csv
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthclip.errors import SynthClipError
+from synthclip.interop.export import new_folder
+
+ImageFormat = Literal["synthci", "parquet"]
+SPLITS = ("train", "heldout")
+_ROWS_A_GROUP = 500
+_PARQUET = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("caption", pa.string()),
+        ("key", pa.string()),
+        ("caption_id", pa.uint64()),
+        ("concept_ids", pa.list_(pa.int32())),
+    ]
+).with_metadata(
+    {
+        "huggingface": json.dumps(
+            {
+                "info": {
+                    "features": {
+                        "image": {"_type": "Image"},
+                        "caption": {"dtype": "string", "_type": "Value"},
+                        "key": {"dtype": "string", "_type": "Value"},
+                        "caption_id": {"dtype": "uint64", "_type": "Value"},
+                        "concept_ids": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"},
+                    }
+                }
+            }
+        )
+    }
+)
+
+
+class Sample(NamedTuple):
+    """One image of a shard."""
+
+    key: str
+    jpeg: bytes
+    caption: str
+    metadata: dict[str, Any]
+
+
+def read_samples(tar_path: Path) -> Iterator[Sample]:
+    """The samples of a shard, in order; memory does not grow with the shard."""
+    parts: dict[str, bytes] = {}
+    try:
+        with tarfile.open(tar_path) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep all that it has passed
+                data = tar.extractfile(member)
+                key, _, kind = member.name.rpartition(".")
+                parts[kind] = data.read() if data else b""
+                if kind == "json":
+                    yield Sample(key, parts["jpg"], parts["txt"].decode(), json.loads(parts["json"]))
+                    parts = {}
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise SynthClipError(
+            f"{tar_path}: not a whole shard ({error}): run `synthclip images` again"
+        ) from None
+
+
+def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
+    """Write the images of a run, or of an import, into a new folder; returns how many.
+
+    - `synthci`: `SynthCI-30/data/<n>.zip` and the tab-separated CSV of the official data set. It holds the
+      split `train` alone, as that data set has no other.
+    - `parquet`: `data/<split>-<i>-of-<n>.parquet`, which `datasets.load_dataset(folder)` reads.
+
+    Raises SynthClipError where there are no images, a shard is damaged, or `folder` is not empty.
+    """
+    shards = {split: sorted((run / "images" / split).glob("*.tar")) for split in SPLITS}
+    if not shards["train"]:
+        raise SynthClipError(f"{run}: holds no images: expected {run}/images/train/<n>.tar")
+    with new_folder(folder) as partial:
+        if format == "synthci":
+            return _write_synthci(shards["train"], partial)
+        return sum(_write_parquet(split, paths, partial) for split, paths in shards.items())
+
+
+def _write_synthci(shards: list[Path], folder: Path) -> int:
+    from synthclip.interop.synthci import CSV_NAME, SUBFOLDER
+
+    root, count = folder / SUBFOLDER, 0
+    (root / "data").mkdir(parents=True)
+    with (root / CSV_NAME).open("w", encoding="utf-8", newline="") as out:
+        rows = csv.writer(out, delimiter="\t", lineterminator="\n")
+        rows.writerow(["image_path", "caption"])
+        for number, tar_path in enumerate(shards):
+            with zipfile.ZipFile(root / "data" / f"{number}.zip", "w", zipfile.ZIP_STORED) as archive:
+                for sample in read_samples(tar_path):
+                    image_path = f"{number}/{sample.key}.jpeg"
+                    archive.writestr(zipfile.ZipInfo(image_path), sample.jpeg)
+                    rows.writerow([image_path, " ".join(sample.caption.splitlines())])
+                    count += 1
+    return count
+
+
+def _write_parquet(split: str, shards: list[Path], folder: Path) -> int:
+    count = 0
+    (folder / "data").mkdir(exist_ok=True)
+    for number, tar_path in enumerate(shards):
+        path = folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+        with pq.ParquetWriter(path, _PARQUET, compression="zstd") as out:
+            rows: list[dict[str, Any]] = []
+            for sample in read_samples(tar_path):
+                rows.append(
+                    {
+                        "image": {"bytes": sample.jpeg, "path": f"{sample.key}.jpg"},
+                        "caption": sample.caption,
+                        "key": sample.key,
+                        "caption_id": sample.metadata["caption_id"],
+                        "concept_ids": sample.metadata["concept_ids"],
+                    }
+                )
+                count += 1
+                if len(rows) == _ROWS_A_GROUP:
+                    out.write_table(pa.Table.from_pylist(rows, _PARQUET))
+                    rows.clear()
+            if rows:
+                out.write_table(pa.Table.from_pylist(rows, _PARQUET))
+    return count
