@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class BackendConfig(Section):
     """What every backend's `Config` has: its own name."""
 
     backend: str
+    gpus: ClassVar[int] = 0
+    """GPUs that one worker is given, where the machine has any."""
 
     def inputs(self) -> dict[str, str]:
         """Digests of the local files that the model consists of.
@@ -42,6 +44,8 @@ class LLM(Protocol):
     """What is written beside every caption: the model and, where known, its revision."""
     batch_size: int
     """How many prompts are best handed over at once."""
+    continues: bool
+    """Whether an answer goes on from the prompt's last word; a chat model begins anew."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """One completion for each prompt; the same prompt and seed give the same text."""

@@ -94,6 +94,7 @@ class LlamaCpp:
                 "backend 'llamacpp' needs the package xllamacpp: `pip install 'synthclip[llamacpp]'`"
             ) from None
         self.name = path.name
+        self.continues = not config.chat
         self._config = config
         self._sampling = config.model_dump(include=_SAMPLING)
         self._head = ""

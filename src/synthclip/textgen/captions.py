@@ -9,24 +9,26 @@ import pyarrow.parquet as pq
 from synthclip import keys
 from synthclip.backends import build_llm
 from synthclip.engine import Shard, Tick
-from synthclip.errors import SynthClipError
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
+from synthclip.textgen import BANK, imported
 from synthclip.textgen.cleaning import clean
-from synthclip.textgen.concepts import BANK
 from synthclip.textgen.prompts import Prompts
 
 
 class Captions(Stage):
-    """One shard for every `captions.concepts_per_shard` concepts, in the order of the bank."""
+    """One shard for every `captions.concepts_per_shard` concepts, in the order of the bank, or for every
+    imported file."""
 
     name, reads, sections = "captions", ("concepts",), ("seed", "llm", "captions")
 
     def shards(self) -> Sequence[Shard]:
-        bank = self._bank()
         config = self.recipe.captions
-        model = self._model()
+        if config.imported is not None:
+            return imported.shards(config.imported)
+        bank = self._bank()
+        model = self.recipe.llm.inputs()
         shards = []
         for number, first in enumerate(range(0, len(bank), config.concepts_per_shard)):
             stop = min(first + config.concepts_per_shard, len(bank))
@@ -35,11 +37,11 @@ class Captions(Stage):
             shards.append(Shard(f"{number:05d}", inputs, {"first": first, "stop": stop}, rows))
         return shards
 
-    def prepare(self) -> None:
-        self.recipe.llm.inputs()
-
     def load(self) -> Maker:
-        bank, config = self._bank(), self.recipe.captions
+        config = self.recipe.captions
+        if config.imported is not None:
+            return imported.make_captions
+        bank = self._bank()
         prompts = Prompts(config, self.recipe.seed)
         llm = build_llm(self.recipe.llm)
 
@@ -51,9 +53,10 @@ class Captions(Stage):
             for start in range(0, len(asked), llm.batch_size):
                 batch = asked[start : start + llm.batch_size]
                 drawn = [prompts.draw(bank[number], attempt) for number, attempt in batch]
-                said = llm.generate([prompt.text for prompt in drawn], [prompt.seed for prompt in drawn])
+                texts = [prompt.prefilled if llm.continues else prompt.text for prompt in drawn]
+                said = llm.generate(texts, [prompt.seed for prompt in drawn])
                 for (number, _), prompt, raw in zip(batch, drawn, said, strict=True):
-                    raw = (prompt.prefill + raw).encode("utf-8", "replace").decode()
+                    raw = (prompt.prefill + raw if llm.continues else raw).encode("utf-8", "replace").decode()
                     text, reason = clean(raw, bank[number], config)
                     row = {
                         "caption_id": keys.text_id(text),
@@ -70,9 +73,7 @@ class Captions(Stage):
                 tick(len(batch), kept=len(kept) / (len(kept) + len(refused)))
             writer.rows(f"{shard.name}.parquet", CAPTION, kept)
             writer.rows(f"rejected/{shard.name}.parquet", REJECTED_CAPTION, refused)
-            return Outcome(
-                len(kept), Counter(row["reason"] for row in refused), {"inputs": dict(shard.inputs)}
-            )
+            return Outcome(len(kept), Counter(row["reason"] for row in refused))
 
         return make
 
@@ -81,13 +82,3 @@ class Captions(Stage):
         table = pq.read_table(self.run.file("concepts", f"{BANK}.parquet"), columns=["text"])
         texts: list[str] = table["text"].to_pylist()
         return texts
-
-    def _model(self) -> dict[str, str]:
-        """The digests of the model's files. Files that are gone since count as unchanged: a run can go on
-        where its model is not."""
-        try:
-            return self.recipe.llm.inputs()
-        except SynthClipError:
-            made = self.run.manifests(self.name)[:1]
-            recorded = made[0].notes.get("inputs", {}) if made else {}
-            return {name: value for name, value in recorded.items() if name != "concepts"}

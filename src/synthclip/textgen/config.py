@@ -1,9 +1,10 @@
 """The recipe's sections for TextGen."""
 
+import re
 from collections.abc import Collection
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from synthclip.config import Section, nearest
 
@@ -11,26 +12,58 @@ from synthclip.config import Section, nearest
 class ConceptSource(Section):
     """One list of concepts. Sources are merged in order; the first to name a concept keeps it."""
 
-    kind: Literal["builtin", "text", "csv", "json"] = "builtin"
+    kind: Literal["builtin", "csv", "json", "text", "wikipedia", "wordfreq", "wordnet"] = "builtin"
     path: str | None = None
-    """File of the source; `builtin` is the bundled bank of concrete nouns and takes none."""
+    """File of the source. `builtin` (the bundled bank of concrete nouns) and `wordfreq` take none; `wordnet`
+    wants a WNDB `dict` folder, Debian's unless given; `wikipedia` a `pages-articles.xml.bz2`."""
     column: str = "text"
     """For `csv`: the column that holds the concept."""
+    include: tuple[str, ...] = ()
+    """For `wordnet`: only the nouns below one of these, such as `[food, animal]`, by their first sense."""
+    named_people: bool = False
+    """For `wordnet`: whether to take the names of people too."""
+    language: str = "en"
+    """For `wordfreq`."""
+    top: int = Field(50_000, ge=1)
+    """For `wordfreq`: how many words, the most frequent first."""
+    min_count: int = Field(100, ge=1)
+    """For `wikipedia`: the least count of a word."""
+    min_pmi: float = 30.0
+    """For `wikipedia`: the least pointwise mutual information of a pair of words, in bits."""
+    views: str | None = None
+    """For `wikipedia`: one of Wikimedia's page-view files; without it no titles are taken."""
+    min_views: int = Field(70, ge=1)
+    """For `wikipedia`: the least page views of a title."""
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "ConceptSource":
-        if (self.kind == "builtin") != (self.path is None):
-            raise ValueError(
-                "kind 'builtin' takes no path" if self.path else f"kind {self.kind!r} needs a path"
-            )
+        if self.kind in ("builtin", "wordfreq") and self.path is not None:
+            raise ValueError(f"kind {self.kind!r} takes no path")
+        if self.kind in ("csv", "json", "text", "wikipedia") and self.path is None:
+            raise ValueError(f"kind {self.kind!r} needs a path")
         return self
 
 
 class ConceptsConfig(Section):
     sources: tuple[ConceptSource, ...] = Field((ConceptSource(),), min_length=1)
+    min_chars: int = Field(1, ge=1)
     max_chars: int = Field(80, ge=1)
+    pattern: str | None = None
+    """A regular expression that an entry must match as a whole, such as `[A-Za-z' -]+`."""
+    block: tuple[str, ...] = ()
+    """Entries that are, or hold as whole words in any case, a line of one of these text files are refused;
+    `nsfw` is the list of the package better-profanity."""
     limit: int | None = Field(None, ge=1)
     """Keep only the first so many: for a trial run."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
 
 
 class Template(Section):
@@ -62,6 +95,9 @@ class Template(Section):
 
 
 class CaptionsConfig(Section):
+    imported: str | None = None
+    """Take the captions from the official files in this folder, or this file, and ask no language model:
+    lists of captions, matched captions, or a selection."""
     per_concept: int = Field(8, ge=1)
     templates: tuple[Template, ...] = Field(min_length=1)
     axes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -83,14 +119,18 @@ class CaptionsConfig(Section):
 
 
 class MatchConfig(Section):
+    imported: bool = False
+    """Take the ids that stand in the matched captions of `captions.imported`."""
     lowercase: bool = False
     """False is the official, case-sensitive matching."""
 
 
 class BalanceConfig(Section):
     t: float | None = Field(10, gt=0)
-    """A concept with more than t captions has its captions thinned out (paper, section 3.1); None keeps all
+    """A concept with more than t captions has its captions thinned out; None keeps all
     captions that match anything."""
+    target: int | None = Field(None, ge=1)
+    """Instead of `t`: how many captions to select; t is solved for it."""
     heldout: float = Field(0.05, ge=0, lt=1)
     """Share of the selected captions kept from training, for evaluation; drawn by content."""
     captions_per_shard: int = Field(10_000, ge=1)

@@ -11,12 +11,19 @@ from synthclip.textgen.config import CaptionsConfig
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question to the model. `prefill` is how the prompt ends and the caption begins."""
+    """One question to the model."""
 
     text: str
     prefill: str
+    """How the caption begins, for a model that goes on from it."""
     template: str
     seed: int
+
+    @property
+    def prefilled(self) -> str:
+        """The prompt with the caption's beginning at its end."""
+        gap = " " if self.prefill and not self.text[-1:].isspace() else ""
+        return f"{self.text}{gap}{self.prefill}"
 
 
 class Prompts:
@@ -42,8 +49,7 @@ class Prompts:
         text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
         prefill = " ".join(prefill.split())
         seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
-        gap = " " if prefill and not text[-1:].isspace() else ""
-        return Prompt(f"{text}{gap}{prefill}", prefill, self._names[chosen], seed)
+        return Prompt(text, prefill, self._names[chosen], seed)
 
     def _share(self, concept: str, stream: str, attempt: int) -> float:
         """A number in [0, 1)."""

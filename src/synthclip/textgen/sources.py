@@ -2,12 +2,14 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from synthclip.errors import SynthClipError
+from synthclip.store import quick_digest
+from synthclip.textgen import wikipedia, wordnet
 from synthclip.textgen.config import ConceptSource
 
 
@@ -16,25 +18,37 @@ def read(source: ConceptSource) -> Iterator[Any]:
 
     Raises SynthClipError, with file and row, where the source as a whole cannot be read.
     """
-    if source.kind == "builtin":
-        packaged = resources.files("synthclip.textgen") / "nouns.txt"
-        yield from packaged.read_text(encoding="utf-8").splitlines()
-        return
-    path = located(source)
-    assert path is not None
+    path = _path(source)
     try:
-        yield from _FILES[source.kind](path, source)
-    except OSError as error:
-        raise SynthClipError(f"{path}: cannot be read: {error.strerror}") from None
+        yield from _READERS[source.kind](path, source)
     except UnicodeDecodeError as error:
         raise SynthClipError(
             f"{path}: not UTF-8 (byte {error.start} of what was read): convert the file"
         ) from None
 
 
-def located(source: ConceptSource) -> Path | None:
-    """The source's file or folder, None where it has none."""
-    return Path(source.path).expanduser() if source.path else None
+def digests(sources: Sequence[ConceptSource]) -> dict[str, str]:
+    """What the sources' files hold, by path. Raises SynthClipError for a file that is not there."""
+    found = {}
+    for source in sources:
+        if source.kind == "wordnet":
+            paths = wordnet.files(_path(source))
+        else:
+            paths = [Path(path).expanduser() for path in (source.path, source.views) if path]
+        for path in paths:
+            try:
+                found[str(path)] = quick_digest(path)
+            except OSError as error:
+                raise SynthClipError(f"concepts.sources: {path}: {error.strerror}: correct `path`") from None
+    return found
+
+
+def _path(source: ConceptSource) -> Path:
+    return Path(source.path).expanduser() if source.path else wordnet.DEBIAN
+
+
+def _builtin(_: Path, __: ConceptSource) -> Iterator[str]:
+    yield from (resources.files("synthclip.textgen") / "nouns.txt").read_text(encoding="utf-8").splitlines()
 
 
 def _text(path: Path, _: ConceptSource) -> Iterator[str]:
@@ -62,12 +76,38 @@ def _json(path: Path, _: ConceptSource) -> Iterator[Any]:
     try:
         entries = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
-        raise SynthClipError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}): is it cut short?"
-        ) from None
+        where = f"{path}, line {error.lineno}"
+        raise SynthClipError(f"{where}: not JSON ({error.msg}): is it cut short?") from None
     if not isinstance(entries, list):
         raise SynthClipError(f"{path}: expected a JSON list of strings, such as MetaCLIP's metadata.json")
     yield from entries
 
 
-_FILES = {"text": _text, "csv": _csv, "json": _json}
+def _wordnet(path: Path, source: ConceptSource) -> Iterator[str]:
+    return wordnet.lemmas(path, source.include, source.named_people)
+
+
+def _wordfreq(_: Path, source: ConceptSource) -> Iterator[str]:
+    """The most frequent words of a language, by the package wordfreq."""
+    try:
+        from wordfreq import top_n_list
+    except ImportError:
+        raise SynthClipError(
+            "concepts.sources: kind 'wordfreq' needs its package: `pip install 'synthclip[concepts]'`"
+        ) from None
+    yield from top_n_list(source.language, source.top, wordlist="best")
+
+
+def _wikipedia(path: Path, source: ConceptSource) -> Iterator[str]:
+    return wikipedia.entries(path, source)
+
+
+_READERS = {
+    "builtin": _builtin,
+    "csv": _csv,
+    "json": _json,
+    "text": _text,
+    "wikipedia": _wikipedia,
+    "wordfreq": _wordfreq,
+    "wordnet": _wordnet,
+}

@@ -1,0 +1,129 @@
+"""Any causal language model that transformers loads, in batches.
+
+Each text draws from a random stream of its own, so its batch decides nothing but, through the order of
+floating-point sums, a rare near-tie.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from synthclip.backends import BackendConfig
+from synthclip.config import runtime
+from synthclip.errors import SynthClipError
+
+
+class Config(BackendConfig):
+    model: str
+    """A name on the Hugging Face hub, or a folder."""
+    revision: str | None = None
+    gguf_file: str | None = None
+    """The file inside `model` where that holds GGUF weights."""
+    chat: bool = True
+    """Send the prompt as a user's message in the model's chat template, not as text to go on with."""
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(64, ge=1)
+    stop: tuple[str, ...] = ()
+    dtype: str = "auto"
+    device: str | None = runtime(None)
+    """None for the GPU where there is one."""
+    batch_size: int = runtime(32, ge=1)
+
+    def inputs(self) -> dict[str, str]:
+        if self.model.startswith((".", "/", "~")) and not Path(self.model).expanduser().is_dir():
+            raise SynthClipError(f"llm.model: {self.model}: no such folder: give one, or a name on the hub")
+        return {}
+
+
+def build(config: Config) -> "Transformers":
+    return Transformers(config)
+
+
+class Transformers:
+    """`LLM` on transformers."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError:
+            raise SynthClipError(
+                "backend 'transformers' needs its package: `pip install 'synthclip[transformers]'`"
+            ) from None
+        source = str(Path(config.model).expanduser()) if config.model.startswith("~") else config.model
+        where: dict[str, Any] = {"revision": config.revision, "gguf_file": config.gguf_file}
+        where = {name: value for name, value in where.items() if value is not None}
+        self._config = config
+        self._device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **where)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=config.dtype, **where)
+        except (OSError, ValueError) as error:
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SynthClipError(f"llm.model: {config.model}: cannot be loaded: {told}") from None
+        self._model = model.to(self._device).eval()
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.name = Path(config.model).name if Path(config.model).exists() else config.model
+        if config.revision:
+            self.name += f"@{config.revision}"
+        self.batch_size = config.batch_size
+        self.continues = not config.chat
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        import torch
+
+        config = self._config
+        if config.chat:
+            prompts = [self._in_template(prompt) for prompt in prompts]
+        encoded = self._tokenizer(
+            list(prompts), return_tensors="pt", padding=True, add_special_tokens=not config.chat
+        ).to(self._device)
+        stopping = {"stop_strings": list(config.stop), "tokenizer": self._tokenizer} if config.stop else {}
+        with torch.inference_mode():
+            tokens = self._model.generate(
+                **encoded,
+                do_sample=False,
+                max_new_tokens=config.max_tokens,
+                logits_processor=self._sampling(seeds),
+                pad_token_id=self._tokenizer.pad_token_id,
+                **stopping,
+            )
+        answers = self._tokenizer.batch_decode(
+            tokens[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return [self._cut(answer) for answer in answers]
+
+    def _in_template(self, prompt: str) -> str:
+        message = [{"role": "user", "content": prompt}]
+        return str(self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def _sampling(self, seeds: Sequence[int]) -> list[Any]:
+        """Sampling as a greedy choice among logits with Gumbel noise (Gumbel, 1954): the noise of a row comes
+        from its own seed, which the sampler of transformers cannot do."""
+        import torch
+        from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+        config = self._config
+        if not config.temperature:
+            return []
+        streams = [torch.Generator(self._device).manual_seed(seed % 2**63) for seed in seeds]
+
+        def gumbel(_: Any, logits_BV: Any) -> Any:
+            uniform_BV = torch.stack(
+                [torch.rand(logits_BV.shape[1], generator=stream, device=self._device) for stream in streams]
+            )
+            return logits_BV - torch.log(-torch.log(uniform_BV.clamp_min(1e-20)))
+
+        warpers = [TemperatureLogitsWarper(config.temperature)]
+        if config.top_p < 1:
+            warpers.append(TopPLogitsWarper(config.top_p))
+        return [*warpers, gumbel]
+
+    def _cut(self, answer: str) -> str:
+        """Up to the first stop string, which transformers leaves in."""
+        ends = [answer.find(stop) for stop in self._config.stop if stop in answer]
+        return answer[: min(ends)] if ends else answer

@@ -1,0 +1,87 @@
+"""vLLM's offline engine: continuous batching on GPUs.
+
+Every request has its seed, but batching moves floating-point sums: the same text twice is not promised.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from synthclip.backends import BackendConfig
+from synthclip.config import runtime
+from synthclip.errors import SynthClipError
+
+
+class Config(BackendConfig):
+    model: str
+    """A name on the Hugging Face hub, or a folder."""
+    revision: str | None = None
+    dtype: str = "auto"
+    chat: bool = True
+    """Send the prompt as a user's message in the model's chat template, not as text to go on with."""
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    max_tokens: int = Field(64, ge=1)
+    stop: tuple[str, ...] = ()
+    context: int | None = Field(None, ge=64)
+    """Tokens that a prompt and its answer may take together; None for what the model was made for."""
+    batch_size: int = runtime(4096, ge=1)
+    """Prompts handed over at once; vLLM schedules them itself."""
+    gpu_memory_share: float = runtime(0.9, gt=0, le=1)
+    tensor_parallel: int = runtime(1, ge=1)
+    """GPUs that hold one copy of the model."""
+
+
+def build(config: Config) -> "VLLM":
+    return VLLM(config)
+
+
+class VLLM:
+    """`LLM` on vLLM."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            import vllm
+        except ImportError:
+            raise SynthClipError(
+                "backend 'vllm' needs Linux, a GPU and its package: `pip install 'synthclip[vllm]'`; "
+                "without a GPU choose backend llamacpp or openai"
+            ) from None
+        self._config = config
+        self._vllm: Any = vllm
+        self._engine = vllm.LLM(
+            model=config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            max_model_len=config.context,
+            gpu_memory_utilization=config.gpu_memory_share,
+            tensor_parallel_size=config.tensor_parallel,
+            enable_prefix_caching=True,
+        )
+        self.name = f"{config.model}@{config.revision}" if config.revision else config.model
+        self.batch_size = config.batch_size
+        self.continues = not config.chat
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        sampling = [self._sampling(seed) for seed in seeds]
+        if self._config.chat:
+            messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            answers = self._engine.chat(messages, sampling, use_tqdm=False)
+        else:
+            answers = self._engine.generate(list(prompts), sampling, use_tqdm=False)
+        return [answer.outputs[0].text for answer in answers]
+
+    def _sampling(self, seed: int) -> Any:
+        config = self._config
+        return self._vllm.SamplingParams(
+            seed=seed % 2**63,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            presence_penalty=config.presence_penalty,
+            frequency_penalty=config.frequency_penalty,
+            max_tokens=config.max_tokens,
+            stop=list(config.stop) or None,
+        )
