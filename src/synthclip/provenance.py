@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthclip.backends import build_text_to_image, module
@@ -98,7 +99,7 @@ def _image(run: RunDirectory, key: str) -> dict[str, Any]:
     """The image's sidecar row and its JSON, as one."""
     for split in SPLITS:
         for sidecar in sorted(run.stage("images").glob(f"{split}/*.parquet")):
-            rows = pq.read_table(sidecar, filters=[("key", "=", key)]).to_pylist()
+            rows = pq.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
             if rows:
                 with tarfile.open(run.file("images", rows[0]["shard"])) as tar:
                     member = tar.extractfile(f"{key}.json")
@@ -116,7 +117,7 @@ def _row(run: RunDirectory, stage: str, column: str, value: pa.Scalar) -> dict[s
     for file in sorted(run.stage(stage).rglob("*.parquet")):
         if "rejected" in file.relative_to(run.stage(stage)).parts:
             continue
-        rows = pq.read_table(file, filters=[(column, "=", value.as_py())]).to_pylist()
+        rows = pq.read_table(file, filters=pc.field(column) == value).to_pylist()
         if rows:
             return dict(rows[0])
     return None

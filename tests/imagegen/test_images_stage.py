@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import simplejpeg
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 
+from synthclip.imagegen.config import ImagesConfig
 from synthclip.keys import image_key, seeds, text_id
 from synthclip.store import RunDirectory
 
@@ -87,6 +92,44 @@ def test_shards_are_cut_by_captions_and_no_image_depends_on_the_cut(tmp_path: Pa
         hashes.append({row["key"]: row["sha256"] for table in tables for row in table.to_pylist()})
         assert len(tables) == int(np.ceil(len(CAPTIONS) / size))
     assert hashes[0] == hashes[1] == hashes[2]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    recipe = recipe_of("images.captions_per_shard=1", "images.per_caption=8")
+    undisturbed = selected(tmp_path / "undisturbed", CAPTIONS)
+    make_images(undisturbed, recipe)
+    killed = selected(tmp_path / "killed", CAPTIONS)
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from image_runs import RunDirectory, make_images, recipe_of\n"
+        "recipe = recipe_of('images.captions_per_shard=1', 'images.per_caption=8')\n"
+        f"make_images(RunDirectory(Path({str(killed.path)!r})), recipe)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while process.poll() is None and not killed.manifests("images"):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    with killed.lock():
+        make_images(killed, recipe)
+    assert files(killed) == files(undisturbed)
+
+
+def test_shards_are_sized_in_bytes_where_no_count_is_given() -> None:
+    config = ImagesConfig(size_px=256, jpeg_quality=75, shard_mb=100)
+    assert 4_000 < config.shard_captions(1) < 8_000
+    assert config.shard_captions(4) == pytest.approx(config.shard_captions(1) / 4, abs=1)
+    assert ImagesConfig(captions_per_shard=7).shard_captions(3) == 7
+    assert ImagesConfig(shard_mb=1e-6).shard_captions(1) == 1
+
+
+def test_two_samples_of_one_key_are_never_both_written(tmp_path: Path) -> None:
+    run = selected(tmp_path / "run", [*CAPTIONS, CAPTIONS[0]])
+    make_images(run, recipe_of())
+    (manifest,) = run.manifests("images")
+    assert manifest.rows == 2 * len(CAPTIONS)
+    assert manifest.rejected == {"key taken": 2}
 
 
 def test_an_empty_caption_is_named_and_passed_over(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ _FIRST_BATCH = 32
 
 
 class Config(BackendConfig):
+    gpus: ClassVar[int] = 1
     preset: str | None = None
     """A set of the values below: sd15-paper, sd15-lcm, sdxl, sdxl-turbo, sd35-medium, flux-schnell. With
     neither preset nor model it is sd15-paper."""

@@ -95,9 +95,16 @@ class Painting:
         self._wall_seconds = 0.0
 
     def __iter__(self) -> Iterator[Accepted | Refused]:
-        unread = [job for job in self._jobs if not job.caption.strip()]
-        yield from (Refused(job, {}, "empty caption", final=True) for job in unread)
-        todo = [job for job in self._jobs if job.caption.strip()]
+        todo: list[Job] = []
+        keys: set[str] = set()
+        for job in self._jobs:
+            if not job.caption.strip():
+                yield Refused(job, {}, "empty caption", final=True)
+            elif job.key in keys:
+                yield Refused(job, {}, "key taken", final=True)
+            else:
+                keys.add(job.key)
+                todo.append(job)
         while todo:
             again: list[Job] = []
             for batch, painted in self._painted(todo):

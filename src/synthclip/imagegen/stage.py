@@ -33,13 +33,14 @@ class Images(Stage):
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
         images = self.recipe.images
         variants = images.per_caption if split == "train" else images.heldout_per_caption
+        step = images.shard_captions(variants)
         number = 0
         for entry in balance.files:
             if not (entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")):
                 continue
             rows = pq.read_metadata(self.run.file("balance", entry.path)).num_rows
-            for start in range(0, rows, images.captions_per_shard):
-                stop = min(start + images.captions_per_shard, rows)
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
                 yield Shard(
                     f"{split}/{number:05d}",
                     inputs={entry.path: entry.sha256, "rows": f"{start}:{stop}", **model},
@@ -49,7 +50,8 @@ class Images(Stage):
                 number += 1
 
     def resources(self) -> Resources:
-        return Resources(gpus=1)
+        filters = self.recipe.images.filters
+        return Resources(gpus=max(self.recipe.text_to_image.gpus, int(filters.clip_model is not None)))
 
     def load(self) -> "ImageMaker":
         filters = load_filters(self.recipe.images.filters)
@@ -133,7 +135,7 @@ class ImageMaker:
                         "length": place.length,
                     }
                 )
-                tick(1, idle=painting.idle)
+                tick(1, idle=painting.idle, **({"cut": cut} if cut else {}))
         writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
         writer.rows(f"rejected/{shard.name}.parquet", schema.REJECTED_IMAGE, refused)
         reasons = Counter(row["reason"] for row in refused)
