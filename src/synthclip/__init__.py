@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from synthclip.errors import SynthClipError as SynthClipError
+    from synthclip.evaluation.suites import evaluate as evaluate
     from synthclip.interop.load import load_model as load_model
     from synthclip.pipeline import run as run
     from synthclip.pipeline import status as status
@@ -25,6 +26,7 @@ _HOME = {
     "Recipe": "synthclip.recipe",
     "RunDirectory": "synthclip.store",
     "SynthClipError": "synthclip.errors",
+    "evaluate": "synthclip.evaluation.suites",
     "load_model": "synthclip.interop.load",
     "load_recipe": "synthclip.recipe",
     "repaint": "synthclip.provenance",
@@ -38,6 +40,7 @@ __all__ = [
     "Recipe",
     "RunDirectory",
     "SynthClipError",
+    "evaluate",
     "load_model",
     "load_recipe",
     "repaint",

@@ -3,7 +3,6 @@ import json
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -202,13 +201,25 @@ def test_captions_table(tmp_path: Path) -> None:
     assert retrieval("mine", tmp_path).texts == ("a, b", "two")
 
 
-def test_torchvisions_cifar(tmp_path: Path) -> None:
-    import pickle
+def test_torchvisions_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "dtd" / "dtd"
+    (folder / "labels").mkdir(parents=True)
+    for split, number in (("train", 0), ("val", 1), ("test", 2)):
+        lines = []
+        for name in ("banded", "polka_dotted"):
+            (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+            (folder / "images" / name / f"{number}.jpg").write_bytes(picture(number + len(name)))
+            lines.append(f"{name}/{number}.jpg")
+        (folder / "labels" / f"{split}1.txt").write_text("\n".join(lines) + "\n")
+    dataset = classification("dtd", tmp_path)
+    assert dataset.class_names == ("banded", "polka dotted")
+    assert dataset.splits.keys() == {"train", "val", "test"}
+    assert dataset.splits["test"].labels.tolist() == [0, 1]
+    assert list(dataset.splits["test"].pictures.read()) == [picture(8), picture(14)]
 
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
-    (folder / "train").write_bytes(pickle.dumps({"data": pixels, "fine_labels": [0, 1, 0]}))
+
+def test_a_torchvision_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cifar-100-python").mkdir()
     with pytest.raises(SynthClipError, match="cifar-100-python"):
         open_dataset("cifar100", tmp_path)
 

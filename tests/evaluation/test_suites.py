@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data import Classification, open_dataset
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.features import Features, Watch
-from synthclip.evaluation.suites import evaluate_suite, plan_of
+from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of
 from synthclip.interop.load import load_model
 
 
@@ -37,12 +38,21 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def features_of(model: Path, tmp_path: Path, watch: Watch | None = None) -> Features:
-    return Features(str(model), tmp_path / "cache", batch_size=16, watch=watch)
+def judge(model: Path, suite: str, root: Path, tmp_path: Path, watch: Watch | None = None) -> SuiteResult:
+    """The settings of every test here: small batches, a cache and an output folder of its own."""
+    return evaluate(
+        model,
+        suite,
+        data=root,
+        out=tmp_path / "out",
+        cache=tmp_path / "cache",
+        batch_size=16,
+        watch=watch,
+    )
 
 
 def test_all_tasks_of_a_list_of_sets(model_folder: Path, root: Path, tmp_path: Path) -> None:
-    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes,caps", root, out=tmp_path / "out")
+    found = judge(model_folder, "shapes,caps", root, tmp_path)
     figures = {(row["dataset"], row["task"], row["metric"]): row for row in found.results}
     assert figures["shapes", "zero_shot", "top1"]["n"] == 36
     assert figures["shapes", "linear_probe", "top1"]["chance"] == pytest.approx(1 / 6)
@@ -64,39 +74,43 @@ class Counting(Watch):
         self.steps.append((done, total))
 
 
-def test_a_second_evaluation_needs_no_model(model_folder: Path, root: Path, tmp_path: Path) -> None:
+def test_cached_features_need_no_model(model_folder: Path, root: Path, tmp_path: Path) -> None:
     model = shutil.copytree(model_folder, tmp_path / "model")
-    first = evaluate_suite(features_of(model, tmp_path), "shapes", root)
-    features = features_of(model, tmp_path)
-    (model / "open_clip_config.json").unlink()
-    again = evaluate_suite(features, "shapes", root)
-    assert again.results == first.results
+    dataset = open_dataset("shapes", root)
+    assert isinstance(dataset, Classification)
+    pictures = dataset.splits["test"].pictures
+    first = Features(str(model), tmp_path / "cache").images(pictures)
+    second = Features(str(model), tmp_path / "cache")
+    shutil.rmtree(model)
+    again = second.images(pictures)
+    assert torch.equal(again.features, first.features)
+    assert again.kept.tolist() == first.kept.tolist()
 
 
 def test_another_model_or_other_images_are_encoded_anew(
     model_folder: Path, root: Path, tmp_path: Path
 ) -> None:
-    first = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    first = judge(model_folder, "shapes", root, tmp_path)
     watch = Counting()
-    evaluate_suite(features_of(model_folder, tmp_path, watch), "shapes", root)
+    judge(model_folder, "shapes", root, tmp_path, watch)
     assert (16, 36) not in watch.steps
     (root / "shapes" / "test" / "class 0" / "0.jpg").write_bytes(picture(4242))
-    evaluate_suite(features_of(model_folder, tmp_path, watch), "shapes", root)
+    judge(model_folder, "shapes", root, tmp_path, watch)
     assert (16, 36) in watch.steps
     other = save_model(tmp_path / "other", seed=1)
-    assert features_of(other, tmp_path).checkpoint != first.results[0]["checkpoint"]
+    assert judge(other, "shapes", root, tmp_path).results[0]["checkpoint"] != first.results[0]["checkpoint"]
 
 
 def test_a_torn_cache_file_is_made_again(model_folder: Path, root: Path, tmp_path: Path) -> None:
-    first = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    first = judge(model_folder, "shapes", root, tmp_path)
     for path in (tmp_path / "cache").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
-    assert evaluate_suite(features_of(model_folder, tmp_path), "shapes", root).results == first.results
+    assert judge(model_folder, "shapes", root, tmp_path).results == first.results
 
 
 def test_unreadable_images_are_counted_and_named(model_folder: Path, root: Path, tmp_path: Path) -> None:
     (root / "shapes" / "test" / "class 3" / "2.jpg").write_bytes(b"no picture")
-    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    found = judge(model_folder, "shapes", root, tmp_path)
     assert {row["n"] for row in found.results if row["task"] == "zero_shot"} == {35}
     assert any("1 images cannot be read" in note and "class 3/2.jpg" in note for note in found.notes)
 
@@ -106,13 +120,13 @@ def test_an_unreadable_image_takes_its_captions_along(model_folder: Path, root: 
     for number in range(11):
         members |= {f"p{number}.jpg": picture(number), f"p{number}.txt": f"text {number}".encode()}
     tar_of(root / "caps" / "test" / "0.tar", members)
-    found = evaluate_suite(features_of(model_folder, tmp_path), "caps", root)
+    found = judge(model_folder, "caps", root, tmp_path)
     assert {row["n"] for row in found.results} == {11}
 
 
 def test_a_broken_set_does_not_take_the_others_along(model_folder: Path, root: Path, tmp_path: Path) -> None:
     (root / "empty").mkdir()
-    found = evaluate_suite(features_of(model_folder, tmp_path), "empty,shapes,dtd", root)
+    found = judge(model_folder, "empty,shapes,dtd", root, tmp_path)
     assert {row["dataset"] for row in found.results} == {"shapes"}
     assert "no data in any known layout" in found.failed[0]
     assert "--download" in found.missing[0]
@@ -120,7 +134,7 @@ def test_a_broken_set_does_not_take_the_others_along(model_folder: Path, root: P
 
 def test_an_unusual_test_split_is_told_of(model_folder: Path, root: Path, tmp_path: Path) -> None:
     class_folders(root / "dtd")
-    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes,dtd", root)
+    found = judge(model_folder, "shapes,dtd", root, tmp_path)
     assert "few-shot needs 5 classes" in found.failed[0]
     assert any(note.startswith("dtd: 9 test images, not the usual 1880") for note in found.notes)
 
@@ -137,7 +151,7 @@ def test_a_model_of_another_resolution_has_its_own(root: Path, tmp_path: Path) -
     config = json.loads(json.dumps(MODEL_CONFIG))
     config["model_cfg"]["vision_cfg"]["image_size"] = 48
     model = save_model(tmp_path / "model", config)
-    found = evaluate_suite(features_of(model, tmp_path), "shapes", root)
+    found = judge(model, "shapes", root, tmp_path)
     assert found.results[0]["n"] == 36
 
 
@@ -169,6 +183,7 @@ def test_the_command_prints_the_table_and_writes_it(model_folder: Path, root: Pa
         (["--suite", "paper"], "give --data ROOT"),
         (["--suite", "paper", "--data", "nowhere"], "no such folder"),
         (["--data", ".", "--templates", "80"], "choose one of own"),
+        (["--suite", "shapes,dtd", "--data", "."], "none of the suite's 2 data sets can be used"),
         (["seed=1", "--data", "."], "overrides belong to a recipe"),
         (["--data", ".", "--against", "CC4M"], "did you mean 'CC3M'"),
     ],
@@ -186,6 +201,6 @@ def test_a_set_with_nothing_to_learn_from_is_zero_shot_only(
     model_folder: Path, root: Path, tmp_path: Path
 ) -> None:
     shutil.rmtree(root / "shapes" / "train")
-    found = evaluate_suite(features_of(model_folder, tmp_path), "shapes", root)
+    found = judge(model_folder, "shapes", root, tmp_path)
     assert {row["task"] for row in found.results} == {"zero_shot"}
     assert np.isfinite([row["value"] for row in found.results]).all()

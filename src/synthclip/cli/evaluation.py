@@ -32,7 +32,8 @@ Against = Annotated[
     typer.Option("--against", help="A row of the paper, or a results.parquet, to stand beside."),
 ]
 Templates = Annotated[
-    str, typer.Option("--templates", help="Zero-shot prompts: own, imagenet-7 or imagenet-80.")
+    str | None,
+    typer.Option("--templates", help="Zero-shot prompts of all sets: own, imagenet-7 or imagenet-80."),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets from the hub into ROOT.")]
 Cache = Annotated[
@@ -57,7 +58,7 @@ def evaluate(
     suite: Suite = None,
     data: Data = None,
     against: Against = None,
-    templates: Templates = "own",
+    templates: Templates = None,
     download: Download = False,
     cache: Cache = None,
     batch_size: BatchSize = 64,
@@ -76,24 +77,24 @@ def evaluate(
     from rich.console import Console
 
     from synthclip.evaluation.evaluators import TEMPLATE_SETS, Settings
-    from synthclip.evaluation.features import Features, default_cache
     from synthclip.evaluation.paper import find_row
-    from synthclip.evaluation.suites import evaluate_suite
+    from synthclip.evaluation.suites import evaluate as evaluate_model
     from synthclip.evaluation.table import delta_lines, results_table
 
-    if templates not in TEMPLATE_SETS:
+    if templates is not None and templates not in TEMPLATE_SETS:
         raise SynthClipError(f"--templates {templates}: choose one of {', '.join(TEMPLATE_SETS)}")
     rows = [find_row(name) for name in against or []]
-    is_run = (Path(judged) / "recipe.yaml").is_file()
     with _watch() as watch:
-        features = Features(judged, cache or default_cache(), batch_size=batch_size, watch=watch)
-        found = evaluate_suite(
-            features,
+        found = evaluate_model(
+            judged,
             suite or "paper",
-            data,
-            settings=Settings(templates, episodes),
+            data=data,
+            out=out,
+            cache=cache,
             download=download,
-            out=out or (Path(judged) if is_run else Path("evaluations") / features.checkpoint),
+            batch_size=batch_size,
+            settings=Settings(templates, episodes),
+            watch=watch,
         )
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(results_table(found.results, rows))
@@ -132,14 +133,13 @@ def leaks(
 
     if not (run / "balance").is_dir() and not (run / "images").is_dir():
         raise SynthClipError(f"{run}: no training captions or images: name a run directory")
-    opened, passed_over = open_suite(suite, data)
-    found = find_leaks(RunDirectory(run), opened)
+    opened = open_suite(suite, data)
+    found = find_leaks(RunDirectory(run), [dataset for dataset, _ in opened.datasets.values()])
     for leak in found:
         typer.echo(f"{leak.dataset} {leak.kind}: {leak.item!r} ~ training {leak.training!r} ({leak.detail})")
-    for line in passed_over:
+    for line in (*opened.failed, *opened.missing):
         typer.echo(line)
-    sets = ", ".join(dataset.name for dataset in opened)
-    typer.echo(f"{len(found)} evaluation items come close to training data, of {sets}")
+    typer.echo(f"{len(found)} evaluation items come close to training data, of {', '.join(opened.datasets)}")
 
 
 def weakest(

@@ -18,14 +18,14 @@ from synthclip.evaluation.results import class_rows
 RECALL_AT = (1, 5, 10)
 
 TEMPLATE_SETS = ("own", "imagenet-7", "imagenet-80")
-"""The data set's own prompts, or OpenAI's short list (the paper's choice for ImageNet), or its long one."""
+"""The data set's own prompts ("a photo of a {}." where it brings none), or OpenAI's short or long list."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    templates: str = "own"
-    """One of `TEMPLATE_SETS`. A set without prompts of its own takes the short list if it is ImageNet's kin,
-    else "a photo of a {}."."""
+    templates: str | None = None
+    """One of `TEMPLATE_SETS` for every set; None is the paper's choice, the short list for ImageNet and its
+    kin, and the others' own."""
     episodes: int = EPISODES
     seed: int = 0
 
@@ -169,19 +169,14 @@ def _names(names: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
 
 def _templates(data: Classification, settings: Settings) -> tuple[str, ...]:
     kin = data.name.startswith("imagenet") or data.name == "objectnet"
-    choice = settings.templates
-    if choice == "own" and data.templates:
-        return data.templates
-    if choice == "own" and not kin:
-        return ("a photo of a {}.",)
+    choice = settings.templates or ("imagenet-7" if kin else "own")
+    if choice == "own":
+        return data.templates or ("a photo of a {}.",)
     from synthclip import torchvision_ops
 
     torchvision_ops.ensure()
     import open_clip
 
-    chosen = (
-        open_clip.OPENAI_IMAGENET_TEMPLATES
-        if choice == "imagenet-80"
-        else open_clip.SIMPLE_IMAGENET_TEMPLATES
-    )
-    return tuple(template("{}") for template in chosen)
+    if choice == "imagenet-80":
+        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+    return tuple(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES)

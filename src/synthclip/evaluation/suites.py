@@ -11,7 +11,7 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, MissingDataError, Retrieval, open_dataset
 from synthclip.evaluation.data.known import KNOWN
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
-from synthclip.evaluation.features import Features
+from synthclip.evaluation.features import Features, Watch, default_cache
 from synthclip.evaluation.paper import cells
 from synthclip.evaluation.results import item_rows, result_row
 from synthclip.keys import digest
@@ -45,29 +45,35 @@ SUITES: dict[str, Callable[[], Plan]] = {"paper": _paper, "quick": _quick, "robu
 
 
 @dataclass(frozen=True)
-class SuiteResult:
-    """What a suite came to."""
+class Suite:
+    """The data sets of a suite, opened."""
 
-    results: list[dict[str, Any]]
-    """Rows of `schema.EVAL_RESULT`."""
+    datasets: dict[str, tuple[Classification | Retrieval, tuple[str, ...]]]
+    """Each with its evaluators, by name."""
     missing: tuple[str, ...]
     """What was not there, a line each."""
     failed: tuple[str, ...]
-    """What was there and could not be evaluated, a line each."""
-    notes: tuple[str, ...]
-    """What a reader of the figures must know, a line each."""
-    files: Path | None = None
-    """The folder the tables were written to."""
+    """What was there and could not be used, a line each."""
 
 
 @dataclass
-class _Tables:
+class SuiteResult:
+    """What a model's evaluation came to."""
+
     results: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_RESULT`."""
     classes: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_CLASS`."""
     items: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_ITEM`."""
     missing: list[str] = field(default_factory=list)
+    """Data sets that were not there, a line each."""
     failed: list[str] = field(default_factory=list)
+    """Data sets and tasks that were there and could not be evaluated, a line each."""
     notes: list[str] = field(default_factory=list)
+    """What a reader of the figures must know, a line each."""
+    files: Path | None = None
+    """The folder the tables were written to."""
 
 
 def plan_of(suite: str) -> Plan:
@@ -80,61 +86,66 @@ def plan_of(suite: str) -> Plan:
     return dict.fromkeys(names, ())
 
 
-def open_suite(
-    suite: str, root: Path, *, download: bool = False
-) -> tuple[list[Classification | Retrieval], list[str]]:
-    """The data sets of a suite that are there, and a line for each that is missing or broken.
+def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:
+    """Open the data sets of a suite, or of a list of names, below `root`.
 
-    Raises SynthClipError where there is none.
+    What is missing or broken is told of and passed over. Raises SynthClipError where that leaves none.
     """
     if not root.is_dir():
         raise SynthClipError(f"{root}: no such folder: --data names the folder that holds the data sets")
-    opened: list[Classification | Retrieval] = []
-    told: list[str] = []
-    for name in plan_of(suite):
-        try:
-            opened.append(open_dataset(name, root, download=download))
-        except SynthClipError as error:
-            told.append(str(error))
-    if not opened:
-        raise SynthClipError(f"none of the suite's {len(told)} data sets can be opened: {told[0]}")
-    return opened, told
-
-
-def evaluate_suite(
-    features: Features,
-    suite: str,
-    root: Path,
-    *,
-    settings: Settings | None = None,
-    download: bool = False,
-    out: Path | None = None,
-) -> SuiteResult:
-    """Evaluate a model on a suite's data below `root`, and write the tables into `out`, a run or any folder.
-
-    A set that is missing or broken is told of and passed over. Raises SynthClipError where that leaves none.
-    """
-    settings = settings or Settings()
-    if not root.is_dir():
-        raise SynthClipError(f"{root}: no such folder: --data names the folder that holds the data sets")
-    tables = _Tables()
-    plan = plan_of(suite)
-    for name, evaluators in plan.items():
+    datasets: dict[str, tuple[Classification | Retrieval, tuple[str, ...]]] = {}
+    missing: list[str] = []
+    failed: list[str] = []
+    for name, evaluators in plan_of(suite).items():
         try:
             dataset = open_dataset(name, root, download=download)
         except MissingDataError as error:
-            tables.missing.append(str(error))
+            missing.append(str(error))
         except SynthClipError as error:
-            tables.failed.append(str(error))
+            failed.append(str(error))
         else:
-            _evaluate_dataset(features, name, dataset, evaluators, settings, tables)
-    if not tables.results:
-        first = (tables.failed or tables.missing)[0]
-        raise SynthClipError(f"none of the suite's {len(plan)} data sets could be evaluated: {first}")
-    files = None if out is None else _write(out, suite, features.checkpoint, tables)
-    return SuiteResult(
-        tables.results, tuple(tables.missing), tuple(tables.failed), tuple(tables.notes), files
+            datasets[name] = dataset, evaluators or able_evaluators(dataset)
+    if not datasets:
+        lines = failed + missing
+        raise SynthClipError(f"none of the suite's {len(lines)} data sets can be used: {lines[0]}")
+    return Suite(datasets, tuple(missing), tuple(failed))
+
+
+def evaluate(
+    model: str | Path,
+    suite: str = "paper",
+    *,
+    data: str | Path,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    download: bool = False,
+    batch_size: int = 64,
+    settings: Settings | None = None,
+    watch: Watch | None = None,
+) -> SuiteResult:
+    """Evaluate a model on public data sets and write its tables.
+
+    `model` is whatever `load_model` takes, `suite` one of `SUITES` or data sets with commas between them,
+    `data` the folder that holds them. The tables go to `<out>/suites/<suite>/`, where `out` is the run itself
+    if the model is a run, else `evaluations/<checkpoint>`. Features are kept below `cache`, so that a second
+    evaluation of the same model and images encodes nothing.
+
+    Raises SynthClipError where there is no such model, or none of the data sets can be evaluated.
+    """
+    opened = open_suite(suite, Path(data), download=download)
+    features = Features(
+        str(model), Path(cache) if cache else default_cache(), batch_size=batch_size, watch=watch
     )
+    result = SuiteResult(missing=list(opened.missing), failed=list(opened.failed))
+    for name, (dataset, evaluators) in opened.datasets.items():
+        _evaluate_dataset(features, name, dataset, evaluators, settings or Settings(), result)
+    if not result.results:
+        raise SynthClipError(f"none of the suite's tasks could be evaluated: {result.failed[0]}")
+    if out is None:
+        is_run = (Path(model) / "recipe.yaml").is_file()
+        out = model if is_run else Path("evaluations") / features.checkpoint
+    result.files = _write(Path(out), suite, features.checkpoint, result)
+    return result
 
 
 def _evaluate_dataset(
@@ -143,23 +154,23 @@ def _evaluate_dataset(
     dataset: Classification | Retrieval,
     evaluators: Sequence[str],
     settings: Settings,
-    tables: _Tables,
+    result: SuiteResult,
 ) -> None:
     unreadable: dict[str, None] = {}
-    for evaluator in evaluators or able_evaluators(dataset):
+    for evaluator in evaluators:
         features.watch.begin(f"{name} {evaluator}")
         try:
             found = EVALUATORS[evaluator](features, dataset, settings)
         except SynthClipError as error:
-            tables.failed.append(f"{name}, {evaluator}: {error}")
+            result.failed.append(f"{name}, {evaluator}: {error}")
             continue
         unreadable |= dict.fromkeys(found.unreadable)
-        tables.classes += found.classes
+        result.classes += found.classes
         for figure, items in found.figures:
-            tables.results.append(result_row(name, figure, features.checkpoint))
+            result.results.append(result_row(name, figure, features.checkpoint))
             if figure.metric != "mean_per_class":
-                tables.items += item_rows(name, figure, items)
-    tables.notes += _notes(name, dataset, tuple(unreadable))
+                result.items += item_rows(name, figure, items)
+    result.notes += _notes(name, dataset, tuple(unreadable))
 
 
 def _notes(name: str, dataset: Classification | Retrieval, unreadable: Sequence[str]) -> list[str]:
@@ -176,11 +187,11 @@ def _notes(name: str, dataset: Classification | Retrieval, unreadable: Sequence[
     return notes
 
 
-def _write(out: Path, suite: str, checkpoint: str, tables: _Tables) -> Path:
+def _write(out: Path, suite: str, checkpoint: str, result: SuiteResult) -> Path:
     name = suite.replace(",", "+").replace("/", "-")
     with RunDirectory(out).begin("suites", name, digest(suite, checkpoint)) as writer:
-        writer.rows(f"{name}/results.parquet", schema.EVAL_RESULT, tables.results)
-        writer.rows(f"{name}/per_class.parquet", schema.EVAL_CLASS, tables.classes)
-        writer.rows(f"{name}/items.parquet", schema.EVAL_ITEM, tables.items)
-        writer.commit(Outcome(len(tables.results)))
+        writer.rows(f"{name}/results.parquet", schema.EVAL_RESULT, result.results)
+        writer.rows(f"{name}/per_class.parquet", schema.EVAL_CLASS, result.classes)
+        writer.rows(f"{name}/items.parquet", schema.EVAL_ITEM, result.items)
+        writer.commit(Outcome(len(result.results)))
     return RunDirectory(out).file("suites", name)

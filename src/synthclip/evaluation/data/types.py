@@ -45,10 +45,6 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __post_init__(self) -> None:
-        if not self.names:
-            raise SynthClipError("no images")
-
 
 @dataclass(frozen=True)
 class Split:
@@ -74,6 +70,8 @@ class Classification:
         if len(self.class_names) < 2:
             raise SynthClipError(f"{self.name}: {len(self.class_names)} class: at least two are needed")
         for split, held in self.splits.items():
+            if not len(held.pictures):
+                raise SynthClipError(f"{self.name}, {split}: no images")
             if len(held.labels) != len(held.pictures):
                 raise SynthClipError(
                     f"{self.name}, {split}: {len(held.labels)} labels for {len(held.pictures)} images"
@@ -95,6 +93,10 @@ class Retrieval:
     texts: tuple[str, ...]
     pairs: NDArray[np.int64]
     """(text, image) indices, int64 [P, 2]; an image may have several texts."""
+
+    def __post_init__(self) -> None:
+        if not len(self.pictures) or not len(self.pairs):
+            raise SynthClipError(f"{self.name}: {len(self.pictures)} images and {len(self.texts)} captions")
 
 
 def read_places(places: Iterable[Place]) -> Iterator[bytes]:

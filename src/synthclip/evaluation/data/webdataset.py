@@ -90,14 +90,15 @@ def _pictures(tars: list[Path], samples: list[_Sample]) -> Pictures:
 
 
 def _class_number(sample: _Sample) -> int:
+    where = f"{sample.place[0] if sample.place else ''}, sample {sample.key!r}"
     raw = sample.fields.get("cls")
     if raw is None:
-        raise SynthClipError(f"sample {sample.key!r} has no .cls with its class number")
+        raise SynthClipError(f"{where}: no .cls with its class number")
     try:
         return int(raw)
     except ValueError:
         raise SynthClipError(
-            f"sample {sample.key!r}: its .cls is {raw[:40].decode('utf-8', 'replace')!r}: a class number is "
+            f"{where}: its .cls is {raw[:40].decode('utf-8', 'replace')!r}: a class number is "
             "needed, counted from 0 in the order of classnames.txt"
         ) from None
 
