@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 import synthclip
 from synthclip.errors import SynthClipError
 from synthclip.training import vitb16
+from synthclip.training.checkpoint import Checkpoints
+from synthclip.training.model import build_model
 
 _SMALL = {
     "embed_dim": 32,
@@ -77,6 +79,24 @@ def test_folder_with_and_without_prefix_and_as_a_run(folder: Path, tmp_path: Pat
     pixels = preprocess(image)
     assert pixels.shape == (3, 32, 32)
     torch.testing.assert_close(pixels[2], torch.full((32, 32), (1 - 0.5) / 0.25))
+
+
+@torch.no_grad()
+def test_checkpoint_of_a_run_in_training(tmp_path: Path) -> None:
+    recipe = synthclip.load_recipe("demo")
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    trained: Any = build_model(recipe.model).eval()
+    checkpoints = Checkpoints(tmp_path / "train" / "partial" / "0123456789abcdef", keep=1)
+    checkpoints.save(7, {"model": trained.state_dict(), "average": None})
+    checkpoints.finish()
+    (path,) = tmp_path.rglob("step-*.pt")
+    model, preprocess, tokenizer = synthclip.load_model(path)
+    pixels = preprocess(Image.new("RGB", (90, 70), (10, 200, 30)))[None]
+    torch.testing.assert_close(model.encode_image(pixels), trained.encode_image(pixels))
+    assert tokenizer(["a dog"]).shape == (1, recipe.model.text.context_length)
+    elsewhere = path.rename(tmp_path / path.name)
+    with pytest.raises(SynthClipError, match="only where the run wrote it"):
+        synthclip.load_model(elsewhere)
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Reads and writes official checkpoint files (`checkpoint_best.pt`) without running what is in them."""
+"""Reads checkpoint files without running what is in them; writes the official `checkpoint_best.pt`."""
 
 import argparse
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError
 
@@ -16,8 +16,8 @@ _PREFIX = "module."
 _SHOWN = 3
 
 
-def read_state_dict(path: Path) -> "dict[str, Tensor]":
-    """The weights of an official checkpoint, on the CPU, names without the leading `module.`.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, tensors on the CPU.
 
     Only tensors, plain containers and `argparse.Namespace` are unpickled; the file may not declare more
     data than it holds. Raises SynthClipError for any other file.
@@ -35,7 +35,14 @@ def read_state_dict(path: Path) -> "dict[str, Tensor]":
         ) from None
     except Exception as error:  # whatever a malformed file makes the reader raise
         raise SynthClipError(f"{path}: damaged: {_first_line(error)}: download it again") from None
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def official_state_dict(path: Path, checkpoint: Mapping[str, Any]) -> "dict[str, Tensor]":
+    """The weights in an official checkpoint, names without the leading `module.`."""
+    import torch
+
+    state = checkpoint.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise SynthClipError(f"{path}: not an official checkpoint: it holds no 'state_dict' of tensors")
     return {str(name).removeprefix(_PREFIX): value for name, value in state.items()}

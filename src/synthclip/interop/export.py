@@ -6,10 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from synthclip.errors import SynthClipError
-from synthclip.interop.load import CONFIG_FILE, OpenedModel, open_model
+from synthclip.interop.load import CONFIG_FILE, OpenedModel, is_vitb16, open_model
 from synthclip.store import disk_errors
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def write_official(opened: OpenedModel, folder: Path) -> Encoders:
 
     state = opened.model.state_dict()
     if not isinstance(opened.model, vitb16.SynthClipViTB16):
-        if not is_vitb16(opened):
+        if not is_vitb16(opened.config):
             raise SynthClipError(
                 f"the official format holds the architecture {vitb16.NAME} alone: choose another --format"
             )
@@ -91,19 +91,6 @@ def write_official(opened: OpenedModel, folder: Path) -> Encoders:
     write_checkpoint(path, state)
     model = open_model(path).model
     return Encoders(model.encode_image, model.encode_text)
-
-
-def is_vitb16(opened: OpenedModel) -> bool:
-    """Whether the configuration describes the paper's network, spelt out or left to open_clip's defaults."""
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
-    from synthclip.training.vitb16 import OPEN_CLIP_CONFIG
-
-    def normal(config: dict[str, Any]) -> dict[str, Any]:
-        towers = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
-        return {key: towers[key](**value) if key in towers else value for key, value in config.items()}
-
-    return normal(opened.config) == normal(OPEN_CLIP_CONFIG)
 
 
 @contextlib.contextmanager

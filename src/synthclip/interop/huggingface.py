@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError
-from synthclip.interop.export import Encoders, is_vitb16, needs_extra
-from synthclip.interop.load import OpenedModel
+from synthclip.interop.export import Encoders, needs_extra
+from synthclip.interop.load import OpenedModel, is_vitb16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def write_huggingface(opened: OpenedModel, folder: Path) -> Encoders:
     from synthclip.training import vitb16
 
     config, state = opened.config, opened.model.state_dict()
-    if is_vitb16(opened):
+    if is_vitb16(config):
         if not isinstance(opened.model, vitb16.SynthClipViTB16):
             state = vitb16.from_open_clip(state)
         model = _dual_encoder(config)
@@ -75,7 +75,8 @@ def _refuse_without_equal(config: Mapping[str, Any]) -> None:
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
     reason = None
-    other = sorted(config.keys() - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"})
+    known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"}
+    other = sorted(key for key in config.keys() - known if config[key] is not None)
     if other:
         reason = f"it sets {other[0]!r}"
     elif config["vision_cfg"].get("timm_model_name"):

@@ -47,8 +47,9 @@ def load_model(source: str | Path) -> LoadedModel:
     """Load a CLIP model with its preprocessing and tokenizer.
 
     `source` is one of: a run directory, or its `train/model`; any open_clip folder (`local-dir:` may stand
-    before it); an official SynthCLIP `checkpoint_best.pt`; `NAME:TAG`, an open_clip model with one of its
-    pretrained weights (`ViT-B-32:laion2b_s34b_b79k`); `hf-hub:ORG/REPO`.
+    before it); an official SynthCLIP `checkpoint_best.pt`; a `step-<n>.pt` of a run that is being trained;
+    `NAME:TAG`, an open_clip model with one of its pretrained weights (`ViT-B-32:laion2b_s34b_b79k`);
+    `hf-hub:ORG/REPO`.
 
     Raises SynthClipError where there is no such model, or a file is damaged or not safe to load.
     """
@@ -69,7 +70,7 @@ def open_model(source: str | Path) -> OpenedModel:
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
-        return _from_official(path)
+        return _from_file(path)
     if name.startswith(_HUB):
         return _from_open_clip(name, None)
     if name.startswith(_LOCAL) or isinstance(source, Path) or "/" in name or path.suffix in (".pt", ".pth"):
@@ -86,19 +87,72 @@ def _from_folder(path: Path) -> OpenedModel:
     return _from_open_clip(f"{_LOCAL}{folder}", None)
 
 
-def _from_official(path: Path) -> OpenedModel:
+def _from_file(path: Path) -> OpenedModel:
+    from synthclip.interop.checkpoint import read_checkpoint
+    from synthclip.training.checkpoint import FORMAT
+
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get("format") == FORMAT:
+        return _from_training(path, checkpoint)
+    return _from_official(path, checkpoint)
+
+
+def _from_official(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     import torch
 
-    from synthclip.interop.checkpoint import read_state_dict, refuse_other_architecture
+    from synthclip.interop.checkpoint import official_state_dict, refuse_other_architecture
     from synthclip.training import vitb16
 
-    state = read_state_dict(path)
+    state = official_state_dict(path, checkpoint)
     with torch.device("meta"):
         expected = vitb16.SynthClipViTB16().state_dict()
     refuse_other_architecture(path, state, expected, vitb16.NAME)
     model = vitb16.SynthClipViTB16()
     model.load_state_dict(state)
     return OpenedModel(model.eval(), vitb16.OPEN_CLIP_CONFIG, vitb16.PREPROCESS, vitb16.Tokenizer())
+
+
+def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
+    """A checkpoint of a run that is still being trained: `RUN/train/partial/<fingerprint>/step-<n>.pt`."""
+    from synthclip.interop.checkpoint import refuse_other_architecture
+    from synthclip.recipe import SAVED_AS, load_recipe
+    from synthclip.training.model import build_model, open_clip_config
+
+    run = path.resolve().parents[3] if len(path.resolve().parents) > 3 else path.parent
+    if not (run / SAVED_AS).is_file():
+        raise SynthClipError(f"{path}: a checkpoint of a run, which can be read only where the run wrote it")
+    recipe = load_recipe(run)
+    model, state = build_model(recipe.model), checkpoint["average"] or checkpoint["model"]
+    refuse_other_architecture(path, state, model.state_dict(), f"the model in {run / SAVED_AS}")
+    model.load_state_dict(state)
+    config = open_clip_config(recipe.model)
+    size = recipe.model.vision.image_size_px
+    preprocess = {"size": (size, size), "mode": "RGB", "fill_color": 0, **config["preprocess_cfg"]}
+    return OpenedModel(model.eval(), config["model_cfg"], preprocess, _tokenizer(config["model_cfg"]))
+
+
+def _tokenizer(config: dict[str, Any]) -> Any:
+    """The tokenizer of a model without one of its own: CLIP's, cut as the paper does for its network."""
+    import open_clip
+
+    from synthclip.training import vitb16
+
+    if is_vitb16(config):
+        return vitb16.Tokenizer()
+    return open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+
+
+def is_vitb16(config: dict[str, Any]) -> bool:
+    """Whether an open_clip `model_cfg` is the paper's network, spelt out or left to open_clip's defaults."""
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    from synthclip.training.vitb16 import OPEN_CLIP_CONFIG
+
+    def normal(config: dict[str, Any]) -> dict[str, Any]:
+        towers = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
+        return {key: towers[key](**value) if key in towers else value for key, value in config.items()}
+
+    return normal(config) == normal(OPEN_CLIP_CONFIG)
 
 
 def _name_and_tag(name: str) -> tuple[str, str]:
@@ -136,7 +190,7 @@ def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
         config = open_clip.get_model_config(name)
         if quick_gelu:
             config["quick_gelu"] = True
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = _tokenizer(config) if is_vitb16(config) else open_clip.get_tokenizer(name)
     except json.JSONDecodeError as error:
         raise SynthClipError(f"{label}: {CONFIG_FILE} is not JSON: {error}") from None
     except Exception as error:  # open_clip, its readers and the hub client share no base class

@@ -14,6 +14,7 @@ from typing import Any
 from synthclip import schema
 from synthclip.engine import Shard, Tick, Work
 from synthclip.errors import SynthClipError
+from synthclip.imagegen.shards import TarShard
 from synthclip.interop.synthci.captions import read_captions
 from synthclip.keys import digest, text_id
 from synthclip.store import Outcome, RunDirectory, ShardWriter, disk_errors
@@ -59,8 +60,6 @@ class LoadShardMaker:
 
 
 def _make(shard: Shard, captions_folder: Path, writer: ShardWriter, tick: Tick) -> Outcome:
-    from synthclip.imagegen.shards import TarShard
-
     path = Path(shard.payload["zip"])
     kept: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
@@ -83,36 +82,11 @@ def _make(shard: Shard, captions_folder: Path, writer: ShardWriter, tick: Tick) 
                 continue
             caption = captions.pop(image_path)
             try:
-                jpeg = _read(archive, member)
-                height_px, width_px = _checked_size(jpeg)
-                key, variant = _key(image_path)
-                identity = {
-                    "key": key,
-                    "caption_id": text_id(caption),
-                    "variant": variant,
-                    "seed": None,
-                    "backend": BACKEND,
-                }
-                extra = {"caption": caption, "concept_ids": [], "licence": LICENCE, "image_path": image_path}
-                try:
-                    place = tar.add(key, jpeg, caption, {**identity, **extra})
-                except ValueError:
-                    raise _ImageError("second image of a key") from None
+                row = _add(tar, image_path, _read(archive, member), caption)
             except _ImageError as error:
                 refuse(image_path, str(error), caption)
                 continue
-            kept.append(
-                {
-                    **identity,
-                    "sha256": hashlib.sha256(jpeg).hexdigest(),
-                    "width_px": width_px,
-                    "height_px": height_px,
-                    "scores": [],
-                    "shard": tar_name,
-                    "offset": place.offset,
-                    "length": place.length,
-                }
-            )
+            kept.append({**row, "shard": tar_name})
             if len(kept) % _TICK == 0:
                 tick(_TICK)
     for image_path, caption in captions.items():
@@ -124,7 +98,36 @@ def _make(shard: Shard, captions_folder: Path, writer: ShardWriter, tick: Tick) 
         )
     writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
     writer.rows(f"rejected/{shard.name}.parquet", schema.REJECTED_IMAGE, refused)
-    return Outcome(len(kept), Counter(row["reason"] for row in refused), {"backend": BACKEND})
+    return Outcome(
+        len(kept), Counter(row["reason"] for row in refused), {"backend": BACKEND, "licence": LICENCE}
+    )
+
+
+def _add(tar: TarShard, image_path: str, jpeg: bytes, caption: str) -> dict[str, Any]:
+    """Put one sample into the tar; returns its row of the sidecar, all but the shard's name."""
+    height_px, width_px = _checked_size(jpeg)
+    key, variant = _key(image_path)
+    identity = {
+        "key": key,
+        "caption_id": text_id(caption),
+        "variant": variant,
+        "seed": None,
+        "backend": BACKEND,
+    }
+    extra = {"caption": caption, "concept_ids": [], "licence": LICENCE, "image_path": image_path}
+    try:
+        place = tar.add(key, jpeg, caption, {**identity, **extra})
+    except ValueError:
+        raise _ImageError("second image of a key") from None
+    return {
+        **identity,
+        "sha256": hashlib.sha256(jpeg).hexdigest(),
+        "width_px": width_px,
+        "height_px": height_px,
+        "scores": [],
+        "offset": place.offset,
+        "length": place.length,
+    }
 
 
 def _open(path: Path) -> zipfile.ZipFile:
