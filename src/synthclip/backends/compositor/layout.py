@@ -12,8 +12,8 @@ import numpy as np
 from synthclip.backends.compositor.language import Place, Relation, Scene, Thing
 
 _MOST_OF_A_KIND = 6
-_SMALLEST, _LARGEST = 0.16, 0.78
-_ALONE = (0.5, 0.75)
+_SMALLEST, _LARGEST = 0.16, 0.9
+_ALONE = (0.62, 0.88)
 """Side of a single thing in the picture."""
 
 
