@@ -1,0 +1,251 @@
+"""What a run will cost, before anything is spent."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from synthclip.plan.devices import Devices
+from synthclip.plan.flops import clip_pair, diffusion_image, llm_parameters, transformer
+from synthclip.recipe import Recipe
+
+_LLM_UTILISATION = 0.2
+_DIFFUSION_UTILISATION = 0.3
+_TRAINING_UTILISATION = 0.3
+_KEPT = 0.9
+_TOKENS_PER_WORD = 4 / 3
+_CHARS_PER_TOKEN = 4
+_COMPOSITOR_PIXELS_PER_S = 125 * 224**2
+_MATCHED_PER_S = 100_000
+_BITS_PER_PIXEL = ((75, 1.5), (85, 2.2), (90, 2.9), (95, 4.3), (100, 8.0))
+"""Of photographs as JPEG, by quality."""
+_TAR_BYTES = 3600
+"""Headers and padding of three members, and the row of the sidecar."""
+_CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
+_CHECKPOINT_BYTES = 12
+"""Of each parameter: the weight and AdamW's two moments."""
+_BACKWARD = 3
+"""Forward and backward together cost three times forward (Kaplan et al., 2020, section 2.1)."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on one device; None where it was not."""
+
+    captions_per_s: float | None = None
+    """Captions asked for."""
+    kept: float | None = None
+    """Share of the captions that cleaning keeps."""
+    images_per_s: float | None = None
+    image_bytes: float | None = None
+    pairs_per_s: float | None = None
+    """Pairs that training takes."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """`device_s` is summed over devices; a stage that needs none has the wall time of this machine."""
+
+    stage: str
+    makes: str
+    device_s: float
+    wall_s: float
+    disk_bytes: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    devices: Devices
+    stages: tuple[StageCost, ...]
+    assumptions: tuple[str, ...]
+    price: float | None = None
+    """Of an hour of one device."""
+
+    @property
+    def device_hours(self) -> float:
+        return sum(stage.device_s for stage in self.stages) / 3600
+
+    @property
+    def wall_s(self) -> float:
+        return sum(stage.wall_s for stage in self.stages)
+
+    @property
+    def disk_bytes(self) -> float:
+        return sum(stage.disk_bytes for stage in self.stages)
+
+    def cost(self, stage: StageCost) -> float | None:
+        return None if self.price is None else stage.device_s / 3600 * self.price
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """How much of everything a recipe makes."""
+
+    concepts: int
+    asked: int
+    kept: int
+    selected: int
+    train_images: int
+    heldout_images: int
+
+
+def make_plan(
+    recipe: Recipe,
+    devices: Devices,
+    *,
+    concepts: int | None = None,
+    llm_params: float | None = None,
+    image_flops: float | None = None,
+    price: float | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What the recipe will take on the devices. A rate that was measured goes before an estimate.
+
+    `concepts` stands in for a bank whose files are not here; `llm_params` and `image_flops` (of one image)
+    for models that are not known. Raises SynthClipError where one of them is needed.
+    """
+    known = count_concepts(recipe) if concepts is None else concepts
+    planner = _Planner(recipe, devices, rates or Rates(), known)
+    stages = (
+        planner.captions(llm_params),
+        planner.match_and_balance(),
+        planner.images(image_flops),
+        *planner.train_and_evaluate(),
+    )
+    return Plan(devices, stages, tuple(planner.assumed), price)
+
+
+def count_concepts(recipe: Recipe) -> int:
+    """The size of the bank. Raises SynthClipError where a source's file is not here."""
+    from synthclip.textgen.concepts import bank
+
+    return len(list(bank(recipe.concepts, Counter())))
+
+
+def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
+    """What each stage hands on, if a caption names its own concept and no other.
+
+    Balancing then keeps `t / max(count, t)` of a concept's captions (paper, section 3.1). A caption that
+    names more concepts is kept more often, so the real number is the larger.
+    """
+    asked = concepts * recipe.captions.per_concept
+    kept = asked * kept_share
+    t = recipe.balance.t
+    selected = kept if t is None else min(kept, concepts * t)
+    heldout = selected * recipe.balance.heldout
+    images = recipe.images
+    return Volumes(
+        concepts,
+        asked,
+        round(kept),
+        round(selected),
+        round((selected - heldout) * images.per_caption),
+        round(heldout * images.heldout_per_caption),
+    )
+
+
+class _Planner:
+    """Goes through the stages and gathers what was assumed on the way."""
+
+    def __init__(self, recipe: Recipe, devices: Devices, rates: Rates, concepts: int) -> None:
+        self._recipe, self._devices, self._rates = recipe, devices, rates
+        kept = _KEPT if rates.kept is None else rates.kept
+        self._volumes = volumes_of(recipe, concepts, kept)
+        self.assumed = [
+            f"cleaning keeps {kept:.0%} of the captions ({'assumed' if rates.kept is None else 'measured'})",
+            "a caption names its own concept and no other; where it names more, balancing keeps more",
+        ]
+
+    def captions(self, llm_params: float | None) -> StageCost:
+        recipe, asked = self._recipe, self._volumes.asked
+        words = (recipe.captions.min_words + recipe.captions.max_words) / 2
+        written = min(words * _TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
+        read = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
+        makes = f"{_count(asked)} captions, {_count(asked * written)} tokens"
+        disk = self._volumes.asked * _CAPTION_BYTES
+        if self._rates.captions_per_s:
+            return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
+        params = llm_params or llm_parameters(recipe.llm)
+        flops = asked * transformer(params, read + written)
+        self.assumed.append(
+            f"captions: {written:.0f} tokens each after a prompt of {read:.0f}; "
+            f"{params / 1e9:.3g}B parameters at {_LLM_UTILISATION:.0%} of the peak, "
+            "as of vLLM with many prompts at once"
+        )
+        return self._by_flops("captions", makes, flops, "float16", _LLM_UTILISATION, disk)
+
+    def match_and_balance(self) -> StageCost:
+        kept, selected = self._volumes.kept, self._volumes.selected
+        disk = kept * _MATCH_BYTES + selected * _SELECTED_BYTES
+        makes = f"{_count(selected)} captions selected"
+        self.assumed.append(f"matching: {_count(_MATCHED_PER_S)} captions/s on one core of this machine")
+        return StageCost("match, balance", makes, 0.0, kept / _MATCHED_PER_S, disk, "estimate")
+
+    def images(self, image_flops: float | None) -> StageCost:
+        recipe = self._recipe
+        count = self._volumes.train_images + self._volumes.heldout_images
+        size, rate = recipe.images.size_px, self._rates.images_per_s
+        quality, bits = zip(*_BITS_PER_PIXEL, strict=True)
+        jpeg = self._rates.image_bytes or size**2 * np.interp(recipe.images.jpeg_quality, quality, bits) / 8
+        disk = count * (jpeg + _TAR_BYTES)
+        makes = f"{_count(count)} images of {size} px"
+        if self._rates.image_bytes is None:
+            self.assumed.append(
+                f"images: {jpeg / 1e3:.0f} kB as JPEG of quality {recipe.images.jpeg_quality}"
+            )
+        if rate:
+            return self._stage("images", makes, count / rate, disk, "measured")
+        painter = recipe.text_to_image
+        if painter.backend == "compositor":
+            rate = _COMPOSITOR_PIXELS_PER_S / getattr(painter, "size_px", size) ** 2
+            self.assumed.append(f"images: {rate:.0f} a second and core, composed of glyphs on the CPU")
+            return self._stage("images", makes, count / rate, disk, "estimate")
+        flops = image_flops or diffusion_image(painter)
+        precision = getattr(painter, "dtype", "float16")
+        self.assumed.append(
+            f"images: {flops / 1e12:.3g} TFLOP each at {_DIFFUSION_UTILISATION:.0%} of the peak in "
+            f"{precision}: the share that gives the paper's 0.9 s an image on an A100"
+        )
+        return self._by_flops("images", makes, count * flops, precision, _DIFFUSION_UTILISATION, disk)
+
+    def train_and_evaluate(self) -> tuple[StageCost, StageCost]:
+        recipe, volumes = self._recipe, self._volumes
+        pairs = recipe.training.epochs * volumes.train_images
+        precision = recipe.training.precision
+        forward, params = clip_pair(recipe.model)
+        disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)
+        makes = f"{_count(pairs)} pairs seen"
+        flops = pairs * forward * _BACKWARD
+        judged = self._by_flops(
+            "eval",
+            f"{_count(volumes.heldout_images)} images judged",
+            volumes.heldout_images * forward,
+            precision,
+            _TRAINING_UTILISATION,
+            0.0,
+        )
+        if self._rates.pairs_per_s:
+            return self._stage("train", makes, pairs / self._rates.pairs_per_s, disk, "measured"), judged
+        self.assumed.append(
+            f"training: {forward / 1e9:.3g} GFLOP forward a pair, three times that with backward, at "
+            f"{_TRAINING_UTILISATION:.0%} of the peak in {precision}"
+        )
+        return self._by_flops("train", makes, flops, precision, _TRAINING_UTILISATION, disk), judged
+
+    def _by_flops(
+        self, stage: str, makes: str, flops: float, precision: str, utilisation: float, disk: float
+    ) -> StageCost:
+        device_s = flops / (self._devices.device.peak(precision) * utilisation)
+        return self._stage(stage, makes, device_s, disk, "estimate")
+
+    def _stage(self, stage: str, makes: str, device_s: float, disk: float, basis: str) -> StageCost:
+        return StageCost(stage, makes, device_s, device_s / self._devices.count, disk, basis)
+
+
+def _count(number: float) -> str:
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.0f}"

