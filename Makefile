@@ -33,5 +33,5 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.demo
-	$(PIP) --editable '.[all,test,dev]'
+	$(PIP) --editable '.[all,bench,test,dev]'
 	touch $@
