@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from synthclip.plan.estimate import Plan
 
 
+_TABLE_WIDTH = 120
+
+
 def register(app: typer.Typer) -> None:
     app.command()(plan)
 
@@ -85,6 +88,7 @@ def _show(plan: "Plan") -> None:
         *([f"{plan.device_hours * plan.price:,.2f}"] if plan.price is not None else []),
     )
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, _TABLE_WIDTH)  # a row that is cut cannot be compared
     console.print(table)
     console.print(
         "\nassumed:", *(f"\n- {assumption}" for assumption in plan.assumptions), sep="", markup=False
