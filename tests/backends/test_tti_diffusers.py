@@ -132,3 +132,27 @@ def test_other_weights_are_another_model(tiny_pipeline: Path, tmp_path: Path) ->
     other = save_tiny_pipeline(tmp_path / "tiny", nan=True)
     assert config(tiny_pipeline).inputs() != config(other).inputs()
     assert build(config(tiny_pipeline)).name != build(config(other)).name
+
+
+def test_an_adapter_is_fused_and_few_steps_draw_from_the_images_own_noise(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    """LCM's way: a LoRA, its scheduler, no guidance; the scheduler adds noise in every step."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = {
+        name: torch.randn_like(value) for name, value in get_peft_model_state_dict(pipeline.unet).items()
+    }
+    StableDiffusionPipeline.save_lora_weights(tmp_path / "lora", unet_lora_layers=layers)
+    few = {"scheduler": "LCMScheduler", "guidance": 1.0, "steps": 3}
+    with_adapter = build(config(tiny_pipeline, adapter=str(tmp_path / "lora"), **few))
+    without = build(config(tiny_pipeline, **few))
+    together = with_adapter.generate(["a", "b"], [1, 2]).images
+    assert (together != without.generate(["a", "b"], [1, 2]).images).any()
+    alone = with_adapter.generate(["b"], [2]).images[0]
+    assert np.abs(together[1].astype(int) - alone.astype(int)).max() <= 1
+    assert with_adapter.name.endswith("+ lora")

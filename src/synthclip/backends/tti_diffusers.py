@@ -94,6 +94,12 @@ class Config(BackendConfig):
         return {path.relative_to(folder).as_posix(): quick_digest(path) for path in files}
 
 
+def _digests(folder: Path, prefix: str = "") -> dict[str, str]:
+    """Of the configuration and weights in a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".bin")]
+    return {prefix + path.relative_to(folder).as_posix(): quick_digest(path) for path in files}
+
+
 def build(config: Config) -> "Diffusers":
     return Diffusers(config)
 
@@ -104,10 +110,9 @@ class Diffusers:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._pipeline, revision = _load(config)
-        is_folder = Path(config.model).expanduser().is_dir()
-        self.name = f"{Path(config.model).name if is_folder else config.model}@{revision}"
+        self.name = f"{_shown(config.model)}@{revision}"
         if config.adapter:
-            self.name += f" + {config.adapter}"
+            self.name += f" + {_shown(config.adapter)}"
         self.licence = config.licence or f"see {config.model}"
         self.batch_size = _FIRST_BATCH if config.batch_size == "auto" else config.batch_size
         self._saving = False
@@ -291,6 +296,11 @@ def _empty_prompt(config: Config, pipeline: Any) -> "torch.Tensor | None":
     with torch.inference_mode():
         encoded: torch.Tensor = pipeline.encode_prompt("", pipeline.device, 1, False)[0]
     return encoded
+
+
+def _shown(model: str) -> str:
+    """A hub's name as it is, of a folder the last part: where it lies does not belong into a data set."""
+    return Path(model).name if Path(model).expanduser().is_dir() else model
 
 
 def _readers(pipeline: Any) -> list[tuple[Any, int]]:
