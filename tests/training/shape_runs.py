@@ -34,7 +34,7 @@ TINY = (
     "model.embed_dim=16",
     "model.vision={image_size_px: 32, layers: 1, width: 32, head_width: 16, patch_size_px: 16}",
     "model.text={context_length: 16, width: 32, heads: 2, layers: 1}",
-    "training={epochs: 2, batch_size: 16, lr: 0.001, warmup_epochs: 0.5, data_threads: 2}",
+    "training={epochs: 2, batch_size: 16, lr: 0.001, warmup_epochs: 0.5, data_threads: 2, loggers: []}",
     "engine.workers=0",
 )
 """A model and a training of a second."""

@@ -1,9 +1,12 @@
 """The train stage: what it writes loads in open_clip, and a kill changes nothing."""
 
+import math
 import multiprocessing
 import os
+import pickle
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,11 +14,14 @@ import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from shape_runs import losses, train, weights, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
+from synthclip.training.checkpoint import Checkpoints, load
+from synthclip.training.config import ModelConfig
 from synthclip.training.stage import Train
 
 
@@ -51,12 +57,17 @@ def test_equal_inputs_give_equal_weights_for_any_number_of_data_threads(
     assert weights(run) == first
 
 
+VISION = {"image_size_px": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size_px": 8}
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_training_goes_on_to_the_same_weights(
     tmp_path: Path, tiny_recipe: Recipe, how: signal.Signals
 ) -> None:
     torch.set_num_threads(1)
-    recipe = with_training(tiny_recipe, epochs=20, checkpoint_minutes=1e-4)
+    random_model = {**tiny_recipe.model.model_dump(), "vision": {**VISION, "patch_dropout": 0.5}}
+    tiny_recipe = tiny_recipe.model_copy(update={"model": ModelConfig.model_validate(random_model)})
+    recipe = with_training(tiny_recipe, epochs=20, checkpoint_minutes=1e-4, ema_decay=0.9)
     undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
     for run in (undisturbed, killed):
         write_images(run, 96)
@@ -88,6 +99,75 @@ def test_corrupt_images_are_counted_and_passed_over(tmp_path: Path, tiny_recipe:
         train(with_training(tiny_recipe, max_bad_share=0.01), run)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(run: RunDirectory, tiny_recipe: Recipe) -> None:
+def test_a_loss_that_is_not_finite_stops_with_the_step_or_is_skipped_and_counted(
+    run: RunDirectory, tiny_recipe: Recipe
+) -> None:
+    """At this rate the weights overflow at once."""
     with pytest.raises(SynthClipError, match=r"loss is nan at step \d+"):
         train(with_training(tiny_recipe, lr=1e30, lr_start=1e30), run)
+    outcome = train(with_training(tiny_recipe, lr=1e30, lr_start=1e30, on_bad_loss="skip"), run)
+    assert outcome.rejected["step with a loss that is not finite"] > 5
+
+
+def logit_scale(run: RunDirectory) -> float:
+    return float(load_file(run.file("train", "model/open_clip_model.safetensors"))["logit_scale"])
+
+
+def test_the_model_kept_is_the_average_of_the_weights(run: RunDirectory, tiny_recipe: Recipe) -> None:
+    """With a decay near 1 the average stays where the weights began; with one near 0 it follows them."""
+    scales = {}
+    for decay in (1e-9, 0.5, 1 - 1e-9):
+        train(with_training(tiny_recipe, ema_decay=decay, lr=0.05), run)
+        scales[decay] = logit_scale(run)
+    train(with_training(tiny_recipe, lr=0.05), run)
+    last = logit_scale(run)
+    first = math.log(1 / 0.07)
+    assert scales[1 - 1e-9] == pytest.approx(first, abs=1e-5)
+    assert scales[1e-9] == pytest.approx(last, abs=1e-5)
+    assert min(first, last) < scales[0.5] < max(first, last)
+
+
+def test_figures_go_to_metrics_and_tensorboard(run: RunDirectory, tiny_recipe: Recipe) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(with_training(tiny_recipe, loggers=("tensorboard",)), run)
+    lines = [line for line in run.metrics() if line["event"] == "train"]
+    assert [line["step"] for line in lines] == [10, 12]
+    [folder] = run.path.glob("logs/tensorboard/*")
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [10, 12]
+    assert events.Scalars("train/loss")[-1].value == pytest.approx(lines[-1]["loss"])
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this sandbox mounts no tmpfs")
+    try:
+        checkpoints = Checkpoints(tmp_path / "partial", keep=2)
+        checkpoints.save(1, {"weights": torch.ones(500_000)})
+        checkpoints.save(2, {"weights": torch.zeros(500_000)})
+        with pytest.raises(SynthClipError, match="no space left on the disk"):
+            checkpoints.finish()
+        latest = checkpoints.latest()
+        assert latest is not None
+        assert latest["step"] == 1
+        assert latest["weights"].sum() == 500_000
+        assert [path.name for path in (tmp_path / "partial").iterdir()] == ["step-000000001.pt"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        checkpoints.save(step, {"weights": torch.full((9,), float(step))})
+    checkpoints.finish()
+    newest = tmp_path / "step-000000002.pt"
+    newest.write_bytes(newest.read_bytes()[:300])
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest["step"] == 1
+    newest.write_bytes(pickle.dumps(print))
+    with pytest.raises(SynthClipError, match="not a checkpoint that can be read"):
+        load(newest)

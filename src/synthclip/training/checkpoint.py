@@ -1,10 +1,12 @@
 """Checkpoints in a folder: each there whole or not at all, the last few kept."""
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from synthclip.errors import SynthClipError
 from synthclip.store import disk_errors
@@ -17,20 +19,39 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state whole, then drop the oldest. A full disk leaves the earlier ones as they are."""
+        """Take a copy of the state and write it beside the training; then drop the oldest.
+
+        What the last save could not write is raised here or in `finish`: a full disk, say, which leaves the
+        earlier checkpoints as they are.
+        """
+        self.finish()
+        copied = tree_map(_copied, {"format": FORMAT, "step": step, **state})
+        self._writing = self._writer.submit(self._write, step, copied)
+
+    def finish(self) -> None:
+        """Wait until what was saved is on the disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
         target = self._folder / f"step-{step:09d}.pt"
         partial = target.with_suffix(".partial")
         with disk_errors(target):
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
                 with partial.open("wb") as handle:
-                    torch.save({"format": FORMAT, "step": step, **state}, handle)
+                    torch.save(state, handle)
                     handle.flush()
                     os.fsync(handle.fileno())
-            except BaseException:
+            except BaseException as error:
                 partial.unlink(missing_ok=True)
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None  # torch hides a full disk behind an error of its own
                 raise
             partial.replace(target)
         for old in self._paths()[: -self._keep]:
@@ -61,3 +82,7 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise SynthClipError(f"{path}: not a training checkpoint of this package: remove it")
     return state
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

@@ -9,6 +9,7 @@ from synthclip.config import Section, runtime
 
 PAPER_MODEL = "synthclip-vitb16"
 LossName = Literal["clip", "siglip", "multi-positive"]
+LoggerName = Literal["tensorboard", "wandb", "trackio"]
 
 
 class VisionConfig(Section):
@@ -129,6 +130,9 @@ class TrainingConfig(Section):
     """The model kept is an exponential moving average of the weights, with this decay a step."""
     init: str | None = None
     """Weights to start from: whatever `synthclip.load_model` reads, a checkpoint, a folder or a run say."""
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    """What follows a loss that is not finite: the training stops, or that step changes nothing and is
+    counted. Skipping makes the host wait for every step."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
     """Samples that cannot be used are passed over, up to this share of all."""
     processes: int = runtime(1, ge=1)
@@ -139,6 +143,8 @@ class TrainingConfig(Section):
     compile: bool = runtime(False)
     checkpoint_minutes: float = runtime(5.0, gt=0)
     keep_checkpoints: int = runtime(2, ge=1)
+    loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))
+    """Beside `metrics.jsonl`; TensorBoard's files stand in `logs` of the run."""
     data_threads: int | Literal["auto"] = runtime("auto")
 
     @model_validator(mode="after")

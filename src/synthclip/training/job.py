@@ -19,6 +19,7 @@ from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.config import SourceConfig
 from synthclip.training.distributed import Group, join
 from synthclip.training.loader import BadSamples, Loader
+from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.model import build_encode, build_model
 from synthclip.training.order import Order
@@ -73,6 +74,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         report=report,
         stop_asked=stop_asked,
         group=group,
+        log=Logs(config.loggers if group.rank == 0 else (), stage.run, stage.fingerprint(shard)[:12]),
     )
 
 

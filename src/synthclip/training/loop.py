@@ -44,8 +44,12 @@ class Trainer:
     report: Report
     stop_asked: Callable[[], bool] = lambda: False
     group: Group = field(default_factory=Group)
+    log: Callable[[int, dict[str, float]], None] = lambda step, figures: None
+    """Called in the first process with a step and its figures."""
     curve: list[tuple[float, ...]] = field(default_factory=list)
     """One row a step: step, samples seen, loss, learning rate, samples a second, share of time waiting."""
+    skipped: int = 0
+    """Steps that changed nothing because their loss was not finite."""
 
     def __post_init__(self) -> None:
         config = self.config
@@ -76,7 +80,7 @@ class Trainer:
         """Train until the last step, or until asked to stop; True when all steps are done.
 
         Either way the state is saved. Raises SynthClipError at a loss that is not finite: the newest
-        checkpoint is then from before it.
+        checkpoint is then from before it, unless the recipe says to skip such steps.
         """
         step = self._resume()
         saved_at = time.monotonic()
@@ -103,6 +107,7 @@ class Trainer:
                         break
         finally:
             batches.close()
+            self.checkpoints.finish()
         return step == self.steps
 
     def _step(self, step: int, batch: Batch, lr: float) -> Tensor:
@@ -111,8 +116,11 @@ class Trainer:
         # What a step draws (dropout, say) follows from the step alone, so that a resumed run draws the same.
         seed = seed_of(f"{step}/{self.group.rank}", stream="step", seed=self.seed) >> 2
         loss = self._gradients.backward(batch, seed, self.scaler.scale(torch.ones((), device=self.device)))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.config.on_bad_loss == "stop" or bool(self.group.mean(loss).isfinite()):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.skipped += 1
         self.optimizer.zero_grad(set_to_none=True)
         clamp_logit_scale(self.model)
         if self.average is not None:
@@ -136,7 +144,7 @@ class Trainer:
         wait = pending.waited / seconds
         first = step - len(losses)
         for number, (loss, lr) in enumerate(zip(losses, pending.rates, strict=True), first):
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) and self.config.on_bad_loss == "stop":
                 raise SynthClipError(
                     f"training: the loss is {loss} at step {number}; the newest checkpoint is older: "
                     "lower training.lr or lengthen training.warmup_epochs"
@@ -145,6 +153,8 @@ class Trainer:
             self.curve.append((number, seen, loss, lr, rate, wait))
         figures = {"loss": losses[-1], "lr": pending.rates[-1], "samples/s": rate, "data_wait": wait}
         self.report(len(losses) * self.config.batch_size, figures)
+        if self.group.rank == 0:
+            self.log(step, figures)
 
     def _save(self, step: int) -> None:
         bad = self.group.union(self.loader.bad.reasons)
@@ -157,8 +167,9 @@ class Trainer:
                     "average": self.average,
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
-                    "curve": self.curve,
+                    "curve": torch.tensor(self.curve, dtype=torch.float64),
                     "bad": bad,
+                    "skipped": self.skipped,
                 },
             )
 
@@ -172,8 +183,9 @@ class Trainer:
                 self.average[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.curve = [tuple(row) for row in state["curve"]]
+        self.curve = [tuple(row) for row in state["curve"].tolist()]
         self.loader.bad.reasons.update(state["bad"])
+        self.skipped = state["skipped"]
         step: int = state["step"]
         self.report(step * self.config.batch_size, {})
         return step

@@ -81,14 +81,15 @@ class Train(Stage):
         model = build_model(recipe.model)
         model.load_state_dict(state["average"] or state["model"])
         save_open_clip(model, recipe.model, writer.path("model/open_clip_config.json").parent)
-        columns = zip(*state["curve"], strict=True)
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, CURVE.types, strict=True)]
+        columns = state["curve"].T.numpy()
+        arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, CURVE.types, strict=True)]
         with writer.table("curve.parquet", CURVE) as out:
             out.write_table(pa.table(arrays, CURVE))
         return Outcome(
             rows=state["steps"] * recipe.training.batch_size,
-            rejected=Counter(state["bad"].values()),
-            notes={"steps": state["steps"], "final_loss": round(state["curve"][-1][2], 6)},
+            rejected=Counter(state["bad"].values())
+            + Counter({"step with a loss that is not finite": state["skipped"]}),
+            notes={"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)},
         )
 
     def _train(self, shard: Shard, report: "Report") -> None:
