@@ -3,7 +3,8 @@
     python benchmarks/evaluation.py [--images 2000] [--train 10000] [--encode 128]
 
 Needs CIFAR-10 as `shared/cifar10/{train,test}.parquet` (see SYNTHCLIP_SHARED) and `clip-benchmark`. Weights
-are random but fixed: equality and speed do not depend on what a model knows.
+are random but fixed: equality and speed do not depend on what a model knows. Times are CPU seconds of one
+thread, ours and theirs alike, so that whatever else runs on the machine does not change them.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -33,6 +35,7 @@ torchvision_ops.ensure()
 import open_clip  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from threadpoolctl import threadpool_limits  # noqa: E402
 
 from synthclip.evaluation.encoder import Encoder  # noqa: E402
 from synthclip.evaluation.few_shot import draw_episodes, episode_accuracy  # noqa: E402
@@ -45,9 +48,10 @@ SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[2] / "sh
 SMALL = {
     "embed_dim": 384,
     "vision_cfg": {"image_size": 64, "layers": 12, "width": 384, "head_width": 64, "patch_size": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 384, "heads": 6, "layers": 12},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 3},
 }
-"""open_clip's ViT-S-32 at 64 px, so that 10,000 images take seconds and not minutes on two cores."""
+"""The image tower of open_clip's ViT-S-32 at 64 px and three layers of text, so that thousands of images take
+seconds and not minutes on one core."""
 
 
 def main() -> None:
@@ -64,9 +68,11 @@ def main() -> None:
         "few-shot": few_shot_speed,
         "encode": lambda: encode(chosen.encode),
     }
-    for name, part in parts.items():
-        if chosen.only in (None, name):
-            console.print(part())
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        for name, part in parts.items():
+            if chosen.only in (None, name):
+                console.print(part())
 
 
 def equal_and_battery(images: int, train: int) -> Table:
@@ -80,7 +86,7 @@ def equal_and_battery(images: int, train: int) -> Table:
         root = Path(scratch)
         model = write_model(root / "model", SMALL)
         write_cifar_tars(root / "data" / "cifar", images, train)
-        write_retrieval_tars(root / "data" / "caps", images=1000)
+        write_retrieval_tars(root / "data" / "caps", images=400)
         loaded, preprocess, tokenizer = load_model(model)
 
         def read(name: str, split: str, task: str = "zeroshot_classification") -> Any:
@@ -89,7 +95,7 @@ def equal_and_battery(images: int, train: int) -> Table:
             loader = torch.utils.data.DataLoader(data.batched(64), batch_size=None, num_workers=0)
             return data, loader
 
-        started = time.perf_counter()
+        started = time.process_time()
         data, loader = read("cifar", "test")
         classifier = theirs.zero_shot_classifier(
             loaded, tokenizer, data.classes, data.templates, "cpu", amp=False
@@ -100,19 +106,19 @@ def equal_and_battery(images: int, train: int) -> Table:
         train_ND, train_labels = clip_benchmark_features(loaded, read("cifar", "train")[1])
         test_MD, _ = clip_benchmark_features(loaded, read("cifar", "test")[1])
         clip_benchmark_probe(train_ND, train_labels)(test_MD)
-        battery_theirs = time.perf_counter() - started
+        battery_theirs = time.process_time() - started
         _, loader = read("caps", "test", "zeroshot_retrieval")
         recall = zeroshot_retrieval.evaluate(
             loaded, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 5]
         )
 
         where: dict[str, Any] = {"data": root / "data", "out": root / "out", "cache": root / "cache"}
-        started = time.perf_counter()
+        started = time.process_time()
         ours = evaluate(model, "cifar", **where)
-        battery_ours = time.perf_counter() - started
-        started = time.perf_counter()
+        battery_ours = time.process_time() - started
+        started = time.process_time()
         evaluate(model, "cifar", **where)
-        cached = time.perf_counter() - started
+        cached = time.process_time() - started
         caps = evaluate(model, "caps", **where)
         figures = {(row["task"], row["metric"]): row["value"] for row in (*ours.results, *caps.results)}
         for name, mine, other in (
@@ -139,37 +145,37 @@ def probe(train: int) -> Table:
     """The probe on the same features as scikit-learn's and CLIP_benchmark's."""
     from sklearn.linear_model import LogisticRegression as Sklearn
 
-    table = _table(f"Linear probe on {train} x 384 features", "seconds", "test top-1", "ratio of time")
+    table = _table(f"Linear probe on {train} x 384 features", "CPU s", "test top-1", "ratio of time")
     with tempfile.TemporaryDirectory() as scratch:
         encoder = Encoder(*load_model(write_model(Path(scratch), SMALL)), batch_size=64)
         train_pictures, labels = cifar("train", train)
         test_pictures, test_labels = cifar("test", 5000)
         train_ND, test_MD = encoder.images(train_pictures).features, encoder.images(test_pictures).features
-    started = time.perf_counter()
+    started = time.process_time()
     top1, _ = linear_probe(train_ND, labels, test_MD, test_labels, classes=10)
-    ours = time.perf_counter() - started
+    ours = time.process_time() - started
     table.add_row("ours: sweep and fit", f"{ours:.1f}", f"{top1.value:.4f}", "1")
 
     scale = train_ND.var(dim=0).mean().rsqrt()
     validation = np.arange(0, train, 5, dtype=np.int64)
     l2 = choose_strength(train_ND * scale, labels, validation, 10)
-    started = time.perf_counter()
+    started = time.process_time()
     fitted = LogisticRegression(train_ND * scale, labels, 10).fit(l2)
-    once = time.perf_counter() - started
+    once = time.process_time() - started
     accuracy = float((fitted.predict(test_MD * scale) == test_labels).mean())
     table.add_row(f"ours: one fit, l2 {l2:.2g}", f"{once:.2f}", f"{accuracy:.4f}", "")
-    started = time.perf_counter()
+    started = time.process_time()
     sklearn = Sklearn(C=1 / (l2 * train), tol=1e-6, max_iter=10_000)
     sklearn.fit((train_ND * scale).double().numpy(), labels)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     theirs = sklearn.score((test_MD * scale).double().numpy(), test_labels)
     table.add_row(
         "scikit-learn: one fit, converged", f"{seconds:.2f}", f"{theirs:.4f}", f"{seconds / once:.1f}x"
     )
 
-    started = time.perf_counter()
+    started = time.process_time()
     predict = clip_benchmark_probe(train_ND, torch.from_numpy(labels))
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     theirs = float((predict(test_MD) == test_labels).mean())
     table.add_row(
         "CLIP_benchmark: sweep and fit", f"{seconds:.1f}", f"{theirs:.4f}", f"{seconds / ours:.1f}x"
@@ -179,7 +185,7 @@ def probe(train: int) -> Table:
 
 def few_shot_speed() -> Table:
     """All episodes at once beside a loop over episodes."""
-    table = _table("Few-shot, 100 classes, 512 features", "episodes", "seconds", "mean accuracy")
+    table = _table("Few-shot, 100 classes, 512 features", "episodes", "CPU s", "mean accuracy")
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 60)
     centres = random.normal(size=(100, 512))
@@ -187,11 +193,11 @@ def few_shot_speed() -> Table:
         torch.from_numpy(centres[labels] + 4 * random.normal(size=(6000, 512))).float() for _ in range(2)
     )
     for episodes in (500, 5000):
-        started = time.perf_counter()
+        started = time.process_time()
         support, query = draw_episodes(labels, labels, episodes=episodes, seed=0)
         fast = episode_accuracy(support_ND, query_MD, support, query)
-        table.add_row("ours", str(episodes), f"{time.perf_counter() - started:.2f}", f"{fast.mean():.6f}")
-        started = time.perf_counter()
+        table.add_row("ours", str(episodes), f"{time.process_time() - started:.2f}", f"{fast.mean():.6f}")
+        started = time.process_time()
         slow = []
         for chosen, asked in zip(support, query, strict=True):
             shots, queries = support_ND[chosen], query_MD[asked]
@@ -201,14 +207,14 @@ def few_shot_speed() -> Table:
             distance = (unit[:, :, None] - means).norm(dim=-1)
             slow.append(float((distance.argmin(dim=-1) == torch.arange(5)[:, None]).double().mean()))
         same = "equal" if np.allclose(slow, fast, atol=1e-12) else "differs"
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         table.add_row("a loop", str(episodes), f"{seconds:.2f}", f"{np.mean(slow):.6f}, {same}")
     return table
 
 
 def encode(images: int) -> Table:
     """ViT-B/16 from JPEG bytes to features beside the bare forward, then the command with all cached."""
-    table = _table(f"ViT-B/16, {images} CIFAR-10 images", "images/s", "of the bare forward", "")
+    table = _table(f"ViT-B/16, {images} CIFAR-10 images", "images/CPU s", "of the bare forward", "CPU s")
     batch = 32
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -218,24 +224,27 @@ def encode(images: int) -> Table:
         pixels_N3HW = torch.stack([preprocess(Image.open(io.BytesIO(data))) for data in pictures])
         with torch.inference_mode():
             model.encode_image(pixels_N3HW[:batch], normalize=True)
-            started = time.perf_counter()
+            started = time.process_time()
             for chunk in pixels_N3HW.split(batch):
                 model.encode_image(chunk, normalize=True)
-        bare = images / (time.perf_counter() - started)
+        bare = images / (time.process_time() - started)
         encoder = Encoder(model, preprocess, tokenizer, batch_size=batch)
-        started = time.perf_counter()
+        started = time.process_time()
         encoder.images(pictures)
-        ours = images / (time.perf_counter() - started)
+        ours = images / (time.process_time() - started)
         table.add_row("bare forward, pixels at hand", f"{bare:.2f}", "100 %", "")
         table.add_row("ours, from JPEG bytes", f"{ours:.2f}", f"{ours / bare:.1%}", "")
         write_cifar_tars(root / "data" / "cifar", images, 0)
         command = [sys.executable, "-c", "from synthclip.cli import main; main()", "eval", str(folder)]
         command += ["--suite", "cifar", "--data", str(root / "data"), "--cache", str(root / "cache")]
         command += ["--out", str(root / "out")]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         for told in ("the command, first time", "the command, features cached"):
-            started = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            table.add_row(told, "", "", f"{time.perf_counter() - started:.1f} s")
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command, check=True, capture_output=True, env=one_thread)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            table.add_row(told, "", "", f"{spent:.1f} s")
     return table
 
 
