@@ -6,7 +6,7 @@ floating-point sums, a rare near-tie.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from synthclip.errors import SynthClipError
 
 
 class Config(BackendConfig):
+    gpus: ClassVar[int] = 1
     model: str
     """A name on the Hugging Face hub, or a folder."""
     revision: str | None = None

@@ -4,7 +4,7 @@ Every request has its seed, but batching moves floating-point sums: the same tex
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from synthclip.errors import SynthClipError
 
 
 class Config(BackendConfig):
+    gpus: ClassVar[int] = 1
     model: str
     """A name on the Hugging Face hub, or a folder."""
     revision: str | None = None

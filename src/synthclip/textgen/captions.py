@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from synthclip import keys
 from synthclip.backends import build_llm
-from synthclip.engine import Shard, Tick
+from synthclip.engine import Resources, Shard, Tick
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
@@ -36,6 +36,9 @@ class Captions(Stage):
             rows = (stop - first) * config.per_concept
             shards.append(Shard(f"{number:05d}", inputs, {"first": first, "stop": stop}, rows))
         return shards
+
+    def resources(self) -> Resources:
+        return Resources(gpus=self.recipe.llm.gpus)
 
     def load(self) -> Maker:
         config = self.recipe.captions

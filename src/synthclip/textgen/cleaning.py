@@ -8,7 +8,18 @@ from synthclip.textgen.config import CaptionsConfig
 _MOST_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
 _QUOTES = str.maketrans("", "", '"“”„«»')
 _MARKUP = re.compile(r"</?[a-zA-Z!][^>]*>|&[a-z]+;|\]\(|https?://|```|\*\*|<\|")
-_LEAD = re.compile(r"^(?:(?:\d{1,2}[.)]|[-*•])\s+|(?:image |photo )?caption\s*:\s*)+", re.IGNORECASE)
+_LEAD = re.compile(
+    r"^(?:(?:\d{1,2}[.)]|[-*•])\s+"
+    r"|(?:(?:sure|certainly|of course|okay|ok)\b[^:\n]{0,80}|here(?:'s| is| are)\b[^:\n]{0,80}"
+    r"|(?:image |photo |picture )?caption)\s*:\s*)+",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:cannot|can't|can not|apologi[sz]e)"
+    r"|as an? (?:AI|language model))\b",
+    re.IGNORECASE,
+)
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # categories of Unicode that no caption needs
 
 
 def clean(raw: str, concept: str, config: CaptionsConfig) -> tuple[str, str | None]:
@@ -20,11 +31,13 @@ def clean(raw: str, concept: str, config: CaptionsConfig) -> tuple[str, str | No
         return text, "empty"
     if "\n" in text or "\r" in text:
         return text, "several lines"
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn") for character in text) or "�" in text:
+    text = " ".join(text.split())
+    if "�" in text or any(unicodedata.category(character) in _UNSEEN for character in text):
         return text, "control characters"
+    if _REFUSAL.search(text):
+        return text, "refusal"
     if _MARKUP.search(text):
         return text, "markup"
-    text = " ".join(text.split())
     words = len(text.split())
     if words < config.min_words:
         return text, "too short"

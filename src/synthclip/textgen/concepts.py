@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from synthclip import keys
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
 from synthclip.schema import CONCEPT
@@ -24,7 +25,9 @@ class Concepts(Stage):
     name, reads, sections = "concepts", (), ("concepts",)
 
     def shards(self) -> Sequence[Shard]:
-        return [Shard(BANK, sources.digests(self.recipe.concepts.sources))]
+        config = self.recipe.concepts
+        blocked = {"block": keys.digest(*_block_list(config.block))} if config.block else {}
+        return [Shard(BANK, sources.digests(config.sources) | blocked)]
 
     def resources(self) -> Resources:
         return Resources(max_workers=1)

@@ -1,0 +1,171 @@
+"""The backend for OpenAI's API against llama.cpp's server, and against servers that misbehave."""
+
+import contextlib
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from synthclip.backends import build_llm
+from synthclip.backends.llm_openai import Config
+from synthclip.errors import SynthClipError
+
+SERVER = Path(__file__).with_name("llama_server.py")
+PROMPTS = [
+    f"A red umbrella lies next to a bench.\nA {noun}"
+    for noun in ("dog", "cat", "kite", "car", "tree", "boat")
+]
+
+pytest.importorskip("xllamacpp", reason="needs xllamacpp for a server")
+pytest.importorskip("openai", reason="needs the package openai")
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def start(port: int) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Start llama.cpp's server on `port`, any number of times."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin() -> subprocess.Popen[str]:
+        process = subprocess.Popen([sys.executable, SERVER, str(port)], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http")
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def config(port: int, **values: object) -> Config:
+    plain = {
+        "model": "smol",
+        "temperature": 0,
+        "chat": False,
+        "max_tokens": 8,
+        "stop": ["\n"],
+        "concurrency": 2,
+        "max_retries": 20,
+    }
+    return Config.model_validate(
+        {"backend": "openai", "base_url": f"http://127.0.0.1:{port}/v1", **plain, **values}
+    )
+
+
+def test_a_server_killed_and_brought_back_loses_no_caption(
+    port: int, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first = start()
+    expected = build_llm(config(port)).generate(PROMPTS, range(len(PROMPTS)))
+    assert len(set(expected)) > 1
+
+    answers: list[str] = []
+    llm = build_llm(config(port))
+    asking = threading.Thread(
+        target=lambda: answers.extend(llm.generate(PROMPTS * 4, range(4 * len(PROMPTS))))
+    )
+    asking.start()
+    time.sleep(0.5)
+    first.kill()
+    first.wait()
+    start()
+    asking.join(120)
+    assert answers == expected * 4
+
+
+def test_a_chat_answers_and_a_prefill_is_left_out(
+    port: int, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    start()
+    llm = build_llm(config(port, chat=True, max_tokens=16))
+    [answer] = llm.generate(["Describe a dog in one sentence."], [1])
+    assert answer.strip()
+    assert not llm.continues
+
+
+def test_no_server_is_one_line_with_the_remedy(port: int) -> None:
+    with pytest.raises(SynthClipError, match="cannot be reached after 0 retries") as error:
+        build_llm(config(port, max_retries=0)).generate(["A"], [0])
+    assert "\n" not in str(error.value)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Answers every request alike."""
+
+    status, kind, body, pause = 200, "application/json", b"", 0.0
+
+    def do_POST(self) -> None:
+        time.sleep(self.pause)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.status)
+        self.send_header("Content-Type", self.kind)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError):  # the client has waited long enough
+            self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def ask(handler: type[Answers], **values: object) -> list[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            return build_llm(config(server.server_port, **values)).generate(["A", "B"], [0, 1])
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"kind": "text/html", "body": b"<html>Welcome</html>"}, "not as OpenAI's API does"),
+        ({"body": b'{"cho'}, "not as OpenAI's API does"),
+        ({"status": 401, "body": b"{}"}, "set OPENAI_API_KEY"),
+        ({"status": 404, "body": b"{}"}, "mend llm.base_url or llm.model"),
+        ({"status": 400, "body": b'{"error": {"message": "too long"}}'}, "refused a request"),
+        ({"status": 500, "body": b"{}"}, "answered 500 after 0 retries"),
+        ({"pause": 3.0, "body": b"{}"}, "cannot be reached"),
+    ],
+)
+def test_a_server_that_misbehaves_is_one_line(values: dict[str, object], told: str) -> None:
+    handler = type("Misbehaves", (Answers,), values)
+    with pytest.raises(SynthClipError, match=told) as error:
+        ask(handler, max_retries=0, timeout_seconds=1.0)
+    assert "\n" not in str(error.value)
+
+
+def test_fewer_choices_are_empty_answers() -> None:
+    handler = type("Silent", (Answers,), {"body": b'{"id": "1", "object": "text_completion", "choices": []}'})
+    assert ask(handler) == ["", ""]
+
+
+def test_the_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    class Listens(Answers):
+        body = b'{"id": "1", "object": "text_completion", "choices": []}'
+
+        def do_POST(self) -> None:
+            seen.append(self.headers["Authorization"])
+            super().do_POST()
+
+    monkeypatch.setenv("MY_KEY", "secret-1234")
+    ask(Listens, api_key_variable="MY_KEY")
+    assert set(seen) == {"Bearer secret-1234"}
+    assert "secret" not in config(1, api_key_variable="MY_KEY").model_dump_json()

@@ -1,0 +1,107 @@
+"""Captions by a model that says all sorts of things."""
+
+from pathlib import Path
+
+import pytest
+from text_runs import RunText, contents, table
+
+from synthclip import keys
+from synthclip.errors import SynthClipError
+from synthclip.recipe import load_recipe
+from synthclip.textgen.config import CaptionsConfig
+from synthclip.textgen.prompts import Prompts
+
+REASONS = {
+    "empty",
+    "control characters",
+    "markup",
+    "too long",
+    "concept missing",
+    "several lines",
+    "too short",
+}
+
+
+def test_every_answer_is_kept_or_refused_with_its_reason(run_text: RunText) -> None:
+    run = run_text("concepts.limit=40")
+    kept, refused = table(run, "captions"), table(run, "captions", "rejected")
+    assert kept.num_rows + refused.num_rows == 40 * 6
+    assert set(refused["reason"].to_pylist()) <= REASONS
+    assert len(set(refused["reason"].to_pylist())) >= 6
+    bank = table(run, "concepts")["text"].to_pylist()
+    for row in kept.to_pylist():
+        assert bank[row["concept_id"]] in row["text"]
+        assert row["text"].isprintable()
+        assert row["caption_id"] == keys.text_id(row["text"])
+        assert (row["model"], row["template"]) == ("wordy", "plain")
+    longest = max(refused["text"].to_pylist(), key=len)
+    assert len(longest) >= 10_000, "what is refused is kept whole"
+
+
+def test_captions_do_not_depend_on_workers_or_batches(run_text: RunText) -> None:
+    one = run_text("concepts.limit=20", "llm.batch=1", out="one")
+    two = run_text("concepts.limit=20", "llm.batch=7", "engine.workers=2", out="two")
+    assert contents(one, "captions", "match", "balance") == contents(two, "captions", "match", "balance")
+
+
+def test_another_seed_gives_other_captions(run_text: RunText) -> None:
+    one, two = (run_text("concepts.limit=20", f"seed={seed}", out=f"seed{seed}") for seed in (0, 1))
+    assert table(one, "captions")["text"] != table(two, "captions")["text"]
+
+
+def test_a_longer_bank_leaves_the_shards_of_the_shorter_one(tmp_path: Path, run_text: RunText) -> None:
+    bank = tmp_path / "bank.txt"
+    source = f"concepts.sources=[{{kind: text, path: {bank}}}]"
+    bank.write_text("dog\ncat\nbee\ncar\n")
+    first = contents(run_text(source), "captions")
+    before = {path: (tmp_path / "run" / path).stat().st_mtime_ns for path in first}
+    bank.write_text("dog\ncat\nbee\ncar\nboat\n")
+    run = run_text(source)
+    assert {path: (tmp_path / "run" / path).stat().st_mtime_ns for path in first} == before
+    assert len(run.manifests("captions")) == 2
+
+
+def prompts(**values: object) -> Prompts:
+    return Prompts(CaptionsConfig.model_validate(values), seed=0)
+
+
+def test_axes_and_templates_are_drawn_by_content() -> None:
+    drawn = prompts(
+        templates=[
+            {"name": "a", "text": "A picture:\n", "prefill": "{{ look }} {{ concept }}", "weight": 3},
+            {"name": "b", "text": "{{ concept }}, {{ look }}:"},
+        ],
+        axes={"look": ["red", "blue", ""]},
+    )
+    many = [drawn.draw(concept, attempt) for concept in ("dog", "cat") for attempt in range(300)]
+    assert many == [drawn.draw(concept, attempt) for concept in ("dog", "cat") for attempt in range(300)]
+    share = sum(prompt.template == "a" for prompt in many) / len(many)
+    assert 0.68 < share < 0.82
+    assert {prompt.prefilled for prompt in many if prompt.template == "a"} == {
+        f"A picture:\n{start}{noun}" for start in ("red ", "blue ", "") for noun in ("dog", "cat")
+    }
+    assert "dog, red:" in {prompt.prefilled for prompt in many}
+    assert len({prompt.seed for prompt in many}) == len(many)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ('captions.templates.0.text="{{ concpt }}"', "unknown name 'concpt'; did you mean 'concept'"),
+        ('captions.templates.0.text="{{ concept"', "template 'plain', line 1"),
+        ("captions.axes={look: []}", "axis 'look'"),
+        ("llm.backend=lamacpp", "did you mean 'llamacpp'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_rendered_is_refused_when_it_is_read(
+    run_text: RunText, override: str, told: str
+) -> None:
+    with pytest.raises(SynthClipError, match=told):
+        run_text(override)
+
+
+def test_the_papers_prompt_stands_in_its_recipe() -> None:
+    recipe = load_recipe("synthci-30m")
+    prompt = Prompts(recipe.captions, recipe.seed).draw("zebra", 0).text
+    assert "Your concept is: zebra." in prompt
+    assert "\n" not in prompt

@@ -1,0 +1,67 @@
+"""The arithmetic of balancing against its definition."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synthclip import keys
+from synthclip.textgen.drawing import Curve, Matches, Unique, draws, keep_probability
+
+CONCEPTS = 6
+LISTS = st.lists(st.lists(st.integers(0, CONCEPTS - 1), unique=True, max_size=4).map(sorted), max_size=20)
+
+
+def csr(lists: list[list[int]]) -> Matches:
+    ids = keys.text_ids(f"caption {number}" for number in range(len(lists)))
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return Matches(ids, offsets, np.array([concept for each in lists for concept in each], np.int32))
+
+
+@given(LISTS, st.floats(0.1, 50))
+def test_keep_probability_is_the_official_one(lists: list[list[int]], t: float) -> None:
+    matches = csr(lists)
+    counts = np.bincount(matches.concepts, minlength=CONCEPTS).astype(np.int64)
+    chance = keep_probability(matches.offsets, matches.concepts, counts, t)
+    for row, concepts in enumerate(lists):
+        dropped = 1.0
+        for concept in concepts:
+            dropped *= 1 - t / max(counts[concept], t)
+        assert np.isclose(chance[row], 1 - dropped if concepts else 0.0)
+
+
+def test_without_t_all_that_match_are_kept() -> None:
+    matches = csr([[0], [], [1, 2]])
+    counts = np.array([9, 9, 9, 0, 0, 0])
+    assert keep_probability(matches.offsets, matches.concepts, counts, None).tolist() == [1, 0, 1]
+
+
+@given(st.lists(st.lists(st.integers(0, 8), max_size=8), max_size=6))
+def test_the_first_of_equal_ids_is_told_from_its_repeats(files: list[list[int]]) -> None:
+    arrays = [np.array(file, np.uint64) for file in files]
+    unique = Unique(iter(arrays))
+    for _ in range(2):
+        seen: set[int] = set()
+        for file, array in zip(files, arrays, strict=True):
+            expected = [
+                number not in seen and number not in file[:place] for place, number in enumerate(file)
+            ]
+            assert unique.first(array).tolist() == expected
+            seen.update(file)
+        unique.restart()
+    flat = [number for file in files for number in file]
+    assert (unique.rows, unique.different) == (len(flat), len(set(flat)))
+
+
+def test_t_is_solved_for_a_target() -> None:
+    rng = np.random.default_rng(0)
+    matches = csr([sorted({int(rng.zipf(1.3)) % CONCEPTS for _ in range(2)}) for _ in range(5_000)])
+    counts = np.bincount(matches.concepts, minlength=CONCEPTS).astype(np.int64)
+    curve = Curve(matches, counts, len(matches.ids), seed=3)
+    for target in (50, 500, 4_000):
+        t = curve.solve(target)
+        chance = keep_probability(matches.offsets, matches.concepts, counts, t)
+        assert abs((draws(matches.ids, 3) < chance).sum() - target) <= 1
+    assert curve.solve(5_000) is None
+    sizes = [size for _, size in curve.points()]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 5_000

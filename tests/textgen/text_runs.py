@@ -1,0 +1,37 @@
+"""What the tests of the text stages share: a recipe, and how to read a run."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthclip.store import RunDirectory
+
+TEXT_STAGES = ("concepts", "captions", "match", "balance")
+RECIPE = """
+name: words
+llm: {backend: small_models.wordy}
+captions:
+  per_concept: 6
+  concepts_per_shard: 4
+  templates: [{name: plain, text: "{{ concept }}:"}]
+text_to_image: {backend: compositor}
+engine: {workers: 0}
+"""
+
+RunText = Callable[..., RunDirectory]
+
+
+def table(run_directory: RunDirectory, stage: str, folder: str = "") -> pa.Table:
+    """All rows of a stage's folder, in the order of its files."""
+    files = sorted((run_directory.stage(stage) / folder).glob("[0-9]*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def contents(run_directory: RunDirectory, *stages: str) -> dict[str, bytes]:
+    """Every hand-over of the stages, byte for byte."""
+    return {
+        str(path.relative_to(run_directory.path)): path.read_bytes()
+        for stage in stages
+        for path in sorted(run_directory.stage(stage).rglob("*.parquet"))
+    }
