@@ -11,7 +11,7 @@ from synthclip.backends import TextToImage, build_text_to_image
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.filters import Filter, load_filters
-from synthclip.imagegen.painting import Job, Painting, Refused
+from synthclip.imagegen.painting import Accepted, Job, Painting, Refused
 from synthclip.imagegen.shards import TarShard
 from synthclip.recipe import Recipe
 from synthclip.stage import Stage
@@ -77,76 +77,73 @@ class ImageMaker:
         self._recipe, self._run, self._model, self._filters = recipe, run, model, filters
 
     def __call__(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-        recipe, model = self._recipe, self._model
         jobs = self._jobs(shard)
-        tar_name = f"{shard.name}.tar"
         kept: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
-        lost = 0
-        cut = 0
-        constant = {
-            "backend": model.name,
-            "licence": model.licence,
-            "text_to_image": recipe.text_to_image.results(),
-            "size_px": recipe.images.size_px,
-            "jpeg_quality": recipe.images.jpeg_quality,
-        }
+        lost = cut = 0
+        tar_name = f"{shard.name}.tar"
+        painting = Painting(jobs, self._model, self._filters(), self._recipe.images, self._recipe.seed)
         with TarShard(writer.path(tar_name)) as tar:
-            painting = Painting(jobs, model, self._filters(), recipe.images, recipe.seed)
             for result in painting:
-                job = result.job
-                row = {
-                    "key": job.key,
-                    "caption_id": job.caption_id,
-                    "variant": job.variant,
-                    "seed": job.seed,
-                    "backend": model.name,
-                    "scores": list(result.scores.items()),
-                }
+                row = self._row(result)
                 if isinstance(result, Refused):
-                    refused.append(
-                        {**row, "text": job.caption, "reason": result.reason, "attempt": job.attempt}
-                    )
+                    refused.append(row)
                     lost += result.final
                     tick(int(result.final), refused=len(refused))
-                    continue
-                cut += bool(result.unread)
-                metadata = {
-                    **constant,
-                    "key": job.key,
-                    "caption": job.caption,
-                    "prompt": job.caption,
-                    "unread": result.unread,
-                    "caption_id": job.caption_id,
-                    "concept_ids": job.concept_ids,
-                    "variant": job.variant,
-                    "attempt": job.attempt,
-                    "seed": job.seed,
-                }
-                place = tar.add(job.key, result.jpeg, job.caption, metadata)
-                kept.append(
-                    {
-                        **row,
-                        "sha256": result.sha256,
-                        "width_px": recipe.images.size_px,
-                        "height_px": recipe.images.size_px,
-                        "shard": tar_name,
-                        "offset": place.offset,
-                        "length": place.length,
-                    }
-                )
-                tick(1, idle=painting.idle, **({"cut": cut} if cut else {}))
+                else:
+                    job = result.job
+                    place = tar.add(job.key, result.jpeg, job.caption, self._metadata(result))
+                    kept.append({**row, "shard": tar_name, "offset": place.offset, "length": place.length})
+                    cut += bool(result.unread)
+                    tick(1, idle=painting.idle, cut=cut)
         writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
         writer.rows(f"rejected/{shard.name}.parquet", schema.REJECTED_IMAGE, refused)
         reasons = Counter(row["reason"] for row in refused)
-        if lost > recipe.images.max_lost * len(jobs):
+        if lost > self._recipe.images.max_lost * len(jobs):
             reason, count = reasons.most_common(1)[0]
             raise SynthClipError(
                 f"images shard {shard.name}: {lost} of {len(jobs)} images refused, most often as {reason!r} "
                 f"({count} times): mend images.filters or the model, or raise images.max_lost"
             )
+        model = self._model
         notes = {"backend": model.name, "licence": model.licence, "lost": lost, "cut_prompts": cut}
         return Outcome(len(kept), reasons, notes)
+
+    def _row(self, result: Accepted | Refused) -> dict[str, Any]:
+        """What the sidecar, or the list of the rejected, says of one attempt."""
+        job = result.job
+        row = {
+            "key": job.key,
+            "caption_id": job.caption_id,
+            "variant": job.variant,
+            "seed": job.seed,
+            "backend": self._model.name,
+            "scores": list(result.scores.items()),
+        }
+        if isinstance(result, Refused):
+            return {**row, "text": job.caption, "reason": result.reason, "attempt": job.attempt}
+        side = self._recipe.images.size_px
+        return {**row, "sha256": result.sha256, "width_px": side, "height_px": side}
+
+    def _metadata(self, result: Accepted) -> dict[str, Any]:
+        """All that is needed to paint this one sample again."""
+        job, images = result.job, self._recipe.images
+        return {
+            "key": job.key,
+            "caption": job.caption,
+            "caption_id": job.caption_id,
+            "concept_ids": job.concept_ids,
+            "variant": job.variant,
+            "attempt": job.attempt,
+            "seed": job.seed,
+            "prompt": job.caption,
+            "unread": result.unread,
+            "backend": self._model.name,
+            "licence": self._model.licence,
+            "text_to_image": self._recipe.text_to_image.results(),
+            "size_px": images.size_px,
+            "jpeg_quality": images.jpeg_quality,
+        }
 
     def _jobs(self, shard: Shard) -> list[Job]:
         table = pq.read_table(self._run.file("balance", shard.payload["path"]))
