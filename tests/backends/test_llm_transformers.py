@@ -4,14 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from synthclip import torchvision_ops
 from synthclip.backends import build_llm
 from synthclip.backends.llm_transformers import Config
 from synthclip.errors import SynthClipError
 
+pytest.importorskip("torch", reason="needs torch")
+torchvision_ops.ensure()
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers")
 
-WORDS = ["[PAD]", "[UNK]", "[EOS]", *"a red blue dog cat sits runs under on the tree hill .".split()]
+NOUNS = ("dog", "cat", "tree", "hill")
+WORDS = ("[PAD]", "[UNK]", "[EOS]", "a", "the", "red", "blue", "sits", "runs", "under", "on", ".", *NOUNS)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from synthclip import torchvision_ops
 from synthclip.backends import BackendConfig
 from synthclip.config import runtime
 from synthclip.errors import SynthClipError
@@ -49,6 +50,8 @@ class Transformers:
     def __init__(self, config: Config) -> None:
         try:
             import torch
+
+            torchvision_ops.ensure()
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError:
             raise SynthClipError(
@@ -83,7 +86,12 @@ class Transformers:
         encoded = self._tokenizer(
             list(prompts), return_tensors="pt", padding=True, add_special_tokens=not config.chat
         ).to(self._device)
-        stopping = {"stop_strings": list(config.stop), "tokenizer": self._tokenizer} if config.stop else {}
+        start = encoded["input_ids"].shape[1]
+
+        def stopped(tokens_BL: Any, _: Any) -> Any:
+            texts = self._tokenizer.batch_decode(tokens_BL[:, start:])
+            return torch.tensor([self._cut(text) != text for text in texts], device=self._device)
+
         with torch.inference_mode():
             tokens = self._model.generate(
                 **encoded,
@@ -91,11 +99,9 @@ class Transformers:
                 max_new_tokens=config.max_tokens,
                 logits_processor=self._sampling(seeds),
                 pad_token_id=self._tokenizer.pad_token_id,
-                **stopping,
+                stopping_criteria=[stopped] if config.stop else None,
             )
-        answers = self._tokenizer.batch_decode(
-            tokens[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        answers = self._tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
         return [self._cut(answer) for answer in answers]
 
     def _in_template(self, prompt: str) -> str:
@@ -125,6 +131,6 @@ class Transformers:
         return [*warpers, gumbel]
 
     def _cut(self, answer: str) -> str:
-        """Up to the first stop string, which transformers leaves in."""
+        """Up to the first stop string."""
         ends = [answer.find(stop) for stop in self._config.stop if stop in answer]
         return answer[: min(ends)] if ends else answer

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from synthclip.cli import core, evaluation, groups, imagegen, interop, plan, training
+from synthclip.cli import core, evaluation, groups, imagegen, interop, plan, textgen, training
 from synthclip.errors import SynthClipError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (groups, core, evaluation, imagegen, interop, plan, training):
+for room in (groups, core, evaluation, imagegen, interop, plan, textgen, training):
     room.register(app)
 
 
