@@ -54,9 +54,14 @@ class Sample(NamedTuple):
 
 
 def read_samples(tar_path: Path) -> Iterator[Sample]:
-    """The samples of a shard, in order; memory does not grow with the shard."""
-    parts: dict[str, bytes] = {}
+    """The samples of a shard, in order; memory does not grow with the shard.
+
+    Raises SynthClipError where the tar is damaged or holds other than what the sidecar beside it says.
+    """
     try:
+        expected = pq.read_metadata(tar_path.with_suffix(".parquet")).num_rows
+        parts: dict[str, bytes] = {}
+        count = 0
         with tarfile.open(tar_path) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep all that it has passed
@@ -66,10 +71,11 @@ def read_samples(tar_path: Path) -> Iterator[Sample]:
                 if kind == "json":
                     yield Sample(key, parts["jpg"], parts["txt"].decode(), json.loads(parts["json"]))
                     parts = {}
-    except (tarfile.TarError, KeyError, ValueError) as error:
-        raise SynthClipError(
-            f"{tar_path}: not a whole shard ({error}): run `synthclip images` again"
-        ) from None
+                    count += 1
+        if count != expected:
+            raise ValueError(f"{count} samples of {expected}")
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise SynthClipError(f"{tar_path}: not a whole shard ({error}): make it again") from None
 
 
 def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
