@@ -128,7 +128,7 @@ class _Pool:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)},
         }
-        self._load = pickle.dumps(load)
+        self._load = ray.cloudpickle.dumps(load)  # a class of a script or a notebook goes along
         self._starts_left = attempts
         self._members = [self._start() for _ in range(count)]
 
