@@ -213,7 +213,7 @@ def bare_seconds(pipeline: Any, texts: Sequence[str], steps: int, batch: int) ->
 
 def diffusers(images: int) -> Table:
     """Alternating, so that a change of the machine's pace meets both."""
-    batch, steps, texts = 16, 20, captions(images)
+    batch, steps, texts = 16, 5, captions(images)
     with tempfile.TemporaryDirectory() as folder:
         pipeline = pipeline_of("tiny")
         pipeline.save_pretrained(folder)
