@@ -26,6 +26,7 @@ SMALL = [
     "captions.concepts_per_shard=2",
     "balance.heldout=0.2",
     "images.captions_per_shard=8",
+    "images.per_caption=3",
     "training.batch_size=8",
     "training.epochs=3",
 ]
