@@ -22,7 +22,7 @@ CAPTIONS = 60
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return load_recipe("demo")
+    return load_recipe("demo", ["images.per_caption=4"])
 
 
 @pytest.fixture

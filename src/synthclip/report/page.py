@@ -81,11 +81,12 @@ def _picture(char: str) -> str:
 
 
 def _headlines(results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first metric of each task."""
+    """The first metric of each task, zero-shot before the others."""
     first: dict[str, Mapping[str, Any]] = {}
     for result in results:
         first.setdefault(result["task"], result)
-    return [result for result in first.values() if _is_share(result)][:4]
+    shares = [result for result in first.values() if _is_share(result)]
+    return sorted(shares, key=lambda result: bool(result["task"] != "zero_shot"))[:4]
 
 
 def _results(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
