@@ -1,0 +1,203 @@
+"""Matching against 500,000 concepts, and match, dedup and balance at growing size.
+
+    python benchmarks/textgen.py [--wordnet DIR] [--millions 1 3 10 30]
+
+Captions are the 40,960 of ../shared/data/captions; for millions, the front half of one is joined to the
+back half of another. The bank is WordNet's lemmas, the captions' bigrams, and composed pairs.
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from synthclip import ConceptMatcher, load_recipe, run
+from synthclip.progress import Console
+from synthclip.textgen import wordnet
+
+SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[2] / "shared"))
+CAPTIONS = SHARED / "data" / "captions" / "flickr8k-captions.txt.gz"
+ENTRIES = 500_000
+PER_FILE = 250_000
+
+
+def real_captions() -> list[str]:
+    if not CAPTIONS.is_file():
+        sys.exit(f"{CAPTIONS}: not there: set SYNTHCLIP_SHARED to the folder of the test data")
+    with gzip.open(CAPTIONS, "rt", encoding="utf-8") as lines:
+        return [line.strip() for line in lines]
+
+
+def make_bank(captions: Sequence[str], folder: Path) -> list[str]:
+    """WordNet, then bigrams, then pairs of words, up to 500,000 different entries."""
+    rng = random.Random(0)
+    lemmas = list(wordnet.lemmas(folder, (), named_people=True))
+    bigrams = sorted({f"{a} {b}" for caption in captions for a, b in pairwise(caption.split())})
+    bank = dict.fromkeys([*lemmas, *bigrams])
+    while len(bank) < ENTRIES:
+        bank[f"{rng.choice(lemmas)} {rng.choice(lemmas)}"] = None
+    return list(bank)[:ENTRIES]
+
+
+def official(bank: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+    """One substring search an entry, as MetaCLIP does it."""
+    padded = [f" {entry} " for entry in bank]
+    return [[number for number, entry in enumerate(padded) if entry in text] for text in map(spaced, texts)]
+
+
+def ngrams(bank: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+    """A dictionary of entries, asked for every n-gram: what one writes first."""
+    numbers = {entry: number for number, entry in enumerate(bank)}
+    longest = max(len(entry.split(" ")) for entry in bank)
+    found = []
+    for text in texts:
+        tokens = spaced(text)[1:-1].split(" ")
+        spans = (
+            " ".join(tokens[i:j])
+            for i in range(len(tokens))
+            for j in range(i + 1, min(i + longest, len(tokens)) + 1)
+        )
+        found.append(sorted({numbers[span] for span in spans if span in numbers}))
+    return found
+
+
+def spaced(text: str) -> str:
+    for mark in ",.;:?!`":
+        text = text.replace(mark, f" {mark} ")
+    return f" {text} "
+
+
+def best(work: Callable[[], object], times: int) -> float:
+    """The least seconds of several tries."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _serve(path: Path, texts: list[str], ready: object, go: object, out: object) -> None:
+    started = time.perf_counter()
+    matcher = ConceptMatcher.load(path)
+    load = time.perf_counter() - started
+    ready.release()  # type: ignore[attr-defined]
+    go.wait()  # type: ignore[attr-defined]
+    for _ in range(5):
+        matcher.match(texts)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    out.put((load, peak))  # type: ignore[attr-defined]
+
+
+def two_workers(path: Path, texts: list[str]) -> tuple[float, float, float]:
+    """Captions a second of two processes together, seconds to load, MiB of both."""
+    context = multiprocessing.get_context("spawn")
+    ready, go, out = context.Semaphore(0), context.Event(), context.Queue()
+    workers = [context.Process(target=_serve, args=(path, texts, ready, go, out)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        ready.acquire()
+    started = time.perf_counter()
+    go.set()
+    told = [out.get() for _ in workers]
+    seconds = time.perf_counter() - started
+    for worker in workers:
+        worker.join()
+    return 10 * len(texts) / seconds, max(load for load, _ in told), sum(peak for _, peak in told)
+
+
+def matching(bank: list[str], texts: list[str]) -> None:
+    few = texts[:100]
+    assert official(bank, few) == ngrams(bank, few)
+    started = time.perf_counter()
+    matcher = ConceptMatcher(bank)
+    build = time.perf_counter() - started
+    offsets, ids = matcher.match(few)
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == official(bank, few)
+    slow = len(few) / best(lambda: official(bank, few), 1)
+    plain = 4_000 / best(lambda: ngrams(bank, texts[:4_000]), 2)
+    one = len(texts) / best(lambda: matcher.match(texts), 5)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "automaton"
+        matcher.save(path)
+        two, load, memory = two_workers(path, texts)
+    print(f"\nMatching {len(texts):,} captions against {len(bank):,} entries\n")
+    print("| method | captions/s | times the official loop |\n| --- | ---: | ---: |")
+    for name, rate in (
+        ("official loop", slow),
+        ("dictionary of n-grams", plain),
+        ("ConceptMatcher, one process", one),
+        ("ConceptMatcher, two processes", two),
+    ):
+        print(f"| {name} | {rate:,.0f} | {rate / slow:,.0f} |")
+    print(
+        f"\nBuilt in {build:.1f} s, loaded by a worker in {load:.2f} s; two workers peak at {memory:.0f} MiB"
+    )
+
+
+def scale(bank: list[str], texts: list[str], millions: float, folder: Path) -> None:
+    """Import, match, dedup and balance, each timed by the run itself."""
+    rng = random.Random(1)
+    halves = [text.split() for text in texts]
+    source = folder / "captions"
+    source.mkdir()
+    left = int(millions * 1_000_000)
+    for number in range(-(-left // PER_FILE)):
+        rows = []
+        for _ in range(min(PER_FILE, left)):
+            front, back = rng.choice(halves), rng.choice(halves)
+            rows.append(" ".join([*front[: len(front) // 2], *back[len(back) // 2 :]]))
+        left -= len(rows)
+        (source / f"{number}.json").write_text(json.dumps(rows))
+    (folder / "metadata.json").write_text(json.dumps(bank))
+    recipe = load_recipe(
+        "demo",
+        [
+            f"concepts.sources=[{{kind: json, path: {folder}/metadata.json}}]",
+            f"captions.imported={source}",
+            "balance.captions_per_shard=1000000",
+        ],
+    )
+    with (folder / "log").open("w") as log:
+        made = run(
+            recipe, folder / "run", stages=("concepts", "captions", "match", "balance"), console=Console(log)
+        )
+    seconds = {line["stage"]: line["seconds"] for line in made.metrics() if line["event"] == "stage"}
+    [balance] = made.manifests("balance")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(
+        f"| {millions:g} | {seconds['match']:.0f} | {seconds['balance']:.0f} | "
+        f"{seconds['match'] + seconds['balance']:.0f} | {peak:.2f} | {balance.notes['duplicates']:,} | "
+        f"{balance.rows:,} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--wordnet", type=Path, default=wordnet.DEBIAN)
+    parser.add_argument("--millions", type=float, nargs="*", default=[1, 3, 10, 30])
+    chosen = parser.parse_args()
+    texts = real_captions()
+    bank = make_bank(texts, chosen.wordnet)
+    matching(bank, texts)
+    print("\nMatch, dedup and balance (t = 10), two workers\n")
+    print("| million captions | match s | balance s | sum s | largest worker GiB | duplicates | selected |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for millions in chosen.millions:
+        with tempfile.TemporaryDirectory() as folder:
+            scale(bank, texts, millions, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
