@@ -18,8 +18,10 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from synthclip import keys, schema
+from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.interop.images import export_images, read_samples
 from synthclip.interop.synthci import import_synthci
@@ -255,3 +257,22 @@ def test_a_shard_is_a_plain_tar(tmp_path: Path) -> None:
         assert tar.getnames() == [
             f"0-{index}_0.{kind}" for index in range(2) for kind in ("jpg", "txt", "json")
         ]
+
+
+def test_the_command_tells_what_it_did_and_what_to_do(tmp_path: Path) -> None:
+    official_data.write_plain(tmp_path / "in", zips=2, images=3)
+    official_data.write_csv(tmp_path / "in", [("0/0_0.jpeg", "A dog."), ("5/0_0.jpeg", "A cat.")])
+    cut = official_data.write_zip(tmp_path / "in", 1, {"1/0_0.jpeg": official_data.jpeg(0)})
+    cut.write_bytes(cut.read_bytes()[:-30])
+    out = str(tmp_path / "out")
+    done = CliRunner().invoke(app, ["import", "synthci", str(tmp_path / "in"), "--out", out])
+    assert done.stdout.splitlines() == [
+        f"1 images in {out}/images/train",
+        "passed over: 2 (no caption)",
+        f"each is named in {out}/images/rejected",
+        "rows whose zip is not here: 1",
+    ]
+    assert isinstance(done.exception, SynthClipError)
+    assert "1.zip; the others are imported: fetch these again" in str(done.exception)
+    done = CliRunner().invoke(app, ["export", "images", out, str(tmp_path / "hf")])
+    assert done.stdout == f"{tmp_path / 'hf'}: 1 images\n"
