@@ -27,9 +27,10 @@ def test_a_text_depends_on_prompt_and_seed_alone(llm: LLM) -> None:
     asked = [(FEW_SHOT.format(noun), seed) for seed, noun in enumerate(NOUNS)]
     asked += [(f"Describe a {noun}:", 7) for noun in NOUNS[:2]]
     asked += [(FEW_SHOT.replace("Two", "Three").format(noun), 2**64 - 1) for noun in NOUNS[:2]]
-    first = {pair: llm.generate(*([value] for value in pair))[0] for pair in asked}
+    first = {(prompt, seed): llm.generate([prompt], [seed])[0] for prompt, seed in asked}
     random.Random(0).shuffle(asked)
-    again = dict(zip(asked, llm.generate(*map(list, zip(*asked, strict=True))), strict=True))
+    answers = llm.generate([prompt for prompt, _ in asked], [seed for _, seed in asked])
+    again = dict(zip(asked, answers, strict=True))
     assert again == first
     assert len(set(first.values())) > 3
 

@@ -17,7 +17,7 @@ NOUNS = ("dog", "cat", "bee", "car", "wolf")
 def captions(count: int) -> list[str]:
     """Many of dogs, few of wolves, every tenth a repeat, every seventh about nothing."""
     rng = np.random.default_rng(1)
-    made = []
+    made: list[str] = []
     for number in range(count):
         noun = NOUNS[min(int(rng.exponential(1.0)), len(NOUNS) - 1)]
         subject = "nothing" if number % 7 == 0 else noun

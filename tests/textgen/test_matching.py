@@ -52,7 +52,7 @@ def test_form_of_the_answer() -> None:
     offsets, ids = ConceptMatcher(["dog", "red", "red ball"]).match(["A dog, a red ball.", "dogs", "Dog"])
     assert offsets.tolist() == [0, 3, 3, 3]
     assert ids.tolist() == [0, 1, 2]
-    assert (offsets.dtype, ids.dtype) == (np.int64, np.int32)
+    assert (str(offsets.dtype), str(ids.dtype)) == ("int64", "int32")
 
 
 def test_nothing_to_match() -> None:
