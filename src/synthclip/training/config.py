@@ -102,6 +102,7 @@ class TrainingConfig(Section):
     """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code)."""
 
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
+    """The run's own images unless given: with others, real pictures say, in one batch by weight."""
     epochs: float = Field(40, gt=0)
     """Passes over the first source."""
     batch_size: int = Field(4096, ge=2)
@@ -141,6 +142,7 @@ class TrainingConfig(Section):
     """Pairs that one process holds activations of at a time; the gradient stays that of the whole batch
     (GradCache, arXiv 2101.06983). None: all of its share."""
     compile: bool = runtime(False)
+    """`torch.compile` the model: minutes at the start, faster steps on a GPU."""
     checkpoint_minutes: float = runtime(5.0, gt=0)
     keep_checkpoints: int = runtime(2, ge=1)
     loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))

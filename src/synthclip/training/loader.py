@@ -60,9 +60,9 @@ class BadSamples:
 class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
-    One process of `world_size` gets its slice of every batch. With `trim`, the token batch is as long as its
-    longest text needs, else always `context_length`. Of a pair's concepts, those in `rare` are told. A sample
-    that cannot be used is replaced by the next one in its source.
+    One process of `world_size` gets its slice of every batch. A token batch is about as long as its longest
+    text, at most `context_length`. Of a pair's concepts, those in `rare` are told. A sample that cannot be
+    used is replaced by the next one in its source.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class Loader:
         seed: int,
         bad: BadSamples,
         context_length: int,
-        trim: bool = True,
         threads: int = 1,
         rank: int = 0,
         world_size: int = 1,
@@ -86,7 +85,7 @@ class Loader:
     ) -> None:
         self._sources, self._order, self._encode = sources, order, encode
         self._image_size, self._crop_scale, self._seed = image_size, crop_scale, seed
-        self._context_length, self._trim = context_length, trim
+        self._context_length = context_length
         self._text_masking, self._rare = text_masking, rare
         self.bad, self._threads, self._pin_memory = bad, threads, pin_memory
         part = order.batch_size // world_size
@@ -127,10 +126,8 @@ class Loader:
             ids = np.asarray(self._encode(sample.text), dtype=np.int64)
             masked_L = masked_BL[i, : len(ids)]
             masked_L[[0, -1]] = False
-            concepts = (
-                [concept for concept in sample.concept_ids if concept in self._rare] if self._rare else []
-            )
-            texts.append(_Text(ids[~masked_L], text_id(sample.text), concepts))
+            rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
+            texts.append(_Text(ids[~masked_L], text_id(sample.text), sorted(rare)))
         return texts
 
     def _draws(self, slots: Slots, stream: str, count: int) -> NDArray[np.float64]:
@@ -155,10 +152,8 @@ class Loader:
 
     def _finish(self, pending: "_Pending") -> Batch:
         texts = [text for future in pending.texts for text in future.result()]
-        length = self._context_length
-        if self._trim:
-            longest = max(len(text.ids) for text in texts)
-            length = min(length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
+        longest = max(len(text.ids) for text in texts)
+        length = min(self._context_length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
         tokens = np.zeros((len(texts), length), dtype=np.int64)
         # Processes exchange the concepts, so that all must give them the same width.
         concepts = np.full((len(texts), _CONCEPTS if self._rare else 0), -1, dtype=np.int64)

@@ -11,6 +11,7 @@ from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
+from synthclip.training import files
 
 if TYPE_CHECKING:
     from synthclip.training.loop import Report
@@ -49,8 +50,6 @@ class Train(Stage):
 
     def _outside(self) -> dict[str, str]:
         """What is read from outside the run, and what tells when it changes."""
-        from synthclip.training import files
-
         config = self.recipe.training
         inputs: dict[str, str] = {}
         for source in config.sources:
