@@ -198,3 +198,8 @@ def test_the_probe_measures_this_machine(tmp_path: Path) -> None:
     assert 500 < (rates.image_bytes or 0) < 100_000
     assert rates.pairs_per_s
     assert json.dumps(vars(rates))
+
+
+def test_a_bank_that_is_not_here_is_told_with_the_way_around() -> None:
+    with pytest.raises(SynthClipError, match=r"metadata\.json: No such file.*or give --concepts N"):
+        make_plan(load_recipe("synthci-30m"), parse_devices("8xA100"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synthclip.errors import SynthClipError
 from synthclip.plan.devices import Devices
 from synthclip.plan.flops import clip_pair, diffusion_image, llm_parameters, transformer
 from synthclip.recipe import Recipe
@@ -121,19 +122,24 @@ def count_concepts(recipe: Recipe) -> int:
     """The size of the bank. Raises SynthClipError where a source's file is not here."""
     from synthclip.textgen.concepts import bank
 
-    return len(list(bank(recipe.concepts, Counter())))
+    try:
+        return len(bank(recipe.concepts, Counter()))
+    except SynthClipError as error:
+        raise SynthClipError(f"{error}, or give --concepts N") from None
 
 
 def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
     """What each stage hands on, if a caption names its own concept and no other.
 
     Balancing then keeps `t / max(count, t)` of a concept's captions (paper, section 3.1). A caption that
-    names more concepts is kept more often, so the real number is the larger.
+    names more concepts is kept more often, so the real number is the larger. A `target` is met where
+    there are that many captions.
     """
     asked = concepts * recipe.captions.per_concept
     kept = asked * kept_share
-    t = recipe.balance.t
-    selected = kept if t is None else min(kept, concepts * t)
+    t, target = recipe.balance.t, recipe.balance.target
+    most = target if target is not None else math.inf if t is None else concepts * t
+    selected = min(kept, most)
     heldout = selected * recipe.balance.heldout
     images = recipe.images
     return Volumes(

@@ -25,6 +25,8 @@ def read(source: ConceptSource) -> Iterator[Any]:
         raise SynthClipError(
             f"{path}: not UTF-8 (byte {error.start} of what was read): convert the file"
         ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def digests(sources: Sequence[ConceptSource]) -> dict[str, str]:
@@ -39,8 +41,12 @@ def digests(sources: Sequence[ConceptSource]) -> dict[str, str]:
             try:
                 found[str(path)] = quick_digest(path)
             except OSError as error:
-                raise SynthClipError(f"concepts.sources: {path}: {error.strerror}: correct `path`") from None
+                raise _unreadable(path, error) from None
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> SynthClipError:
+    return SynthClipError(f"concepts.sources: {path}: {error.strerror}: correct `path`")
 
 
 def _path(source: ConceptSource) -> Path:
