@@ -76,7 +76,7 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < error).all()
 
 
-@pytest.mark.parametrize("size", [224, 150, 64])
+@pytest.mark.parametrize("size", [224, 170, 140, 64])
 def test_resize_is_close_to_pillows_antialiased_bilinear(size: int) -> None:
     image = smooth(200, 180)
     out = np.empty((size, size, 3), dtype=np.uint8)
