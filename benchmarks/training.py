@@ -1,0 +1,260 @@
+"""Training beside what one would use instead: the loader beside webdataset with Pillow and torchvision, the
+trainer beside open_clip's own.
+
+    python benchmarks/training.py loader [--images 1000 2000]
+    python benchmarks/training.py trainer [--batch 32 64] [--steps 3]
+
+Loader: 256 px JPEGs in a tar to 224 px random crops. Ours gives uint8 and tokens, to be normalised on the
+device; theirs gives normalised floats and no tokens. Trainer: a ViT-Ti/4 at 32 px with a text tower of the
+same size, float32, the captions "a photo of a {class}."; `77 tokens` hands both the same tensors, `trimmed`
+is what our loader makes of such short captions. Times are CPU seconds of one thread, so that whatever else
+runs on the machine does not change them; every row is a process of its own, and so is its peak memory.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from synthclip import torchvision_ops
+from synthclip.training.checkpoint import Checkpoints
+from synthclip.training.config import ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.training.loader import BadSamples, Batch, Loader
+from synthclip.training.loop import Trainer
+from synthclip.training.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model, open_clip_config
+from synthclip.training.order import Order
+from synthclip.training.shards import any_shards
+
+torchvision_ops.ensure()
+
+MODEL = ModelConfig(
+    embed_dim=192,
+    vision=VisionConfig(image_size_px=32, layers=12, width=192, head_width=64, patch_size_px=4),
+    text=TextConfig(context_length=77, width=192, heads=3, layers=12),
+)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["loader", "trainer"])
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 2000])
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(ONE[asked.one](asked.images[0], asked.batch[0], asked.steps)))
+    elif asked.what == "loader":
+        table("Loader, images a CPU second", ["webdataset", "loader"], "--images", asked.images, asked.steps)
+    else:
+        names = ["open_clip 77 tokens", "trainer 77 tokens", "trainer trimmed"]
+        table("Trainer, pairs a CPU second", names, "--batch", asked.batch, asked.steps)
+
+
+def table(title: str, names: list[str], option: str, sizes: list[int], steps: int) -> None:
+    out = Table("", option[2:], "per CPU second", "times the first", "peak MiB", title=title)
+    for size in sizes:
+        base = None
+        for name in names:
+            what = "loader" if option == "--images" else "trainer"
+            command = [
+                sys.executable,
+                __file__,
+                what,
+                option,
+                str(size),
+                "--steps",
+                str(steps),
+                "--one",
+                name,
+            ]
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+            told = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout
+            rate, peak = json.loads(told.splitlines()[-1])
+            base = base or rate
+            out.add_row(name, str(size), f"{rate:.1f}", f"{rate / base:.2f}", f"{peak:.0f}")
+    Console(width=100).print(out)
+
+
+def measured(samples: int, started: float) -> tuple[float, float]:
+    """Samples a CPU second since `started`, and the process's peak memory in MiB."""
+    rate = samples / (time.process_time() - started)
+    return rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def shard(folder: Path, images: int) -> Path:
+    """A tar of so many smooth 256 px JPEGs with captions."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:256, 0:256]
+    path = folder / "00000.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(images):
+            a, b, c = rng.uniform(5, 60, 3)
+            waves = np.stack([np.sin(x / a), np.cos(y / b), np.sin((x + y) / c)], axis=-1)
+            pixels = (127 + 100 * waves + rng.normal(0, 3, waves.shape)).clip(0, 255).astype(np.uint8)
+            caption = f"A photo of a {CLASSES[number % 10]}, number {number}."
+            for kind, content in (("jpg", simplejpeg.encode_jpeg(pixels, 90)), ("txt", caption.encode())):
+                entry = tarfile.TarInfo(f"{number:06d}.{kind}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def our_loader(images: int, batch: int, steps: int) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        source = any_shards([str(shard(Path(folder), images))])
+        loader = Loader(
+            [source],
+            Order([len(source)], [1.0], 100, 0),
+            build_encode(MODEL),
+            image_size=224,
+            crop_scale=(0.5, 1.0),
+            context_length=77,
+            seed=0,
+            bad=BadSamples(0),
+        )
+        for _ in loader.batches(0, 2):  # imports and first allocations
+            pass
+        started = time.process_time()
+        seen = sum(len(made.images) for made in loader.batches(0, images // 100))
+        return measured(seen, started)
+
+
+def webdataset_loader(images: int, batch: int, steps: int) -> tuple[float, float]:
+    import webdataset as wds
+    from torchvision import transforms
+
+    crop = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224, scale=(0.5, 1.0)),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGE_MEAN, IMAGE_STD),
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(shard(Path(folder), images))
+        pipeline = wds.WebDataset(path, shardshuffle=False, empty_check=False).shuffle(500).decode("pil")
+        pipeline = pipeline.to_tuple("jpg", "txt").map_tuple(crop, str).batched(100)
+        next(iter(pipeline))
+        started = time.process_time()
+        seen = sum(len(made[0]) for made in pipeline)
+        return measured(seen, started)
+
+
+def tensors(batch: int, length: int) -> Batch:
+    rng = np.random.default_rng(0)
+    encode = build_encode(MODEL)
+    tokens = np.zeros((batch, length), dtype=np.int64)
+    for row in range(batch):
+        ids = encode(f"a photo of a {CLASSES[row % 10]}.")
+        tokens[row, : len(ids)] = ids
+    images = torch.from_numpy(rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8))
+    none = torch.empty(batch, 0, dtype=torch.int64)
+    return Batch(images, torch.from_numpy(tokens), torch.arange(batch), none)
+
+
+class InMemory:
+    """Gives the trainer the same batch every step."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self.bad = batch, BadSamples(0)
+
+    def batches(self, first: int, end: int) -> Generator[Batch]:
+        for _ in range(first, end):
+            yield self._batch
+
+
+def our_trainer(length: int, batch: int, steps: int) -> tuple[float, float]:
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=build_model(MODEL),
+            config=TrainingConfig(batch_size=batch),
+            loader=InMemory(tensors(batch, length)),  # type: ignore[arg-type]
+            checkpoints=Checkpoints(Path(folder), 1),
+            device=torch.device("cpu"),
+            steps=steps,
+            steps_per_epoch=steps,
+            seed=0,
+            report=lambda rows, figures: None,
+        )
+        data = tensors(batch, length)
+        trainer._step(0, data, 1e-6)  # first allocations
+        started = time.process_time()
+        for step in range(1, steps + 1):
+            trainer._step(step, data, 1e-6)
+        return measured(steps * batch, started)
+
+
+def open_clip_trainer(batch: int, steps: int) -> tuple[float, float]:
+    """open_clip's own loop, `train_one_epoch`, with its own loss, optimiser settings and logging."""
+    import open_clip
+    from open_clip_train.params import parse_args
+    from open_clip_train.scheduler import cosine_lr
+    from open_clip_train.train import train_one_epoch
+
+    torch.manual_seed(0)
+    args = parse_args(["--batch-size", str(batch), "--precision", "fp32", "--log-every-n-steps", "10"])
+    args.device, args.rank, args.local_rank, args.world_size = "cpu", 0, 0, 1
+    args.distributed, args.distill, args.wandb = False, False, False
+    config = open_clip_config(MODEL)["model_cfg"]
+    model = open_clip.CLIP(**config, output_dict=True).train()
+    named = list(model.named_parameters())
+    spared = [p for name, p in named if p.ndim < 2 or "bn" in name or "ln" in name or "bias" in name]
+    groups = [
+        {"params": spared, "weight_decay": 0.0},
+        {"params": [p for _, p in named if all(p is not s for s in spared)], "weight_decay": 0.2},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-6, betas=(0.9, 0.98), eps=1e-6)
+    data = tensors(batch, 77)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    images = (data.images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    class Batches:
+        num_batches, num_samples = steps, steps * batch
+
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return iter([(images, data.tokens)] * self.num_batches)
+
+    def epoch(count: int) -> None:
+        Batches.num_batches, Batches.num_samples = count, count * batch
+        batches: Any = SimpleNamespace(dataloader=Batches(), set_epoch=lambda number: None)
+        schedule = cosine_lr(optimizer, 1e-6, 1, count)
+        loss = open_clip.ClipLoss()
+        train_one_epoch(model, {"train": batches}, loss, 0, optimizer, None, schedule, None, args)
+
+    epoch(1)  # first allocations
+    started = time.process_time()
+    epoch(steps)
+    return measured(steps * batch, started)
+
+
+ONE: dict[str, Callable[[int, int, int], tuple[float, float]]] = {
+    "loader": our_loader,
+    "webdataset": webdataset_loader,
+    "open_clip 77 tokens": lambda images, batch, steps: open_clip_trainer(batch, steps),
+    "trainer 77 tokens": lambda images, batch, steps: our_trainer(77, batch, steps),
+    "trainer trimmed": lambda images, batch, steps: our_trainer(16, batch, steps),
+}
+
+if __name__ == "__main__":
+    main()
