@@ -129,7 +129,7 @@ def test_places_hold_in_the_picture(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_painted_is_large_enough_to_be_recognised(noun: str, seed: int) -> None:
     for piece in pieces(noun, seed):
-        assert 0.25 <= piece.side <= 0.8
+        assert 0.25 <= piece.side <= 0.9
         assert 0 <= piece.base - piece.side / 2 <= 1
         assert 0 <= piece.x <= 1
 
