@@ -13,9 +13,11 @@ from synthclip.recipe import load_recipe
 from synthclip.stage import StageLoad
 from synthclip.store import Outcome, RunDirectory
 
+TEMPLATE = "a photo of a {}."
+
 
 def evaluate(run: RunDirectory, *overrides: str) -> tuple[Outcome, dict[tuple[str, str], dict[str, float]]]:
-    recipe = load_recipe("demo", overrides)
+    recipe = load_recipe("demo", [f"evaluation.templates=['{TEMPLATE}']", *overrides])
     (shard,) = Eval(recipe, run).shards()
     outcome = StageLoad(Eval, recipe, run.path)()(shard, _silent)
     rows = pq.read_table(run.file("eval", "results.parquet")).to_pylist()
@@ -70,7 +72,7 @@ def _slow_features(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarra
             for data in heldout.pictures()
         ]
         texts = model.encode_text(tokenizer(captions))
-        classes = model.encode_text(tokenizer([f"a photo of a {name}." for name in CONCEPTS]))
+        classes = model.encode_text(tokenizer([TEMPLATE.format(name) for name in CONCEPTS]))
     unit = [
         (rows / rows.norm(dim=-1, keepdim=True)).numpy() for rows in (torch.stack(images), texts, classes)
     ]
