@@ -13,20 +13,26 @@ LAYERS: list[list[str]] = [
     ["store"],
     ["backends"],
     ["engine"],
+    ["progress"],
     ["textgen.config", "imagegen.config", "training.config", "evaluation.config"],
     ["recipe"],
     ["stage"],
     ["textgen", "imagegen", "training"],
     ["interop", "provenance"],
+    [
+        "training.job",
+        "training.launch",
+        "training.stage",
+        "training.worker",
+    ],  # may start from whatever `interop` loads
     ["evaluation"],
     ["report"],
-    ["progress"],
     ["pipeline"],
     ["plan"],
     ["cli"],
     [""],
 ]
-"""From the bottom up; a module may import its own layer's own name and the layers below."""
+"""From the bottom up; a module may import its own room in its own layer, and the layers below."""
 
 VENDORS_OUTSIDE_BACKENDS = {"xllamacpp", "diffusers", "vllm"}
 
@@ -80,7 +86,7 @@ def test_imports_point_downward(path: Path) -> None:
     for name in set(imports(path)) - in_type_checking(path):
         if name != "synthclip" and name.startswith("synthclip."):
             other, other_room = rank(name.removeprefix("synthclip."))
-            same = room == other_room
+            same = other == level and room.split(".")[0] == other_room.split(".")[0]
             assert other < level or same, f"{dotted(path)} imports {name}, which is not below it"
 
 

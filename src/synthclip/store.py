@@ -83,7 +83,8 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Exclusive for writers; freed by the kernel when the holder dies, however it dies.
 
-        Scratch folders that a killed run left are removed on entry.
+        Scratch folders that a killed run left are removed on entry, and on leaving those of its workers that
+        outlived it by a moment.
         """
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -101,9 +102,15 @@ class RunDirectory:
                 handle.truncate(0)
                 handle.write(f"process {os.getpid()}")
                 handle.flush()
-            for scratch in self.path.glob(f"*/{_SCRATCH}"):
-                shutil.rmtree(scratch, ignore_errors=True)
-            yield
+            self._remove_scratch()
+            try:
+                yield
+            finally:
+                self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
+        for scratch in self.path.glob(f"*/{_SCRATCH}"):
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def manifest(self, stage: str, shard: str) -> Manifest | None:
         """The shard's manifest, or None where the shard is not there whole."""
