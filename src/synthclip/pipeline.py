@@ -117,7 +117,7 @@ def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
 
 def _state(stage: Stage, blocked: Sequence[str]) -> StageState:
     whole = stage.run.manifests(stage.name)
-    changes = list(_changes(_saved_values(stage), stage.values())) if whole else []
+    changes = list(_changes(_saved_values(stage), stage.values)) if whole else []
     if blocked:
         reason = "; ".join([*changes, f"after {', '.join(blocked)}"])
         state: Literal["new", "waiting"] = "waiting" if whole else "new"
@@ -170,9 +170,10 @@ def _bring_up_to_date(stage: Stage, console: Console) -> None:
         for manifest in superfluous:
             directory.remove(stage.name, manifest)
         _drop_stale_partials(stage, todo)
-        directory.write_json(f"{stage.name}/stage.json", stage.values())
+        directory.write_json(f"{stage.name}/stage.json", stage.values)
         _make(stage, todo, len(shards), console)
-    stage.finish(directory.manifests(stage.name))
+        whole = directory.manifests(stage.name)
+    stage.finish(whole)
 
 
 def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> None:

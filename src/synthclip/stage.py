@@ -5,6 +5,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -65,6 +66,7 @@ class Stage(ABC):
         """
         return self.run.file(self.name, f"partial/{self.fingerprint(shard)[:16]}")
 
+    @cached_property
     def values(self) -> dict[str, object]:
         """The recipe values that decide the result, by section."""
         return {section: self.recipe.section_results(section) for section in self.sections}
@@ -74,7 +76,7 @@ class Stage(ABC):
         made_of = {
             "stage": self.name,
             "revision": self.revision,
-            "values": self.values(),
+            "values": self.values,
             "shard": shard.name,
             "inputs": dict(shard.inputs),
         }

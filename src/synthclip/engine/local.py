@@ -179,9 +179,14 @@ def _gpu_ids() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu.strip()]
+    return query_gpus("index")
+
+
+def query_gpus(field: str) -> list[str]:
+    """What nvidia-smi says of a field of each GPU of this machine; nothing where there is none."""
     try:
         found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=20,
@@ -189,4 +194,4 @@ def _gpu_ids() -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return found.stdout.split()
+    return found.stdout.splitlines()

@@ -2,10 +2,10 @@
 
 import os
 import re
-import subprocess
 from dataclasses import dataclass
 
 from synthclip.config import nearest
+from synthclip.engine.local import query_gpus
 from synthclip.errors import SynthClipError
 
 
@@ -65,16 +65,7 @@ def parse_devices(text: str) -> Devices:
 
 def devices_here() -> Devices:
     """The GPUs of this machine that are known, else its cores."""
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        listed = []
+    listed = query_gpus("name")
     for name in sorted(_TFLOPS, key=len, reverse=True):
         if listed and name in re.split(r"[\s-]", listed[0].replace("RTX ", "RTX")):
             return Devices(_device(name), len(listed))

@@ -34,7 +34,7 @@ class Report(Stage):
         from synthclip.report.page import render
 
         def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            page = render(self.recipe.name, self.values(), read_contents(self.run))
+            page = render(self.recipe.name, self.values, read_contents(self.run))
             writer.path(FILE).write_text(page, encoding="utf-8")
             tick(1)
             return Outcome(rows=1)
