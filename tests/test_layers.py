@@ -28,7 +28,7 @@ LAYERS: list[list[str]] = [
     ["evaluation"],
     ["report"],
     ["pipeline"],
-    ["plan"],
+    ["plan", "textgen.coverage"],
     ["cli"],
     [""],
 ]

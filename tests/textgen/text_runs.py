@@ -24,7 +24,7 @@ RunText = Callable[..., RunDirectory]
 
 def table(run_directory: RunDirectory, stage: str, folder: str = "") -> pa.Table:
     """All rows of a stage's folder, in the order of its files."""
-    files = sorted((run_directory.stage(stage) / folder).glob("[0-9]*.parquet"))
+    files = sorted((run_directory.stage(stage) / folder).glob("*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files])
 
 

@@ -1,12 +1,16 @@
 """The pipeline's commands: run, one for each stage, status, show."""
 
+import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from synthclip.recipe import Recipe
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A bundled recipe's name, a YAML file, or a run directory.")
@@ -21,7 +25,6 @@ RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run director
 
 _STAGES = {
     "concepts": "Build the concept bank.",
-    "captions": "Write captions with the language model.",
     "match": "Find the bank's concepts in the captions.",
     "balance": "Select captions so that concepts are balanced.",
     "images": "Paint the selected captions into shards.",
@@ -47,19 +50,33 @@ def run_all(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None
 def run_stages(recipe: str, overrides: list[str] | None, out: Path | None, stages: tuple[str, ...]) -> None:
     """What `run` and every stage's command do."""
     from synthclip.pipeline import run
+
+    resolved, directory = read_recipe(recipe, overrides, out)
+    with stoppable():
+        run(resolved, directory, stages=stages)
+    if "report" in stages:
+        typer.echo(directory / "report.html")
+
+
+def read_recipe(recipe: str, overrides: list[str] | None, out: Path | None) -> tuple["Recipe", Path]:
+    """The resolved recipe, and the run directory meant."""
     from synthclip.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
     if out is None:
         out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / resolved.name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler stops us: like Ctrl-C
+    return resolved, out
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C, or a scheduler's SIGTERM, ends work with a word and exit code 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        directory = run(resolved, out, stages=stages)
+        yield
     except KeyboardInterrupt:
         typer.echo("synthclip: stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    if "report" in stages:
-        typer.echo(directory.path / "report.html")
 
 
 def _stage_command(name: str) -> Callable[..., None]:

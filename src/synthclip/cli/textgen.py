@@ -1,4 +1,4 @@
-"""Commands that take over official captions, matches and selections, and write them."""
+"""Commands that write captions, and that take over official captions, matches and selections."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from synthclip.cli import groups
-from synthclip.cli.core import Out, Overrides, RunArgument, run_stages
+from synthclip.cli.core import Out, Overrides, RecipeArgument, RunArgument, read_recipe, run_stages, stoppable
+from synthclip.errors import SynthClipError
 
 Files = Annotated[
     Path,
@@ -37,11 +38,56 @@ _EXPORTS = {
 }
 
 
+_MOST_NAMED = 10
+
+
 def register(app: typer.Typer) -> None:
+    app.command()(captions)
     for name, (told, overrides) in _IMPORTS.items():
         groups.imports.command(name, help=told)(_import_command(overrides))
     for name, told in _EXPORTS.items():
         groups.exports.command(name, help=told)(_export_command(name))
+
+
+def captions(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Write more for concepts that too few captions match.")
+    ] = False,
+    at_least: Annotated[
+        int | None,
+        typer.Option("--at-least", min=1, help="With --fill: matched captions wanted of each concept."),
+    ] = None,
+    concepts: Annotated[
+        Path | None,
+        typer.Option(
+            "--concepts", metavar="FILE", help="With --fill: only the concepts in here, one a line."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --fill: at most so many.")] = 5,
+) -> None:
+    """Write captions with the language model."""
+    if not fill:
+        if at_least is not None or concepts is not None:
+            raise SynthClipError("--at-least and --concepts belong to --fill")
+        run_stages(recipe, overrides, out, ("captions",))
+        return
+    from synthclip.textgen.coverage import fill as fill_concepts
+
+    resolved, directory = read_recipe(recipe, overrides, out)
+    with stoppable():
+        found = fill_concepts(resolved, directory, at_least=at_least, concepts=concepts, rounds=rounds)
+    covered = found.concepts - len(found.lacking)
+    typer.echo(
+        f"{covered} of {found.concepts} concepts have {at_least or resolved.captions.per_concept} or more "
+        f"matched captions; {found.asked} asked for in addition"
+    )
+    for told, names in (("still lacking", sorted(found.lacking)), ("not in the bank", found.unknown)):
+        if names:
+            more = ", …" if len(names) > _MOST_NAMED else ""
+            typer.echo(f"{told}: {', '.join(names[:_MOST_NAMED])}{more} ({len(names)})")
 
 
 def _import_command(chosen: tuple[str, ...]) -> Callable[..., None]:

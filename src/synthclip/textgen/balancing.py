@@ -1,21 +1,18 @@
 """Balancing: captions of concepts that are plentiful are thinned out, by a draw from their content."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip import keys
 from synthclip.engine import Resources, Shard, Tick
-from synthclip.keys import U64
 from synthclip.schema import BALANCE_COUNT, SELECTED
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
+from synthclip.textgen import matched
 from synthclip.textgen.buckets import SortedByBucket
 from synthclip.textgen.drawing import Curve, Matches, Unique, draws, in_sample, keep_probability
 
@@ -41,7 +38,7 @@ class Balance(Stage):
 
     def _make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         """Two passes over the matches, row group by row group: count, then draw."""
-        parts = [part for manifest in self.whole("match") for part in self._parts(manifest.shard)]
+        parts = matched.parts(self.run)
         unique = Unique(part.ids() for part in parts)
         counts, sample = self._count(parts, unique, tick)
         curve = Curve(sample, counts, unique.different, self.recipe.seed)
@@ -71,12 +68,8 @@ class Balance(Stage):
         notes = {"duplicates": unique.duplicates, "unmatched": unmatched, "t": t, "curve": curve.points()}
         return Outcome(sum(kept.values()), notes={**notes, **kept})
 
-    def _parts(self, name: str) -> list["_Part"]:
-        match, captions = (self.run.file(stage, f"{name}.parquet") for stage in ("match", "captions"))
-        return [_Part(match, captions, group) for group in range(pq.ParquetFile(match).num_row_groups)]
-
     def _count(
-        self, parts: Sequence["_Part"], unique: Unique, tick: Tick
+        self, parts: Sequence[matched.Part], unique: Unique, tick: Tick
     ) -> tuple[NDArray[np.int64], Matches]:
         """How many different captions match each concept, int64 [concepts], and a sample of the matches."""
         [bank] = self.whole("concepts")
@@ -118,27 +111,3 @@ class Balance(Stage):
         for split in SPLITS:
             flush(split, 1)
         return rows
-
-
-class _Part(NamedTuple):
-    """One row group of the matches, and of the captions beside them."""
-
-    match: Path
-    captions: Path
-    group: int
-
-    def ids(self) -> U64:
-        """The captions' ids, uint64 [N]."""
-        table = pq.ParquetFile(self.match).read_row_group(self.group, columns=["caption_id"])
-        ids: U64 = table["caption_id"].to_numpy()
-        return ids
-
-    def matches(self) -> Matches:
-        table = pq.ParquetFile(self.match).read_row_group(self.group)
-        lists = table["concept_ids"].combine_chunks()
-        lengths = pc.list_value_length(lists).to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        return Matches(table["caption_id"].to_numpy(), offsets, pc.list_flatten(lists).to_numpy())
-
-    def texts(self) -> pa.ChunkedArray:
-        return pq.ParquetFile(self.captions).read_row_group(self.group, columns=["text"])["text"]

@@ -1,8 +1,8 @@
 """Captions: a language model writes several for each concept; what is refused is kept with its reason."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
@@ -12,14 +12,16 @@ from synthclip.engine import Resources, Shard, Tick
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
-from synthclip.textgen import BANK, imported
+from synthclip.textgen import BANK, fills, imported
 from synthclip.textgen.cleaning import clean
 from synthclip.textgen.prompts import Prompts
 
+_T = TypeVar("_T")
+
 
 class Captions(Stage):
-    """One shard for every `captions.concepts_per_shard` concepts, in the order of the bank, or for every
-    imported file."""
+    """One shard for every `captions.concepts_per_shard` concepts, in the order of the bank, then of each
+    round of the coverage loop; or one for every imported file."""
 
     name, reads, sections = "captions", ("concepts",), ("seed", "llm", "captions")
 
@@ -30,11 +32,19 @@ class Captions(Stage):
         bank = self._bank()
         model = self.recipe.llm.inputs()
         shards = []
-        for number, first in enumerate(range(0, len(bank), config.concepts_per_shard)):
-            stop = min(first + config.concepts_per_shard, len(bank))
-            inputs = {"concepts": keys.digest(f"{first}", *bank[first:stop]), **model}
-            rows = (stop - first) * config.per_concept
-            shards.append(Shard(f"{number:05d}", inputs, {"first": first, "stop": stop}, rows))
+        for number, few in enumerate(_groups(range(len(bank)), config.concepts_per_shard)):
+            inputs = {"concepts": keys.digest(f"{few[0]}", *(bank[k] for k in few)), **model}
+            shards.append(_shard(f"{number:05d}", inputs, [(k, 0, config.per_concept) for k in few]))
+        place = {text: k for k, text in enumerate(bank)}
+        given = Counter(dict.fromkeys(bank, config.per_concept))
+        for turn, fill in enumerate(fills.read(self.run, self.values)):
+            known = [text for text in fill.asked if text in place]
+            for number, texts in enumerate(_groups(known, config.concepts_per_shard)):
+                asked = [(place[text], given[text], fill.asked[text]) for text in texts]
+                told = (f"{k} {first} {count} {bank[k]}" for k, first, count in asked)
+                inputs = {"concepts": keys.digest(*told), **model}
+                shards.append(_shard(f"fill-{turn:03d}-{number:05d}", inputs, asked))
+            given.update(fill.asked)
         return shards
 
     def resources(self) -> Resources:
@@ -51,8 +61,11 @@ class Captions(Stage):
         def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
             kept: list[dict[str, Any]] = []
             refused: list[dict[str, Any]] = []
-            first, stop = shard.payload["first"], shard.payload["stop"]
-            asked = [(number, k) for number in range(first, stop) for k in range(config.per_concept)]
+            asked = [
+                (number, attempt)
+                for number, first, count in shard.payload["asked"]
+                for attempt in range(first, first + count)
+            ]
             for start in range(0, len(asked), llm.batch_size):
                 batch = asked[start : start + llm.batch_size]
                 drawn = [prompts.draw(bank[number], attempt) for number, attempt in batch]
@@ -85,3 +98,12 @@ class Captions(Stage):
         table = pq.read_table(self.run.file("concepts", f"{BANK}.parquet"), columns=["text"])
         texts: list[str] = table["text"].to_pylist()
         return texts
+
+
+def _groups(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
+
+
+def _shard(name: str, inputs: Mapping[str, str], asked: Sequence[tuple[int, int, int]]) -> Shard:
+    """`asked` are concepts by number, each with its first attempt and how many."""
+    return Shard(name, inputs, {"asked": asked}, size=sum(count for _, _, count in asked))

@@ -1,5 +1,6 @@
 """A language model of a few sentences, some of them what no caption may be."""
 
+import time
 from collections.abc import Sequence
 
 from synthclip.backends import BackendConfig
@@ -22,6 +23,7 @@ SAYS = (
 
 class Config(BackendConfig):
     batch: int = runtime(3, ge=1)
+    pause_seconds: float = runtime(0.0, ge=0)
 
 
 class Wordy:
@@ -30,8 +32,10 @@ class Wordy:
 
     def __init__(self, config: Config) -> None:
         self.batch_size = config.batch
+        self._pause = config.pause_seconds
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        time.sleep(self._pause)
         return [
             SAYS[seed % len(SAYS)].format(c=prompt.split(":")[0])
             for prompt, seed in zip(prompts, seeds, strict=True)
