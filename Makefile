@@ -19,7 +19,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	for conftest in tests/*/conftest.py; do $(BIN)/mypy $$conftest || exit 1; done
+	for conftest in tests/conftest.py tests/*/conftest.py; do $(BIN)/mypy $$conftest || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

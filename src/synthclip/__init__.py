@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from synthclip.recipe import Recipe as Recipe
     from synthclip.recipe import load_recipe as load_recipe
     from synthclip.store import RunDirectory as RunDirectory
-    from synthclip.textgen.matching import ConceptMatcher as ConceptMatcher
+    from synthclip.textgen.matcher import ConceptMatcher as ConceptMatcher
 
 _HOME = {
-    "ConceptMatcher": "synthclip.textgen.matching",
+    "ConceptMatcher": "synthclip.textgen.matcher",
     "Recipe": "synthclip.recipe",
     "RunDirectory": "synthclip.store",
     "SynthClipError": "synthclip.errors",

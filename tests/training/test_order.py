@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip.errors import SynthClipError
@@ -29,7 +29,6 @@ def test_shuffled_looks_uniform() -> None:
     assert float(((counts - 500) ** 2 / 500).sum()) < 27.88
 
 
-@settings(deadline=None)
 @given(size=st.integers(4, 300), batch=st.integers(1, 40), seed=st.integers(0, 9), epoch=st.integers(0, 3))
 def test_an_epoch_sees_every_sample_at_most_once(size: int, batch: int, seed: int, epoch: int) -> None:
     if batch > size:

@@ -18,7 +18,7 @@ from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
 from synthclip.textgen import BANK, sources
 from synthclip.textgen.config import ConceptsConfig
-from synthclip.textgen.matching import ConceptMatcher
+from synthclip.textgen.matcher import ConceptMatcher
 
 
 class Concepts(Stage):
