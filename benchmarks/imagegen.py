@@ -1,6 +1,6 @@
 """ImageGen beside what a user would write by hand.
 
-    python benchmarks/imagegen.py compositor [--sizes 500 2000 8000] [--workers 2]
+    python benchmarks/imagegen.py compositor [--sizes 400 1600 6400] [--workers 2]
     python benchmarks/imagegen.py diffusers [--images 96]
     python benchmarks/imagegen.py gpu [--images 256]
 
@@ -310,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parts = parser.add_subparsers(dest="part", required=True)
     part = parts.add_parser("compositor")
-    part.add_argument("--sizes", type=int, nargs="+", default=[500, 2000, 8000])
+    part.add_argument("--sizes", type=int, nargs="+", default=[400, 1600, 6400])
     part.add_argument("--workers", type=int, default=2)
     part = parts.add_parser("diffusers")
     part.add_argument("--images", type=int, default=96)

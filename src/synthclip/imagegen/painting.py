@@ -167,7 +167,9 @@ class Painting:
                 thread.join(0.05)
 
     def _finished(self, batch: Sequence[Job], painted: Painted) -> Iterator[Accepted | Refused]:
-        images = np.stack([fit(image, self._config.size_px) for image in painted.images])
+        images = painted.images
+        if images.shape[1:3] != (self._config.size_px, self._config.size_px):
+            images = np.stack([fit(image, self._config.size_px) for image in images])
         verdicts = [Verdict(reason=painted.refused.get(at)) for at in range(len(batch))]
         for filter_ in self._filters:
             filter_.judge(images, [job.caption for job in batch], verdicts)

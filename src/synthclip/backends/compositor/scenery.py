@@ -238,16 +238,21 @@ def _pastel(rng: Rng) -> _Colour:
 
 
 def _gradient(area: Canvas, top: _Colour, bottom: _Colour) -> None:
-    share = np.linspace(0, 1, max(1, area.shape[0]), dtype=np.float32)[: area.shape[0], None]
-    area[:] = (np.asarray(top, np.float32) * (1 - share) + np.asarray(bottom, np.float32) * share)[
-        :, None
-    ].astype(np.uint8)
+    import cv2
+
+    if not area.size:
+        return
+    share = np.linspace(0, 1, area.shape[0], dtype=np.float32)[:, None]
+    column = np.asarray(top, np.float32) * (1 - share) + np.asarray(bottom, np.float32) * share
+    cv2.repeat(column.astype(np.uint8)[:, None], 1, area.shape[1], dst=area)
 
 
 def _vary(colour: _Colour, rng: Rng, by: float = 14) -> _Colour:
-    return tuple(
-        float(c) for c in np.clip(np.array(colour) + rng.uniform(-by, by, 3) + rng.uniform(-by, by), 0, 250)
-    )  # type: ignore[return-value]
+    own, shared = rng.uniform(-by, by, 3).tolist(), rng.uniform(-by, by)
+    red, green, blue = (
+        min(max(channel + off + shared, 0.0), 250.0) for channel, off in zip(colour, own, strict=True)
+    )
+    return red, green, blue
 
 
 def _ridge(

@@ -63,7 +63,8 @@ def split_csv(path: Path, folder: Path, zips: Collection[str], writer: ShardWrit
             if buffered >= _BUFFERED_BYTES:
                 _flush(buffers, folder)
                 buffered = 0
-        table.write_table(pa.Table.from_pylist(bad, _REJECTED_ROW))
+        if bad:
+            table.write_table(pa.Table.from_pylist(bad, _REJECTED_ROW))
     _flush(buffers, folder)
     return Outcome(0, rejected, {"rows_without_zip": without_zip})
 
