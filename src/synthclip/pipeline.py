@@ -4,7 +4,6 @@ import importlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from synthclip.engine import Done, Progress, Shard, build_engine
 from synthclip.errors import SynthClipError
 from synthclip.progress import Console
 from synthclip.recipe import SAVED_AS, Recipe, held_name, load_recipe
-from synthclip.stage import Stage, StageLoad
+from synthclip.stage import Stage, StageLoad, StageState, Status
 from synthclip.store import Manifest, RunDirectory
 
 STAGES = {
@@ -26,47 +25,6 @@ STAGES = {
     "report": "synthclip.report.stage:Report",
 }
 """Every stage, in order, and where it is written."""
-
-
-@dataclass(frozen=True)
-class StageState:
-    """How one stage of a run stands against the recipe."""
-
-    stage: str
-    state: Literal["new", "current", "incomplete", "stale", "waiting", "unchecked"]
-    """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet.
-    `unchecked`: it is there, but what it was made from, a model's file say, is not on this machine."""
-    reason: str = ""
-    shards_total: int | None = None
-    manifests: tuple[Manifest, ...] = ()
-    """The shards that are whole and current; of a stage that waits, all that are whole."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether later stages may read it."""
-        return self.state in ("current", "unchecked")
-
-    @property
-    def rows(self) -> int:
-        return sum(manifest.rows for manifest in self.manifests)
-
-    @property
-    def rejected(self) -> dict[str, int]:
-        """Rows refused, by reason, the most frequent first."""
-        total: dict[str, int] = {}
-        for manifest in self.manifests:
-            for reason, count in manifest.rejected.items():
-                total[reason] = total.get(reason, 0) + count
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a run stands: its stages, and the wall seconds last spent on each."""
-
-    path: Path
-    stages: tuple[StageState, ...]
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def run(

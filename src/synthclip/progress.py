@@ -14,7 +14,7 @@ from rich.table import Table
 from synthclip.engine import Done, Progress, Shard
 
 if TYPE_CHECKING:
-    from synthclip.pipeline import StageState, Status
+    from synthclip.stage import StageState, Status
 
 _PLAIN_SECONDS = 10.0
 

@@ -1,13 +1,13 @@
-"""What a stage of the pipeline is: shards to make, and a worker that makes one."""
+"""What a stage of the pipeline is: shards to make, a worker that makes one, and how it stands."""
 
 import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from synthclip.engine import Resources, Shard, Tick, Work
 from synthclip.errors import SynthClipError
@@ -91,6 +91,47 @@ class Stage(ABC):
                 f"run `synthclip {stage}` first, or `synthclip run` for all"
             )
         return manifests
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How one stage of a run stands against the recipe."""
+
+    stage: str
+    state: Literal["new", "current", "incomplete", "stale", "waiting", "unchecked"]
+    """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet.
+    `unchecked`: it is there, but what it was made from, a model's file say, is not on this machine."""
+    reason: str = ""
+    shards_total: int | None = None
+    manifests: tuple[Manifest, ...] = ()
+    """The shards that are whole and current; of a stage that waits, all that are whole."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether later stages may read it."""
+        return self.state in ("current", "unchecked")
+
+    @property
+    def rows(self) -> int:
+        return sum(manifest.rows for manifest in self.manifests)
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Rows refused, by reason, the most frequent first."""
+        total: dict[str, int] = {}
+        for manifest in self.manifests:
+            for reason, count in manifest.rejected.items():
+                total[reason] = total.get(reason, 0) + count
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands: its stages, and the wall seconds last spent on each."""
+
+    path: Path
+    stages: tuple[StageState, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

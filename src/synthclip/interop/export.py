@@ -4,30 +4,20 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
 from synthclip.errors import SynthClipError
-from synthclip.interop.load import CONFIG_FILE, OpenedModel, is_vitb16, open_model
+from synthclip.interop.huggingface import write_huggingface
+from synthclip.interop.load import CONFIG_FILE, Encoders, OpenedModel, is_vitb16, open_model
+from synthclip.interop.onnx import write_onnx
 from synthclip.store import disk_errors
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Format = Literal["open_clip", "official", "hf", "onnx"]
 WEIGHTS_FILE = "open_clip_model.safetensors"
 TOLERANCE = 1e-4
 """Largest difference allowed in any component of an L2-normalised embedding."""
-
-
-class Encoders(NamedTuple):
-    """A written model, read back. Both give features float32 [B, embed_dim], not normalised."""
-
-    image: "Callable[[Tensor], Tensor]"
-    """From pixels float32 [B, 3, H, W]."""
-    text: "Callable[[Tensor], Tensor]"
-    """From token ids int64 [B, context_length]."""
 
 
 def export_model(source: str | Path, folder: Path, format: Format) -> float:
@@ -111,17 +101,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def needs_extra(what: str) -> Iterator[None]:
-    """Around imports that only the extra `interop` installs."""
-    try:
-        yield
-    except ImportError as error:
-        raise SynthClipError(
-            f"{what} needs {error.name}, which is not installed: pip install 'synthclip[interop]'"
-        ) from None
-
-
 def _write(opened: OpenedModel, folder: Path, format: Format) -> Encoders:
     match format:
         case "open_clip":
@@ -129,12 +108,8 @@ def _write(opened: OpenedModel, folder: Path, format: Format) -> Encoders:
         case "official":
             return write_official(opened, folder)
         case "hf":
-            from synthclip.interop.huggingface import write_huggingface
-
             return write_huggingface(opened, folder)
         case "onnx":
-            from synthclip.interop.onnx import write_onnx
-
             return write_onnx(opened, folder)
 
 

@@ -5,9 +5,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.interop.cards import data_card, model_card
-from synthclip.interop.export import needs_extra, write_open_clip
+from synthclip.interop.export import write_open_clip
 from synthclip.interop.load import open_model
 from synthclip.interop.synthci import CSV_NAME, SUBFOLDER
 
@@ -22,7 +22,7 @@ def fetch_synthci(folder: Path, parts: Sequence[int] = ()) -> int:
     zips in `folder` that were asked for. Raises SynthClipError where a part does not exist or the hub cannot
     be reached.
     """
-    with needs_extra("fetch"):
+    with needs_extra("interop", "fetch"):
         from huggingface_hub import HfApi, snapshot_download
     with _hub_errors(SYNTHCI_REPO):
         files = HfApi().list_repo_files(SYNTHCI_REPO, repo_type="dataset")
@@ -70,7 +70,7 @@ def push_model(source: str | Path, repo: str, *, private: bool = False) -> str:
 
 
 def _push(repo: str, kind: str, folder: Path, patterns: list[str] | None, card: str, *, private: bool) -> str:
-    with needs_extra("push"):
+    with needs_extra("interop", "push"):
         from huggingface_hub import HfApi
     api = HfApi()
     with _hub_errors(repo):

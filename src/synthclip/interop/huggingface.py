@@ -5,9 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthclip.errors import SynthClipError
-from synthclip.interop.export import Encoders, needs_extra
-from synthclip.interop.load import OpenedModel, is_vitb16
+from synthclip.errors import SynthClipError, needs_extra
+from synthclip.interop.load import Encoders, OpenedModel, is_vitb16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +43,7 @@ def write_huggingface(opened: OpenedModel, folder: Path) -> Encoders:
 
     Raises SynthClipError with the reason where transformers has no equal architecture.
     """
-    with needs_extra("export to hf"):
+    with needs_extra("interop", "export to hf"):
         import transformers
     from synthclip.training import vitb16
 

@@ -43,6 +43,15 @@ class OpenedModel:
     tokenizer: Any
 
 
+class Encoders(NamedTuple):
+    """A written model, read back. Both give features float32 [B, embed_dim], not normalised."""
+
+    image: "Callable[[Tensor], Tensor]"
+    """From pixels float32 [B, 3, H, W]."""
+    text: "Callable[[Tensor], Tensor]"
+    """From token ids int64 [B, context_length]."""
+
+
 def load_model(source: str | Path) -> LoadedModel:
     """Load a CLIP model with its preprocessing and tokenizer.
 

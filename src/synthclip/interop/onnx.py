@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from synthclip.interop.export import Encoders, needs_extra
-from synthclip.interop.load import OpenedModel
+from synthclip.errors import needs_extra
+from synthclip.interop.load import Encoders, OpenedModel
 
 _SINGLE_FILE_BYTES = 1_500_000_000
 """A graph above 2 GB (protobuf's limit) keeps its weights in a file beside it."""
@@ -16,7 +16,7 @@ def write_onnx(opened: OpenedModel, folder: Path) -> Encoders:
     [B, context_length] -> text_embeds), both not normalised, and `preprocess.json` with what else it takes:
     open_clip's `preprocess_cfg` and the factor that turns cosines into logits.
     """
-    with needs_extra("export to onnx"):
+    with needs_extra("interop", "export to onnx"):
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
