@@ -41,6 +41,13 @@ SELECTED = _schema(
     ("keep_probability", pa.float32()),
 )
 
+NEAR_DUPLICATE = _schema(
+    ("caption_id", pa.uint64()),
+    ("text", pa.string()),
+    ("near_caption_id", pa.uint64()),
+)
+"""What balancing leaves out, and the caption that shares its words."""
+
 BALANCE_COUNT = _schema(
     ("concept_id", pa.int32()),
     ("matched", pa.int64()),

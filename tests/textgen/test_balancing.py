@@ -1,13 +1,12 @@
 """Balancing a run: what is selected depends on the captions alone."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from text_runs import RunText, contents, table
+from text_runs import RunText, contents, table, write_lists
 
 from synthclip.textgen import buckets, imported
 
@@ -25,17 +24,10 @@ def captions(count: int) -> list[str]:
     return made
 
 
-def write(folder: Path, texts: list[str], files: int) -> Path:
-    folder.mkdir()
-    for number in range(files):
-        (folder / f"{number}.json").write_text(json.dumps(texts[number::files]))
-    return folder
-
-
 def test_selection_does_not_depend_on_how_captions_are_split(tmp_path: Path, run_text: RunText) -> None:
     texts = captions(600)
     runs = [
-        run_text(f"captions.imported={write(tmp_path / f'{files}', texts, files)}", out=f"run{files}")
+        run_text(f"captions.imported={write_lists(tmp_path / f'{files}', texts, files)}", out=f"run{files}")
         for files in (1, 7)
     ]
     one, seven = (contents(run, "balance") for run in runs)
@@ -44,7 +36,7 @@ def test_selection_does_not_depend_on_how_captions_are_split(tmp_path: Path, run
 
 def test_selection_is_sorted_unique_and_split_by_content(tmp_path: Path, run_text: RunText) -> None:
     texts = captions(600)
-    folder = write(tmp_path / "texts", texts, 3)
+    folder = write_lists(tmp_path / "texts", texts, 3)
     run = run_text(
         f"captions.imported={folder}",
         "balance.heldout=0.2",
@@ -66,7 +58,7 @@ def test_selection_is_sorted_unique_and_split_by_content(tmp_path: Path, run_tex
 
 def test_counts_are_of_different_captions_before_and_after(tmp_path: Path, run_text: RunText) -> None:
     texts = captions(300)
-    run = run_text(f"captions.imported={write(tmp_path / 'texts', texts, 2)}", "balance.t=5")
+    run = run_text(f"captions.imported={write_lists(tmp_path / 'texts', texts, 2)}", "balance.t=5")
     counts = pq.read_table(run.file("balance", "counts.parquet"))
     bank = table(run, "concepts")["text"].to_pylist()
     selected = [*table(run, "balance", "train")["text"].to_pylist()]
@@ -81,7 +73,7 @@ def test_counts_are_of_different_captions_before_and_after(tmp_path: Path, run_t
 
 @pytest.mark.parametrize("target", [20, 100])
 def test_a_target_size_is_met(tmp_path: Path, run_text: RunText, target: int) -> None:
-    folder = write(tmp_path / "texts", captions(600), 2)
+    folder = write_lists(tmp_path / "texts", captions(600), 2)
     run = run_text(f"captions.imported={folder}", f"balance.target={target}")
     [manifest] = run.manifests("balance")
     assert abs(manifest.rows - target) <= 1
@@ -90,7 +82,7 @@ def test_a_target_size_is_met(tmp_path: Path, run_text: RunText, target: int) ->
 def test_spilling_to_disk_changes_nothing(
     tmp_path: Path, run_text: RunText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write(tmp_path / "texts", captions(600), 2)
+    folder = write_lists(tmp_path / "texts", captions(600), 2)
     whole = run_text(f"captions.imported={folder}", "balance.t=200", out="whole")
     monkeypatch.setattr(buckets, "_ROWS_IN_MEMORY", 64)
     monkeypatch.setattr(imported, "ROWS_AT_ONCE", 50)

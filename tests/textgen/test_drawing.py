@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip import keys
-from synthclip.textgen.drawing import Curve, Matches, Unique, draws, keep_probability
+from synthclip.textgen.drawing import Curve, Matches, draws, dropped, first_of_equal, keep_probability
 
 CONCEPTS = 6
 LISTS = st.lists(st.lists(st.integers(0, CONCEPTS - 1), unique=True, max_size=4).map(sorted), max_size=20)
@@ -21,35 +21,29 @@ def csr(lists: list[list[int]]) -> Matches:
 def test_keep_probability_is_the_official_one(lists: list[list[int]], t: float) -> None:
     matches = csr(lists)
     counts = np.bincount(matches.concepts, minlength=CONCEPTS).astype(np.int64)
-    chance = keep_probability(matches.offsets, matches.concepts, counts, t)
+    chance = keep_probability(matches.offsets, matches.concepts, dropped(counts, t))
     for row, concepts in enumerate(lists):
-        dropped = 1.0
+        none_drawn = 1.0
         for concept in concepts:
-            dropped *= 1 - t / max(counts[concept], t)
-        assert np.isclose(chance[row], 1 - dropped if concepts else 0.0)
+            none_drawn *= 1 - t / max(counts[concept], t)
+        assert np.isclose(chance[row], 1 - none_drawn if concepts else 0.0)
 
 
 def test_without_t_all_that_match_are_kept() -> None:
     matches = csr([[0], [], [1, 2]])
     counts = np.array([9, 9, 9, 0, 0, 0])
-    assert keep_probability(matches.offsets, matches.concepts, counts, None).tolist() == [1, 0, 1]
+    assert keep_probability(matches.offsets, matches.concepts, dropped(counts, None)).tolist() == [1, 0, 1]
 
 
 @given(st.lists(st.lists(st.integers(0, 8), max_size=8), max_size=6))
 def test_the_first_of_equal_ids_is_told_from_its_repeats(files: list[list[int]]) -> None:
     arrays = [np.array(file, np.uint64) for file in files]
-    unique = Unique(iter(arrays))
-    for _ in range(2):
-        seen: set[int] = set()
-        for file, array in zip(files, arrays, strict=True):
-            expected = [
-                number not in seen and number not in file[:place] for place, number in enumerate(file)
-            ]
-            assert unique.first(array).tolist() == expected
-            seen.update(file)
-        unique.restart()
-    flat = [number for file in files for number in file]
-    assert (unique.rows, unique.different) == (len(flat), len(set(flat)))
+    seen: set[int] = set()
+    for file, mask in zip(files, first_of_equal(arrays), strict=True):
+        assert mask.tolist() == [
+            number not in seen and number not in file[:place] for place, number in enumerate(file)
+        ]
+        seen.update(file)
 
 
 def test_t_is_solved_for_a_target() -> None:
@@ -59,7 +53,7 @@ def test_t_is_solved_for_a_target() -> None:
     curve = Curve(matches, counts, len(matches.ids), seed=3)
     for target in (50, 500, 4_000):
         t = curve.solve(target)
-        chance = keep_probability(matches.offsets, matches.concepts, counts, t)
+        chance = keep_probability(matches.offsets, matches.concepts, dropped(counts, t))
         assert abs((draws(matches.ids, 3) < chance).sum() - target) <= 1
     assert curve.solve(5_000) is None
     sizes = [size for _, size in curve.points()]

@@ -1,6 +1,8 @@
 """What the tests of the text stages share: a recipe, and how to read a run."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,3 +37,11 @@ def contents(run_directory: RunDirectory, *stages: str) -> dict[str, bytes]:
         for stage in stages
         for path in sorted(run_directory.stage(stage).rglob("*.parquet"))
     }
+
+
+def write_lists(folder: Path, texts: list[str], files: int) -> Path:
+    """The captions as so many JSON lists, as the original keeps them."""
+    folder.mkdir()
+    for number in range(files):
+        (folder / f"{number}.json").write_text(json.dumps(texts[number::files]))
+    return folder

@@ -131,6 +131,9 @@ class BalanceConfig(Section):
     captions that match anything."""
     target: int | None = Field(None, ge=1)
     """Instead of `t`: how many captions to select; t is solved for it."""
+    near_duplicates: float | None = Field(None, gt=0, le=1)
+    """Of captions whose sets of lower-cased words have at least this Jaccard similarity one is counted
+    and selected; None keeps all but exact duplicates. Few such pairs are missed, the nearer the fewer."""
     heldout: float = Field(0.05, ge=0, lt=1)
     """Share of the selected captions kept from training, for evaluation; drawn by content."""
     captions_per_shard: int = Field(10_000, ge=1)

@@ -5,7 +5,7 @@ that match concept e, each match is drawn with probability `p[e] = t / max(count
 kept if any of its matches is drawn, so with probability `1 - prod(1 - p[e])`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,18 +42,25 @@ class Matches(NamedTuple):
         )
 
 
+def dropped(counts: NDArray[np.int64], t: float | None) -> NDArray[np.float64] | None:
+    """The chance of a match of each concept not to be drawn, float64 [concepts]; None where t is None.
+
+    `counts` [concepts] are the captions that match each concept.
+    """
+    return None if t is None else 1.0 - t / np.maximum(counts, t)
+
+
 def keep_probability(
-    offsets: NDArray[np.int64], concept_ids: NDArray[np.int32], counts: NDArray[np.int64], t: float | None
+    offsets: NDArray[np.int64], concept_ids: NDArray[np.int32], dropped: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
     """The chance of each caption to be kept, float64 [N], 0 where it matches nothing.
 
-    `offsets` [N + 1] and `concept_ids` are matches in CSR form, `counts` [concepts] the captions that match
-    each concept; with `t` None all that match anything are kept.
+    `offsets` [N + 1] and `concept_ids` are matches in CSR form; where `dropped` is None all that match
+    anything are kept.
     """
     matched = np.diff(offsets) > 0
-    if t is None or not len(concept_ids):
+    if dropped is None or not len(concept_ids):
         return matched.astype(np.float64)
-    dropped = 1.0 - t / np.maximum(counts, t)
     kept = np.zeros(len(matched))
     kept[matched] = 1.0 - np.multiply.reduceat(dropped[concept_ids], offsets[:-1][matched])
     return kept
@@ -80,7 +87,7 @@ class Curve:
 
     def size(self, t: float | None) -> int:
         """Exact where the sample holds all captions, else an estimate."""
-        chance = keep_probability(self._sample.offsets, self._sample.concepts, self._counts, t)
+        chance = keep_probability(self._sample.offsets, self._sample.concepts, dropped(self._counts, t))
         return round(int((self._draws < chance).sum()) / self._share)
 
     def solve(self, target: int) -> float | None:
@@ -105,36 +112,21 @@ class Curve:
         return found
 
 
-class Unique:
-    """Tells the first occurrence of an id from its repeats, in files that are read in the same order again.
-
-    Holds 8 bytes an id while it is built, then only the ids that occur more than once.
-    """
-
-    def __init__(self, files: Iterator[U64]) -> None:
-        ids = np.concatenate([np.empty(0, np.uint64), *files])
-        self.rows = len(ids)
-        ids.sort()
-        again = ids[1:] == ids[:-1]
-        self.duplicates = int(again.sum())
-        self.different = self.rows - self.duplicates
-        self._repeated = np.unique(ids[1:][again])
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin again with the first file."""
-        self._seen = np.zeros(len(self._repeated), bool)
-
-    def first(self, ids: U64) -> NDArray[np.bool_]:
-        """Which rows of the next file hold an id for the first time, bool [N]."""
-        fresh = np.ones(len(ids), bool)
-        if not len(self._repeated):
-            return fresh
-        place = np.searchsorted(self._repeated, ids)
-        place[place == len(self._repeated)] = 0
-        rows = np.flatnonzero(self._repeated[place] == ids)
-        where, first = np.unique(place[rows], return_index=True)
-        fresh[rows] = False
-        fresh[rows[first[~self._seen[where]]]] = True
-        self._seen[where] = True
-        return fresh
+def first_of_equal(files: Sequence[U64]) -> list[NDArray[np.bool_]]:
+    """Which rows hold an id for the first time, bool [N] for each of `files`, uint64 [N], in their order."""
+    ids = np.sort(np.concatenate([np.empty(0, np.uint64), *files]))
+    repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
+    del ids
+    seen = np.zeros(len(repeated), bool)
+    masks = []
+    for file in files:
+        fresh = np.ones(len(file), bool)
+        if len(repeated):
+            place = np.minimum(np.searchsorted(repeated, file), len(repeated) - 1)
+            rows = np.flatnonzero(repeated[place] == file)
+            where, first = np.unique(place[rows], return_index=True)
+            fresh[rows] = False
+            fresh[rows[first[~seen[where]]]] = True
+            seen[where] = True
+        masks.append(fresh)
+    return masks

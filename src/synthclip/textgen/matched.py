@@ -1,7 +1,11 @@
 """Captions and their matches, read side by side in pieces that fit in memory."""
 
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,28 +15,10 @@ from numpy.typing import NDArray
 
 from synthclip.keys import U64
 from synthclip.store import RunDirectory
-from synthclip.textgen.drawing import Matches, Unique
+from synthclip.textgen.drawing import Matches, first_of_equal
 
-
-def parts(run: RunDirectory) -> list["Part"]:
-    """All matches of a run, in the order of their shards."""
-    return [part for manifest in run.manifests("match") for part in _of_shard(run, manifest.shard)]
-
-
-def counts(run: RunDirectory, concepts: int) -> NDArray[np.int64]:
-    """How many different captions match each concept, int64 [concepts]."""
-    total = np.zeros(concepts, np.int64)
-    pieces = parts(run)
-    unique = Unique(piece.ids() for piece in pieces)
-    for piece in pieces:
-        matches = piece.matches()
-        total += np.bincount(matches.rows(unique.first(matches.ids)).concepts, minlength=concepts)
-    return total
-
-
-def _of_shard(run: RunDirectory, shard: str) -> list["Part"]:
-    match, captions = (run.file(stage, f"{shard}.parquet") for stage in ("match", "captions"))
-    return [Part(match, captions, group) for group in range(pq.ParquetFile(match).num_row_groups)]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Part(NamedTuple):
@@ -57,3 +43,39 @@ class Part(NamedTuple):
 
     def texts(self) -> pa.ChunkedArray:
         return pq.ParquetFile(self.captions).read_row_group(self.group, columns=["text"])["text"]
+
+
+def parts(run: RunDirectory) -> list[Part]:
+    """All matches of a run, in the order of their shards."""
+    return [part for manifest in run.manifests("match") for part in _of_shard(run, manifest.shard)]
+
+
+def counts(run: RunDirectory, concepts: int) -> NDArray[np.int64]:
+    """How many different captions match each concept, int64 [concepts]."""
+    pieces = parts(run)
+    fresh = first_of_equal(list(in_order(Part.ids, pieces)))
+    total = np.zeros(concepts, np.int64)
+    for matches, mask in zip(in_order(Part.matches, pieces), fresh, strict=True):
+        total += np.bincount(matches.rows(mask).concepts, minlength=concepts)
+    return total
+
+
+def in_order(work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """`work` of every item, in order, by as many threads as there are cores; little is worked out ahead.
+
+    NumPy and pyarrow let go of the interpreter while they work, so that all cores are busy.
+    """
+    threads = len(os.sched_getaffinity(0))
+    waiting: deque[Future[_R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _of_shard(run: RunDirectory, shard: str) -> Sequence[Part]:
+    match, captions = (run.file(stage, f"{shard}.parquet") for stage in ("match", "captions"))
+    return [Part(match, captions, group) for group in range(pq.ParquetFile(match).num_row_groups)]
