@@ -1,17 +1,16 @@
 """From the bytes of an image file to a uint8 crop. Normalisation is left to the device."""
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 _TRIES = 10
 DRAWS = 4 * _TRIES
 """Uniform numbers that one crop takes."""
-_LOG_RATIO = (np.log(3 / 4), np.log(4 / 3))
+_LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
 def decode(image: bytes) -> NDArray[np.uint8]:
@@ -35,7 +34,7 @@ def decode(image: bytes) -> NDArray[np.uint8]:
 
 
 def crop_box(
-    height: int, width: int, scale: tuple[float, float], uniform_D: "ArrayLike"
+    height: int, width: int, scale: tuple[float, float], uniform_D: Sequence[float]
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random resized crop (Szegedy et al., arXiv 1409.4842, Section 6).
 
@@ -43,16 +42,13 @@ def crop_box(
     fit, the largest central crop within the ratios is taken, as torchvision does. `uniform_D` holds `DRAWS`
     numbers in [0, 1).
     """
-    area_T, ratio_T, top_T, left_T = np.asarray(uniform_D, dtype=np.float64).reshape(4, _TRIES)
-    area_T = height * width * (scale[0] + (scale[1] - scale[0]) * area_T)
-    ratio_T = np.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio_T)
-    width_T = np.rint(np.sqrt(area_T * ratio_T)).astype(np.int64)
-    height_T = np.rint(np.sqrt(area_T / ratio_T)).astype(np.int64)
-    fits_T = (width_T > 0) & (width_T <= width) & (height_T > 0) & (height_T <= height)
-    if fits_T.any():
-        t = int(np.argmax(fits_T))
-        h, w = int(height_T[t]), int(width_T[t])
-        return int(top_T[t] * (height - h + 1)), int(left_T[t] * (width - w + 1)), h, w
+    for t in range(_TRIES):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform_D[t])
+        ratio = math.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * uniform_D[_TRIES + t])
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = uniform_D[2 * _TRIES + t], uniform_D[3 * _TRIES + t]
+            return int(top * (height - h + 1)), int(left * (width - w + 1)), h, w
     w = min(width, round(height * 4 / 3))
     h = min(height, round(width * 4 / 3))
     return (height - h) // 2, (width - w) // 2, h, w

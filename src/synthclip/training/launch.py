@@ -8,7 +8,9 @@ from pathlib import Path
 from synthclip.errors import SynthClipError
 from synthclip.training.job import asked_to_stop
 from synthclip.training.loop import Report
-from synthclip.training.worker import TELL
+
+TELL = "synthclip-train "
+"""What a worker's line for its launcher begins with."""
 
 
 def torchrun(run: Path, processes: int, report: Report) -> None:

@@ -1,5 +1,6 @@
 """Batches for the trainer, decoded and cropped by threads ahead of the step that uses them."""
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -93,6 +94,9 @@ class Loader:
 
     def batches(self, first: int, end: int) -> Generator[Batch]:
         """The batches of the steps from `first` up to `end`, in order."""
+        import cv2
+
+        cv2.setNumThreads(1)  # every image has a thread of ours already
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
             waiting: deque[_Pending] = deque()
             try:
@@ -116,18 +120,22 @@ class Loader:
 
     def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> "list[_Text]":
         """Decode the images of the slots into `pixels`; what is known of their texts."""
-        crop_BD = self._draws(slots, "crop", DRAWS)
-        masked_BL = self._draws(slots, "mask", self._context_length) < self._text_masking
+        crop_BD = self._draws(slots, "crop", DRAWS).tolist()
+        kept_BL = None
+        if self._text_masking:
+            kept_BL = self._draws(slots, "mask", self._context_length) >= self._text_masking
+            kept_BL[:, 0] = True
         texts = []
-        for i in range(len(slots)):
-            image, sample = self._usable(int(slots.source_B[i]), int(slots.index_B[i]))
+        places = zip(slots.source_B.tolist(), slots.index_B.tolist(), strict=True)
+        for i, (source, index) in enumerate(places):
+            image, sample = self._usable(source, index)
             top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, crop_BD[i])
             resize(image[top : top + h, left : left + w], self._image_size, pixels[i])
-            ids = np.asarray(self._encode(sample.text), dtype=np.int64)
-            masked_L = masked_BL[i, : len(ids)]
-            masked_L[[0, -1]] = False
+            ids = self._encode(sample.text)
+            if kept_BL is not None:
+                ids = [*itertools.compress(ids[:-1], kept_BL[i].tolist()), ids[-1]]
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
-            texts.append(_Text(ids[~masked_L], text_id(sample.text), sorted(rare)))
+            texts.append(_Text(ids, text_id(sample.text), sorted(rare)))
         return texts
 
     def _draws(self, slots: Slots, stream: str, count: int) -> NDArray[np.float64]:
@@ -167,7 +175,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class _Text:
-    ids: NDArray[np.int64]
+    ids: Sequence[int]
     id: int
     concepts: list[int]
 

@@ -16,6 +16,7 @@ from synthclip.training.distributed import Group
 from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch, Loader
 from synthclip.training.losses import build_loss
+from synthclip.training.memory import kept_memory
 from synthclip.training.optimizer import build_optimizer, clamp_logit_scale, learning_rate
 
 _FLUSH_STEPS = 10
@@ -82,6 +83,10 @@ class Trainer:
         Either way the state is saved. Raises SynthClipError at a loss that is not finite: the newest
         checkpoint is then from before it, unless the recipe says to skip such steps.
         """
+        with kept_memory():
+            return self._fit()
+
+    def _fit(self) -> bool:
         step = self._resume()
         saved_at = time.monotonic()
         pending = _Pending()

@@ -6,16 +6,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from synthclip import torchvision_ops
 from synthclip.training.config import PAPER_MODEL, ModelConfig
+from synthclip.training.transformer import pooled
 
 torchvision_ops.ensure()
 
 import open_clip  # noqa: E402  torchvision must be mended before it is imported
-from open_clip.transformer import text_global_pool  # noqa: E402
+from open_clip.transformer import VisionTransformer  # noqa: E402
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -34,19 +36,32 @@ def build_model(config: ModelConfig) -> nn.Module:
 
         return vitb16.SynthClipViTB16()
     cfg = open_clip_config(config)["model_cfg"]
-    return ShortTextCLIP(**cfg)
+    return LeanCLIP(**cfg)
 
 
-class ShortTextCLIP(open_clip.CLIP):  # type: ignore[misc]
-    """open_clip's CLIP, which takes batches of texts shorter than its context."""
+class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
+    """open_clip's CLIP without the work that its features do not need.
+
+    It takes batches of texts shorter than its context: no token sees a later one, so cutting what stands
+    after the last end token changes nothing.
+    """
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        visual: Any = self.visual
+        if isinstance(visual, VisionTransformer):
+            x_BLD = visual._embeds(image)
+            class_token_B = torch.zeros(len(x_BLD), dtype=torch.int64, device=x_BLD.device)
+            x_BD = visual.ln_post(pooled(visual.transformer, x_BLD, class_token_B, causal=False))
+            x_BE: Tensor = x_BD @ visual.proj
+        else:
+            x_BE = visual(image)
+        return nn.functional.normalize(x_BE, dim=-1) if normalize else x_BE
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        # No token sees a later one, so cutting what stands after the last end token changes nothing.
-        L = text.shape[1]
-        x_BLD = self.token_embedding(text).to(self.transformer.get_cast_dtype())
-        x_BLD = x_BLD + self.positional_embedding[:L].to(x_BLD.dtype)
-        x_BLD = self.ln_final(self.transformer(x_BLD, attn_mask=self.attn_mask[:L, :L]))
-        x_BE: Tensor = text_global_pool(x_BLD, text, self.text_pool_type) @ self.text_projection
+        x_BLD = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
+        # The end token has the largest id of all.
+        x_BD = self.ln_final(pooled(self.transformer, x_BLD, text.argmax(dim=-1), causal=True))
+        x_BE: Tensor = x_BD @ self.text_projection
         return nn.functional.normalize(x_BE, dim=-1) if normalize else x_BE
 
 

@@ -31,6 +31,7 @@ CURVE = pa.schema(
 
 class Train(Stage):
     name = "train"
+    revision = 2
     reads = ("images",)
     sections = ("seed", "model", "training")
 

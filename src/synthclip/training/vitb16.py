@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from synthclip import torchvision_ops
+from synthclip.training.transformer import pooled
 
 torchvision_ops.ensure()
 
@@ -71,10 +72,9 @@ class SynthClipViTB16(open_clip.CLIP):  # type: ignore[misc]
         return nn.functional.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        length = text.shape[1]
-        x_BLD = self.token_embedding(text) + self.positional_embedding[:length]
-        x_BLD = self.ln_final(self.transformer(x_BLD, attn_mask=self.attn_mask[:length, :length]))
-        at_end = x_BLD[torch.arange(text.shape[0], device=text.device), text.argmax(dim=-1)]
+        x_BLD = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
+        # The end token has the largest id of all.
+        at_end = self.ln_final(pooled(self.transformer, x_BLD, text.argmax(dim=-1), causal=True))
         features: Tensor = at_end @ self.text_projection
         return nn.functional.normalize(features, dim=-1) if normalize else features
 

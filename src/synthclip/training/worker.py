@@ -14,10 +14,8 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
 from synthclip.store import RunDirectory
 from synthclip.training.job import asked_to_stop, build_trainer
+from synthclip.training.launch import TELL
 from synthclip.training.stage import Train
-
-TELL = "synthclip-train "
-"""What a line for the launcher begins with."""
 
 
 def main(path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The forward pass of open_clip's transformers when only one position of each sequence is wanted.
+
+The weights stay in open_clip's modules and the features are open_clip's, up to rounding. What is left out is
+work that a CLIP throws away: in the last block only the pooled position needs a query and the MLP, and
+`nn.MultiheadAttention` copies its projections forward and pads their gradients with zeros backward.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+
+def pooled(transformer: nn.Module, x_BLD: Tensor, at_B: Tensor, *, causal: bool) -> Tensor:
+    """The output of a transformer [B, D] at position `at_B` (int64) of each sequence.
+
+    `transformer` is an `open_clip.transformer.Transformer` of plain blocks; with `causal`, no position sees
+    a later one.
+    """
+    blocks: Any = transformer.resblocks
+    for block in blocks[:-1]:
+        x_BLD = x_BLD + block.ls_1(_attention(block.attn, block.ln_1(x_BLD), causal))
+        x_BLD = x_BLD + block.ls_2(block.mlp(block.ln_2(x_BLD)))
+    last = blocks[-1]
+    row_B = torch.arange(len(x_BLD), device=x_BLD.device)
+    x_BD = x_BLD[row_B, at_B] + last.ls_1(_attention_at(last.attn, last.ln_1(x_BLD), at_B, causal))
+    out_BD: Tensor = x_BD + last.ls_2(last.mlp(last.ln_2(x_BD)))
+    return out_BD
+
+
+def _attention(attention: nn.MultiheadAttention, x_BLD: Tensor, causal: bool) -> Tensor:
+    qkv = linear(x_BLD, attention.in_proj_weight, attention.in_proj_bias)
+    q_BHLK, k_BHLK, v_BHLK = _heads(qkv, 3, attention.num_heads)
+    mixed_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
+    out_BLD: Tensor = attention.out_proj(mixed_BHLK.transpose(1, 2).flatten(2))
+    return out_BLD
+
+
+def _attention_at(attention: nn.MultiheadAttention, x_BLD: Tensor, at_B: Tensor, causal: bool) -> Tensor:
+    B, L, D = x_BLD.shape
+    of_query, of_rest = attention.in_proj_weight.split([D, 2 * D])
+    query_bias, rest_bias = attention.in_proj_bias.split([D, 2 * D])
+    here_B1D = x_BLD[torch.arange(B, device=x_BLD.device), at_B].unsqueeze(1)
+    (q_BH1K,) = _heads(linear(here_B1D, of_query, query_bias), 1, attention.num_heads)
+    k_BHLK, v_BHLK = _heads(linear(x_BLD, of_rest, rest_bias), 2, attention.num_heads)
+    seen = torch.arange(L, device=x_BLD.device) <= at_B[:, None, None, None] if causal else None
+    mixed_BH1K = scaled_dot_product_attention(q_BH1K, k_BHLK, v_BHLK, attn_mask=seen)
+    out_BD: Tensor = attention.out_proj(mixed_BH1K.flatten(1))
+    return out_BD
+
+
+def _heads(x_BLD: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Split the last axis into so many tensors [B, H, L, K]."""
+    return tuple(part.transpose(1, 2) for part in x_BLD.unflatten(-1, (parts, heads, -1)).unbind(2))

@@ -1,0 +1,39 @@
+"""Leaving out what a CLIP throws away changes neither its features nor its gradients."""
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+
+from synthclip.training.config import ModelConfig, TextConfig, VisionConfig
+from synthclip.training.model import build_model, open_clip_config
+
+
+def loss(model: nn.Module, images: Tensor, tokens: Tensor) -> Tensor:
+    image_BE, text_BE, scale = model(images, tokens)[:3]
+    logits: Tensor = scale * image_BE @ text_BE.T
+    return nn.functional.cross_entropy(logits, torch.arange(len(images)))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("length", [9, 16], ids=["cut", "whole"])
+def test_features_and_gradients_are_open_clips(layers: int, length: int) -> None:
+    config = ModelConfig(
+        embed_dim=16,
+        vision=VisionConfig(image_size_px=32, layers=layers, width=32, head_width=16, patch_size_px=8),
+        text=TextConfig(context_length=16, width=32, heads=2, layers=layers),
+    )
+    torch.manual_seed(0)
+    ours, theirs = build_model(config), open_clip.CLIP(**open_clip_config(config)["model_cfg"])
+    theirs.load_state_dict(ours.state_dict())
+    ours, theirs = ours.double(), theirs.double()
+    images, tokens = torch.randn(5, 3, 32, 32).double(), torch.randint(1, 49000, (5, 16))
+    for row, end in enumerate([3, 8, 5, 1, 8]):
+        tokens[row, end] = 49407
+        tokens[row, end + 1 :] = 0
+    loss(ours, images, tokens[:, :length]).backward()
+    loss(theirs, images, tokens).backward()
+    torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))  # type: ignore[operator]
+    torch.testing.assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))  # type: ignore[operator]
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
