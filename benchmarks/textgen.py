@@ -1,18 +1,16 @@
-"""Matching against 500,000 concepts, and match, dedup and balance at growing size.
+"""Matching against 500,000 concepts.
 
-    python benchmarks/textgen.py [--wordnet DIR] [--millions 1 3 10 30]
+    python benchmarks/textgen.py [--wordnet DIR]
 
-Captions are the 40,960 of ../shared/data/captions; for millions, the front half of one is joined to the
-back half of another. The bank is WordNet's lemmas, the captions' bigrams, and composed pairs.
+Captions are the 40,960 of ../shared/data/captions. The bank is WordNet's lemmas, the captions' bigrams, and
+composed pairs.
 """
 
 import argparse
 import gzip
-import json
 import multiprocessing
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -20,14 +18,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from synthclip import ConceptMatcher, load_recipe, run
-from synthclip.progress import Console
+from synthclip import ConceptMatcher
 from synthclip.textgen import wordnet
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[2] / "shared"))
 CAPTIONS = SHARED / "data" / "captions" / "flickr8k-captions.txt.gz"
 ENTRIES = 500_000
-PER_FILE = 250_000
 ROUNDS = 20
 
 
@@ -145,58 +141,13 @@ def matching(bank: list[str], texts: list[str]) -> None:
     print(f"\nBuilt in {build:.1f} s, loaded by a worker in {load:.3f} s; two workers hold {memory:.0f} MiB")
 
 
-def scale(bank: list[str], texts: list[str], millions: float, folder: Path) -> None:
-    """Import, match, dedup and balance, each timed by the run itself."""
-    rng = random.Random(1)
-    halves = [text.split() for text in texts]
-    source = folder / "captions"
-    source.mkdir()
-    left = int(millions * 1_000_000)
-    for number in range(-(-left // PER_FILE)):
-        rows = []
-        for _ in range(min(PER_FILE, left)):
-            front, back = rng.choice(halves), rng.choice(halves)
-            rows.append(" ".join([*front[: len(front) // 2], *back[len(back) // 2 :]]))
-        left -= len(rows)
-        (source / f"{number}.json").write_text(json.dumps(rows))
-    (folder / "metadata.json").write_text(json.dumps(bank))
-    recipe = load_recipe(
-        "demo",
-        [
-            f"concepts.sources=[{{kind: json, path: {folder}/metadata.json}}]",
-            f"captions.imported={source}",
-            "balance.captions_per_shard=1000000",
-        ],
-    )
-    with (folder / "log").open("w") as log:
-        made = run(
-            recipe, folder / "run", stages=("concepts", "captions", "match", "balance"), console=Console(log)
-        )
-    seconds = {line["stage"]: line["seconds"] for line in made.metrics() if line["event"] == "stage"}
-    [balance] = made.manifests("balance")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(
-        f"| {millions:g} | {seconds['match']:.0f} | {seconds['balance']:.0f} | "
-        f"{seconds['match'] + seconds['balance']:.0f} | {peak:.2f} | {balance.notes['duplicates']:,} | "
-        f"{balance.rows:,} |",
-        flush=True,
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--wordnet", type=Path, default=wordnet.DEBIAN)
-    parser.add_argument("--millions", type=float, nargs="*", default=[1, 3, 10, 30])
     chosen = parser.parse_args()
     texts = real_captions()
     bank = make_bank(texts, chosen.wordnet)
     matching(bank, texts)
-    print("\nMatch, dedup and balance (t = 10), two workers\n")
-    print("| million captions | match s | balance s | sum s | largest worker GiB | duplicates | selected |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for millions in chosen.millions:
-        with tempfile.TemporaryDirectory() as folder:
-            scale(bank, texts, millions, Path(folder))
 
 
 if __name__ == "__main__":
