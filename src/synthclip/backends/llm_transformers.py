@@ -13,7 +13,7 @@ from pydantic import Field
 from synthclip import torchvision_ops
 from synthclip.backends import BackendConfig
 from synthclip.config import runtime
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 
 
 class Config(BackendConfig):
@@ -48,15 +48,11 @@ class Transformers:
     """`LLM` on transformers."""
 
     def __init__(self, config: Config) -> None:
-        try:
+        with needs_extra("transformers", "llm.backend transformers"):
             import torch
 
             torchvision_ops.ensure()
             from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError:
-            raise SynthClipError(
-                "backend 'transformers' needs its package: `pip install 'synthclip[transformers]'`"
-            ) from None
         source = str(Path(config.model).expanduser()) if config.model.startswith("~") else config.model
         where: dict[str, Any] = {"revision": config.revision, "gguf_file": config.gguf_file}
         where = {name: value for name, value in where.items() if value is not None}

@@ -8,25 +8,17 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import BackendConfig
+from synthclip.backends.sampling import SamplingConfig
 from synthclip.config import runtime
 from synthclip.errors import SynthClipError
 
 
-class Config(BackendConfig):
+class Config(SamplingConfig):
     gpus: ClassVar[int] = 1
     model: str
     """A name on the Hugging Face hub, or a folder."""
     revision: str | None = None
     dtype: str = "auto"
-    chat: bool = True
-    """Send the prompt as a user's message in the model's chat template, not as text to go on with."""
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    max_tokens: int = Field(64, ge=1)
-    stop: tuple[str, ...] = ()
     context: int | None = Field(None, ge=64)
     """Tokens that a prompt and its answer may take together; None for what the model was made for."""
     batch_size: int = runtime(4096, ge=1)
@@ -67,22 +59,10 @@ class VLLM:
         self.continues = not config.chat
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        sampling = [self._sampling(seed) for seed in seeds]
+        sampling = [self._vllm.SamplingParams(seed=seed % 2**63, **self._config.sampling()) for seed in seeds]
         if self._config.chat:
             messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
             answers = self._engine.chat(messages, sampling, use_tqdm=False)
         else:
             answers = self._engine.generate(list(prompts), sampling, use_tqdm=False)
         return [answer.outputs[0].text for answer in answers]
-
-    def _sampling(self, seed: int) -> Any:
-        config = self._config
-        return self._vllm.SamplingParams(
-            seed=seed % 2**63,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            presence_penalty=config.presence_penalty,
-            frequency_penalty=config.frequency_penalty,
-            max_tokens=config.max_tokens,
-            stop=list(config.stop) or None,
-        )

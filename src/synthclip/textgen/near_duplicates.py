@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.errors import SynthClipError
+from synthclip.errors import needs_extra
 from synthclip.keys import U64
 
 _PERMUTATIONS = 64
@@ -176,12 +176,8 @@ def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 def _permuted(hashes: U64) -> U32:
     """The MinHash digests of single words, uint32 [words, permutations]; a set's is their least."""
-    try:
+    with needs_extra("dedup", "balance.near_duplicates"):
         from rensa import RMinHash
-    except ImportError:
-        raise SynthClipError(
-            "balance.near_duplicates needs the package rensa: `pip install 'synthclip[dedup]'`"
-        ) from None
     singles = np.arange(len(hashes) + 1, dtype=np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, singles, _PERMUTATIONS, 0)
     return np.array(matrix.to_rows(), np.uint32).reshape(len(hashes), _PERMUTATIONS)

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.store import quick_digest
 from synthclip.textgen import wikipedia, wordnet
 from synthclip.textgen.config import ConceptSource
@@ -95,12 +95,8 @@ def _wordnet(path: Path, source: ConceptSource) -> Iterator[str]:
 
 def _wordfreq(_: Path, source: ConceptSource) -> Iterator[str]:
     """The most frequent words of a language, by the package wordfreq."""
-    try:
+    with needs_extra("concepts", "concepts.sources: kind 'wordfreq'"):
         from wordfreq import top_n_list
-    except ImportError:
-        raise SynthClipError(
-            "concepts.sources: kind 'wordfreq' needs its package: `pip install 'synthclip[concepts]'`"
-        ) from None
     yield from top_n_list(source.language, source.top, wordlist="best")
 
 
