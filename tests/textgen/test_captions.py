@@ -75,9 +75,9 @@ def test_axes_and_templates_are_drawn_by_content() -> None:
     )
     many = [drawn.draw(concept, attempt) for concept in ("dog", "cat") for attempt in range(300)]
     assert many == [drawn.draw(concept, attempt) for concept in ("dog", "cat") for attempt in range(300)]
-    share = sum(prompt.template == "a" for prompt in many) / len(many)
+    share = sum(prompt.template.name == "a" for prompt in many) / len(many)
     assert 0.68 < share < 0.82
-    assert {prompt.prefilled for prompt in many if prompt.template == "a"} == {
+    assert {prompt.prefilled for prompt in many if prompt.template.name == "a"} == {
         f"A picture:\n{start}{noun}" for start in ("red ", "blue ", "") for noun in ("dog", "cat")
     }
     assert "dog, red:" in {prompt.prefilled for prompt in many}
@@ -105,3 +105,22 @@ def test_the_papers_prompt_stands_in_its_recipe() -> None:
     prompt = Prompts(recipe.captions, recipe.seed).draw("zebra", 0).text
     assert "Your concept is: zebra." in prompt
     assert "\n" not in prompt
+
+
+def test_long_and_short_captions_of_one_recipe(run_text: RunText) -> None:
+    long = '{name: long, text: "{{ concept }}:", sentences: 2, max_words: 40}'
+    short = '{name: short, text: "{{ concept }}:", max_words: 5}'
+    run = run_text("concepts.limit=20", f"captions.templates=[{long}, {short}]")
+    texts: dict[str, list[str]] = {"long": [], "short": []}
+    for row in table(run, "captions").to_pylist():
+        texts[row["template"]].append(row["text"])
+    assert max(len(text.split()) for text in texts["short"]) <= 5
+    assert max(len(text.split()) for text in texts["long"]) > 5
+    assert any(". " in text for text in texts["long"])
+    assert not any(". " in text for text in texts["short"])
+
+
+def test_a_language_that_nothing_can_tell_is_refused_before_work_begins(run_text: RunText) -> None:
+    pytest.importorskip("py3langid", reason="needs py3langid: pip install 'synthclip[language]'")
+    with pytest.raises(SynthClipError, match="'english': unknown"):
+        run_text("concepts.limit=2", "captions.language=english")

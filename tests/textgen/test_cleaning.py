@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip.textgen.cleaning import clean, contains
-from synthclip.textgen.config import CaptionsConfig
+from synthclip.textgen.config import CaptionsConfig, Template
 
-CONFIG = CaptionsConfig.model_validate({"templates": [{"name": "t", "text": "x"}]})
+TEMPLATE = Template(name="t", text="x")
+CONFIG = CaptionsConfig(templates=(TEMPLATE,))
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ CONFIG = CaptionsConfig.model_validate({"templates": [{"name": "t", "text": "x"}
     ],
 )
 def test_what_is_no_part_of_the_caption_goes(raw: str, caption: str) -> None:
-    assert clean(raw, "dog", CONFIG) == (caption, None)
+    assert clean(raw, "dog", CONFIG, TEMPLATE) == (caption, None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_what_is_no_part_of_the_caption_goes(raw: str, caption: str) -> None:
     ],
 )
 def test_what_is_no_caption_has_its_reason(raw: str, reason: str) -> None:
-    assert clean(raw, "dog", CONFIG)[1] == reason
+    assert clean(raw, "dog", CONFIG, TEMPLATE)[1] == reason
 
 
 @pytest.mark.parametrize(
@@ -76,8 +77,62 @@ def test_other_words_do_not(text: str, concept: str) -> None:
 
 @given(st.text(max_size=80), st.text(min_size=1, max_size=10).filter(str.strip))
 def test_nothing_makes_cleaning_fail(raw: str, concept: str) -> None:
-    text, reason = clean(raw, concept, CONFIG)
+    text, reason = clean(raw, concept, CONFIG, TEMPLATE)
     if reason is None:
         assert text == " ".join(text.split())
         assert text.isprintable() or "\xad" in text
         assert 3 <= len(text.split()) <= 20
+
+
+THREE = Template(name="long", text="x", sentences=3, max_words=60)
+
+
+@pytest.mark.parametrize(
+    ("raw", "caption"),
+    [
+        ("A dog runs. It is brown! Snow falls. A man", "A dog runs. It is brown! Snow falls."),
+        ("A dog runs. It is brown. Snow", "A dog runs. It is brown."),
+        ("A dog runs in the snow", "A dog runs in the snow"),
+        ("1. A dog runs\n2. It is brown.\n\n3. Snow falls", "A dog runs. It is brown."),
+        (
+            "Sure, here is a caption:\n A dog runs.  It wears a 2.5 m scarf.",
+            "A dog runs. It wears a 2.5 m scarf.",
+        ),
+        ("A dog runs. One. Two. Three.", "A dog runs. One. Two."),
+    ],
+)
+def test_a_long_caption_is_its_first_whole_sentences(raw: str, caption: str) -> None:
+    assert clean(raw, "dog", CONFIG, THREE) == (caption, None)
+
+
+def test_a_template_has_limits_of_its_own() -> None:
+    long = "A dog " + "and another dog " * 10 + "run."
+    assert clean(long, "dog", CONFIG, TEMPLATE)[1] == "too long"
+    assert clean(long, "dog", CONFIG, THREE)[1] is None
+    few = Template(name="few", text="x", min_words=5)
+    assert clean("A dog runs.", "dog", CONFIG, few)[1] == "too short"
+
+
+@given(st.text(alphabet="aA.!? \n1-", max_size=60), st.integers(1, 4))
+def test_no_more_sentences_than_asked_for(raw: str, most: int) -> None:
+    template = Template(name="t", text="x", sentences=most, min_words=1)
+    text, reason = clean(raw, "a", CONFIG, template)
+    if reason is None:
+        assert "\n" not in text
+        assert len([end for end in (". ", "! ", "? ") for _ in range(text.count(end))]) < most
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("A dog runs in the snow.", True),
+        ("An old dog at night.", True),
+        ("Ein Hund dog läuft durch den Schnee.", False),
+        ("Un dog corre por la playa con una pelota.", False),
+        ("一只 dog 在海滩上奔跑", False),
+    ],
+)
+def test_captions_in_other_languages_are_refused(text: str, kept: bool) -> None:
+    pytest.importorskip("py3langid", reason="needs py3langid: pip install 'synthclip[language]'")
+    config = CONFIG.model_copy(update={"language": "en"})
+    assert clean(text, "dog", config, TEMPLATE)[1] == (None if kept else "language")

@@ -12,7 +12,7 @@ from synthclip.engine import Resources, Shard, Tick
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
-from synthclip.textgen import BANK, fills, imported
+from synthclip.textgen import BANK, fills, imported, language
 from synthclip.textgen.cleaning import clean
 from synthclip.textgen.prompts import Prompts
 
@@ -50,6 +50,10 @@ class Captions(Stage):
     def resources(self) -> Resources:
         return Resources(gpus=self.recipe.llm.gpus)
 
+    def prepare(self) -> None:
+        if self.recipe.captions.language is not None:
+            language.check(self.recipe.captions.language)
+
     def load(self) -> Maker:
         config = self.recipe.captions
         if config.imported is not None:
@@ -73,12 +77,12 @@ class Captions(Stage):
                 said = llm.generate(texts, [prompt.seed for prompt in drawn])
                 for (number, _), prompt, raw in zip(batch, drawn, said, strict=True):
                     raw = (prompt.prefill + raw if llm.continues else raw).encode("utf-8", "replace").decode()
-                    text, reason = clean(raw, bank[number], config)
+                    text, reason = clean(raw, bank[number], config, prompt.template)
                     row = {
                         "caption_id": keys.text_id(text),
                         "concept_id": number,
                         "text": text,
-                        "template": prompt.template,
+                        "template": prompt.template.name,
                         "model": llm.name,
                         "seed": prompt.seed,
                     }

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-from synthclip.textgen.config import CaptionsConfig
+from synthclip.textgen import language
+from synthclip.textgen.config import CaptionsConfig, Template
 
 _MOST_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
 _QUOTES = str.maketrans("", "", '"“”„«»')
@@ -19,14 +20,17 @@ _REFUSAL = re.compile(
     r"|as an? (?:AI|language model))\b",
     re.IGNORECASE,
 )
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # categories of Unicode that no caption needs
 
 
-def clean(raw: str, concept: str, config: CaptionsConfig) -> tuple[str, str | None]:
+def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) -> tuple[str, str | None]:
     """(caption, None), or (what is left of the text, reason)."""
     if len(raw) > _MOST_CHARS:
         return raw, "too long"
     text = _LEAD.sub("", raw.strip().translate(_QUOTES).strip()).strip()
+    if template.sentences is not None:
+        text = _first_sentences(text, template.sentences)
     if not text:
         return text, "empty"
     if "\n" in text or "\r" in text:
@@ -39,13 +43,29 @@ def clean(raw: str, concept: str, config: CaptionsConfig) -> tuple[str, str | No
     if _MARKUP.search(text):
         return text, "markup"
     words = len(text.split())
-    if words < config.min_words:
+    if words < (template.min_words or config.min_words):
         return text, "too short"
-    if words > config.max_words:
+    if words > (template.max_words or config.max_words):
         return text, "too long"
     if config.must_contain_concept and not contains(text, concept):
         return text, "concept missing"
+    if config.language is not None and not language.may_be(text, config.language):
+        return text, "language"
     return text, None
+
+
+def _first_sentences(text: str, count: int) -> str:
+    """The first whole sentences of all lines, each ended by a mark and a space between two.
+
+    A last one that the model did not finish is left out, unless there is no other.
+    """
+    lines = [_LEAD.sub("", line.strip()).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    whole = [line if line[-1] in ".!?" else f"{line}." for line in lines[:-1]]
+    sentences = _SENTENCE_ENDS.split(" ".join([*whole, *lines[-1:]]))
+    if len(sentences) > 1 and sentences[-1][-1:] not in (".", "!", "?"):
+        sentences.pop()
+    return " ".join(sentences[:count])
 
 
 def contains(text: str, concept: str) -> bool:

@@ -75,6 +75,12 @@ class Template(Section):
     """How the caption begins, Jinja too: it is put behind the prompt, with a space where none is there, for
     the model to go on from. For models that continue a text; a chat model answers anew instead."""
     weight: float = Field(1.0, gt=0)
+    min_words: int | None = Field(None, ge=1)
+    """Instead of the recipe's, for captions by this template."""
+    max_words: int | None = Field(None, ge=1)
+    sentences: int | None = Field(None, ge=1)
+    """Take an answer of several lines as one text, and keep its first so many sentences: for long captions,
+    of which training can draw parts. None takes an answer of one line as it is."""
 
     def compile(self, axes: Collection[str] = ()) -> tuple[Any, Any]:
         """The two as `jinja2.Template`. Raises ValueError where one is none, or names what is not there."""
@@ -106,6 +112,8 @@ class CaptionsConfig(Section):
     min_words: int = Field(3, ge=1)
     max_words: int = Field(20, ge=1)
     must_contain_concept: bool = True
+    language: str | None = None
+    """Refuse captions that are hardly in this language, an ISO 639 code such as `en`."""
     concepts_per_shard: int = Field(32, ge=1)
 
     @model_validator(mode="after")

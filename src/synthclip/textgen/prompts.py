@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.textgen.config import CaptionsConfig
+from synthclip.textgen.config import CaptionsConfig, Template
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Prompt:
     text: str
     prefill: str
     """How the caption begins, for a model that goes on from it."""
-    template: str
+    template: Template
     seed: int
 
     @property
@@ -30,7 +30,7 @@ class Prompts:
     """The recipe's templates, compiled. All that is drawn follows from concept, attempt and seed."""
 
     def __init__(self, config: CaptionsConfig, seed: int) -> None:
-        self._names = [template.name for template in config.templates]
+        self._templates = config.templates
         self._compiled = [template.compile(config.axes) for template in config.templates]
         weights = np.array([template.weight for template in config.templates])
         self._edges: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
@@ -49,7 +49,7 @@ class Prompts:
         text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
         prefill = " ".join(prefill.split())
         seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
-        return Prompt(text, prefill, self._names[chosen], seed)
+        return Prompt(text, prefill, self._templates[chosen], seed)
 
     def _share(self, concept: str, stream: str, attempt: int) -> float:
         """A number in [0, 1)."""
