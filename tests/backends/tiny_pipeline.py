@@ -9,6 +9,17 @@ from synthclip import torchvision_ops
 
 _MERGES = 2000
 _VOCABULARY = 2 * 256 + _MERGES + 2
+CLIP_TEXT = {
+    "vocab_size": _VOCABULARY,
+    "bos_token_id": _VOCABULARY - 2,
+    "eos_token_id": _VOCABULARY - 1,
+    "hidden_size": 32,
+    "intermediate_size": 37,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "projection_dim": 32,
+}
+"""A text encoder for `clip_tokenizer`."""
 
 
 def clip_tokenizer(folder: Path) -> Any:
@@ -63,18 +74,7 @@ def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False
         norm_num_groups=8,
         sample_size=32,
     )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=_VOCABULARY,
-            bos_token_id=_VOCABULARY - 2,
-            eos_token_id=_VOCABULARY - 1,
-            hidden_size=32,
-            intermediate_size=37,
-            num_attention_heads=4,
-            num_hidden_layers=2,
-            projection_dim=32,
-        )
-    )
+    text = CLIPTextModel(CLIPTextConfig(**CLIP_TEXT))
     if nan:
         torch.nn.init.constant_(vae.decoder.conv_out.bias, torch.nan)
     StableDiffusionPipeline(

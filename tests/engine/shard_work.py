@@ -2,13 +2,13 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from synthclip.engine import Done, Progress, Shard, Tick, Work
+from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
 from synthclip.store import Outcome, RunDirectory
 
@@ -90,18 +90,16 @@ def alive(pid: int) -> bool:
 def _linger(seconds: float, tick: Tick, path: Path) -> None:
     if not seconds:
         return
-    stop: list[int] = []
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not stop:
-        time.sleep(0.05)
-        tick(1, waited=1.0)
-    if stop:
-        time.sleep(0.5)  # longer than a process without grace would have
-        tick(1, waited=2.0)
-        _note(path, "saved")
-        raise SystemExit(0)
+    with asked_to_stop() as stop:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not stop():
+            time.sleep(0.05)
+            tick(1, waited=1.0)
+        if stop():
+            time.sleep(0.5)  # longer than a process without grace would have
+            tick(1, waited=2.0)
+            _note(path, "saved")
+            raise SystemExit(0)
 
 
 def _note(path: Path, text: str) -> None:

@@ -80,6 +80,23 @@ def test_progress_comes_while_a_shard_is_made(tmp_path: Path) -> None:
     assert events[0].figures == {"waited": 1.0}
 
 
+@pytest.mark.parametrize("asked", ["closed", "SIGTERM", "Ctrl-C"])
+def test_a_busy_actor_gets_grace_to_save(tmp_path: Path, asked: str) -> None:
+    if asked == "closed":
+        events = build_engine(RAY).map(Load(tmp_path), shards(1, s0={"linger": 60.0}), ONE_EACH)
+        next(events)
+        events.close()  # type: ignore[attr-defined]
+    else:
+        parent = _start_parent(tmp_path)
+        wait_for(tmp_path, "start s0")
+        if asked == "Ctrl-C":  # the terminal signals all that run in it
+            os.killpg(parent.pid, signal.SIGINT)
+        else:
+            parent.terminate()
+        parent.wait(60)
+    assert notes(tmp_path)[-1] == "saved"
+
+
 def test_relative_paths_are_where_the_run_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,15 +106,7 @@ def test_relative_paths_are_where_the_run_was_started(
 
 
 def test_a_killed_parent_leaves_no_actor(tmp_path: Path) -> None:
-    script = f"""
-from pathlib import Path
-from shard_work import Load, done, shards
-from synthclip.engine import EngineConfig, Resources, build_engine
-engine = build_engine(EngineConfig(kind="ray", workers=1))
-done(engine.map(Load(Path({str(tmp_path)!r})), shards(1, s0={{"linger": 300.0}}), Resources()))
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    parent = _start_parent(tmp_path)
     try:
         wait_for(tmp_path, "start s0")
     finally:
@@ -108,3 +117,18 @@ done(engine.map(Load(Path({str(tmp_path)!r})), shards(1, s0={{"linger": 300.0}})
     while alive(worker):
         assert time.monotonic() < deadline, "an actor outlived its parent"
         time.sleep(0.1)
+
+
+def _start_parent(path: Path) -> subprocess.Popen[bytes]:
+    """A process, and group, of its own that runs one endless shard with Ray, and stops as the CLI does."""
+    script = f"""
+import signal
+from pathlib import Path
+from shard_work import Load, done, shards
+from synthclip.engine import EngineConfig, Resources, build_engine
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+engine = build_engine(EngineConfig(kind="ray", workers=1))
+done(engine.map(Load(Path({str(path)!r})), shards(1, s0={{"linger": 300.0}}), Resources()))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True)

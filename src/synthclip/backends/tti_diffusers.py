@@ -94,12 +94,6 @@ class Config(BackendConfig):
         return {path.relative_to(folder).as_posix(): quick_digest(path) for path in files}
 
 
-def _digests(folder: Path, prefix: str = "") -> dict[str, str]:
-    """Of the configuration and weights in a folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".bin")]
-    return {prefix + path.relative_to(folder).as_posix(): quick_digest(path) for path in files}
-
-
 def build(config: Config) -> "Diffusers":
     return Diffusers(config)
 
@@ -153,8 +147,8 @@ class Diffusers:
             spare = self.batch_size - count
             prompts, seeds = [*prompts, *[prompts[0]] * spare], [*seeds, *[seeds[0]] * spare]
         arguments = dict(self._constant)
-        if self._empty_prompt is not None:
-            arguments["negative_prompt_embeds"] = self._empty_prompt.expand(len(prompts), -1, -1)
+        for name, encoded in self._empty_prompt.items():
+            arguments[name] = encoded.expand(len(prompts), *encoded.shape[1:])
         with torch.inference_mode():
             output = self._pipeline(
                 prompt=list(prompts),
@@ -283,19 +277,28 @@ def _constant_arguments(config: Config) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _empty_prompt(config: Config, pipeline: Any) -> "torch.Tensor | None":
-    """The text that guidance leads away from, [1, T, D], for the pipelines that would encode it anew in
-    every batch; the others encode none, or take zeros for it."""
+def _empty_prompt(config: Config, pipeline: Any) -> "dict[str, torch.Tensor]":
+    """The text that guidance leads away from, [1, T, D], and its summary, [1, D], as arguments of the
+    pipelines that would encode it anew in every batch; the others encode none, or take zeros for it."""
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    if not isinstance(pipeline, StableDiffusionPipeline):
-        return None
     if config.guidance is not None and config.guidance <= 1:
-        return None
+        return {}
+    empty: dict[str, Any] = {"prompt": "", "device": pipeline.device, "num_images_per_prompt": 1}
+    names = ["negative_prompt_embeds"]
+    if isinstance(pipeline, StableDiffusion3Pipeline):
+        empty |= {"prompt_2": "", "prompt_3": ""}
+        names.append("negative_pooled_prompt_embeds")
+    elif isinstance(pipeline, StableDiffusionXLPipeline):
+        if pipeline.config.force_zeros_for_empty_prompt:
+            return {}
+        names.append("negative_pooled_prompt_embeds")
+    elif not isinstance(pipeline, StableDiffusionPipeline):
+        return {}
     with torch.inference_mode():
-        encoded: torch.Tensor = pipeline.encode_prompt("", pipeline.device, 1, False)[0]
-    return encoded
+        encoded = pipeline.encode_prompt(**empty, do_classifier_free_guidance=False)
+    return dict(zip(names, encoded[::2], strict=True))
 
 
 def _shown(model: str) -> str:

@@ -13,10 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from synthclip.engine import Done, EngineConfig, Load, Progress, Resources, Shard
+from synthclip.engine.stopping import GRACE_SECONDS
 from synthclip.engine.work import Failure, Ledger, Worker, worker_died
-
-_GRACE_SECONDS = 20.0
-"""How long a worker that is asked to stop may take, for a checkpoint; then it is killed."""
 
 
 class LocalEngine:
@@ -95,7 +93,7 @@ class _Pool:
             worker.pipe.close()
             if worker.shard is not None:
                 worker.process.terminate()
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             if worker.process.is_alive():

@@ -1,10 +1,7 @@
 """From a recipe and a run to a trainer, in the process that will train."""
 
-import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow.parquet as pq
 import torch
@@ -131,22 +128,3 @@ def _rare_concepts(stage: Stage) -> frozenset[int]:
     captions = sum(manifest.rows for manifest in stage.run.manifests("balance"))
     pairs = zip(counts["concept_id"].to_pylist(), counts["selected"].to_pylist(), strict=True)
     return frozenset(concept for concept, selected in pairs if selected <= share * captions)
-
-
-@contextlib.contextmanager
-def asked_to_stop(then: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM asks for a stop instead of killing: `then` is called, the function given says yes."""
-    asked = threading.Event()
-
-    def handle(*_: object) -> None:
-        asked.set()
-        then()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
-from synthclip.training.job import asked_to_stop
 from synthclip.training.loop import Report
 
 TELL = "synthclip-train "

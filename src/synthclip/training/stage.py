@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from synthclip.engine import Resources, Shard, Tick
+from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
@@ -99,7 +100,7 @@ class Train(Stage):
 
             torchrun(self.run.path, self.recipe.training.processes, report)
             return
-        from synthclip.training.job import asked_to_stop, build_trainer
+        from synthclip.training.job import build_trainer
 
         with asked_to_stop() as stop:
             build_trainer(self, shard, report, stop).fit()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
 from synthclip.store import RunDirectory
-from synthclip.training.job import asked_to_stop, build_trainer
+from synthclip.training.job import build_trainer
 from synthclip.training.launch import TELL
 from synthclip.training.stage import Train
 
