@@ -131,7 +131,7 @@ if __name__ == "__main__":
 """
     main = tmp_path / "main.py"
     main.write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
     parent = subprocess.Popen([sys.executable, str(main)], env=environment)
     try:
         wait_for(tmp_path / "run", "start s0")

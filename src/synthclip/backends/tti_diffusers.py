@@ -5,12 +5,11 @@ a GPU makes of it can differ in the last bits with the batch size, the driver an
 equal to the eye, not byte for byte, between such machines.
 """
 
-import contextlib
 import inspect
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,7 +20,7 @@ from pydantic import Field, model_validator
 from synthclip.backends import BackendConfig, Painted
 from synthclip.backends.diffusers_presets import PRESETS
 from synthclip.config import nearest, runtime
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.keys import digest
 from synthclip.store import quick_digest
 
@@ -196,7 +195,7 @@ class Diffusers:
 
 def _load(config: Config) -> tuple[Any, str]:
     """The pipeline on its device, and its revision."""
-    with _missing_packages():
+    with needs_extra("diffusers", "text_to_image.backend=diffusers"):
         import torch
 
         from synthclip import torchvision_ops
@@ -324,14 +323,3 @@ def _out_of_memory() -> "type[torch.OutOfMemoryError]":
     import torch
 
     return torch.OutOfMemoryError
-
-
-@contextlib.contextmanager
-def _missing_packages() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise SynthClipError(
-            f"text_to_image.backend diffusers needs the package {error.name}: "
-            "pip install 'synthclip[diffusers]'"
-        ) from None

