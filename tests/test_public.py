@@ -56,3 +56,15 @@ def test_show_prints_a_recipe_that_loads_again() -> None:
     command = [sys.executable, "-m", "synthclip", "show", "demo", "seed=3"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "seed: 3" in done.stdout
+
+
+def test_a_package_that_is_missing_is_one_line_with_the_remedy() -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom synthclip.cli import main\n"
+        "sys.argv = ['synthclip', 'plan', 'one-gpu']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "synthclip: this needs torch, which is not installed: pip install 'synthclip[train]'\n"
+    )

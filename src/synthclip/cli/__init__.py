@@ -4,6 +4,7 @@ Every module here has `register(app)`, which adds the commands of one room.
 """
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -26,5 +27,15 @@ def main() -> None:
     try:
         app()
     except SynthClipError as error:
-        typer.echo(f"synthclip: {error}", err=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == "synthclip":
+            raise
+        # Backends name their own extra; what else is imported late comes with training.
+        _refuse(f"this needs {package}, which is not installed: pip install 'synthclip[train]'")
+
+
+def _refuse(why: str) -> NoReturn:
+    typer.echo(f"synthclip: {why}", err=True)
+    sys.exit(2)
