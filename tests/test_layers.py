@@ -13,7 +13,7 @@ LAYERS: list[list[str]] = [
     ["store"],
     ["backends"],
     ["engine"],
-    ["progress"],
+    ["progress", "plan.devices"],
     ["textgen.config", "imagegen.config", "training.config", "evaluation.config"],
     ["recipe"],
     ["stage"],

@@ -10,8 +10,9 @@ import pytest
 from synthclip.errors import SynthClipError
 from synthclip.plan.devices import devices_here, parse_devices
 from synthclip.plan.estimate import Plan, Rates, make_plan
-from synthclip.plan.flops import clip_pair, diffusion_image, llm_parameters
+from synthclip.plan.flops import diffusion_image, llm_parameters
 from synthclip.recipe import Recipe, load_recipe
+from synthclip.training.flops import clip_pair
 
 PAPER_SHAPED = (
     "captions.per_concept=60",

@@ -18,6 +18,7 @@ def test_the_defaults_are_the_papers() -> None:
     assert (PAPER.epochs, PAPER.batch_size, PAPER.lr, PAPER.weight_decay) == (40, 4096, 5e-4, 0.5)
     assert (PAPER.lr_start, PAPER.lr_end, PAPER.warmup_epochs) == (1e-6, 1e-5, 1)
     assert (PAPER.beta1, PAPER.beta2, PAPER.eps, PAPER.crop_scale) == (0.9, 0.98, 1e-8, (0.5, 1.0))
+    assert TrainingConfig.model_validate("paper") == PAPER
     assert (PAPER.loss, PAPER.mask_false_negatives, PAPER.ema_decay, PAPER.text_masking) == (
         "clip",
         None,

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
 from synthclip.training.checkpoint import Checkpoints, load
 from synthclip.training.config import ModelConfig
+from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train
 
 
@@ -109,6 +111,36 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_or_is_skipped_and_counted
     assert outcome.rejected["step with a loss that is not finite"] > 5
 
 
+def test_checkpoints_come_each_so_many_steps(run: RunDirectory, tiny_recipe: Recipe) -> None:
+    recipe = with_training(tiny_recipe, checkpoint_steps=5, keep_checkpoints=9)
+    stage = Train(recipe, run)
+    shard = stage.shards()[0]
+    assert build_trainer(stage, shard, lambda rows, figures: None, lambda: False).fit()
+    steps = [path.name for path in sorted(stage.partial(shard).glob("step-*.pt"))]
+    assert steps == ["step-000000005.pt", "step-000000010.pt", "step-000000012.pt"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_as_single_does(run: RunDirectory, tiny_recipe: Recipe, precision: str) -> None:
+    recipe = with_training(tiny_recipe, epochs=4)
+    train(recipe, run)
+    single = losses(run)
+    train(with_training(recipe, precision=precision), run)
+    half = losses(run)
+    assert half != single
+    assert half[0] == pytest.approx(single[0], rel=0.01)
+    # With fp16 the first steps only find the scale of the loss.
+    assert sum(half[-6:]) == pytest.approx(sum(single[-6:]), rel=0.15)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_learns_as_the_plain_one_does(run: RunDirectory, tiny_recipe: Recipe) -> None:
+    train(tiny_recipe, run)
+    plain = losses(run)
+    train(with_training(tiny_recipe, compile=True), run)
+    assert losses(run) == pytest.approx(plain, rel=1e-3)
+
+
 def logit_scale(run: RunDirectory) -> float:
     return float(load_file(run.file("train", "model/open_clip_model.safetensors"))["logit_scale"])
 
@@ -133,6 +165,7 @@ def test_figures_go_to_metrics_and_tensorboard(run: RunDirectory, tiny_recipe: R
     train(with_training(tiny_recipe, loggers=("tensorboard",)), run)
     lines = [line for line in run.metrics() if line["event"] == "train"]
     assert [line["step"] for line in lines] == [10, 12]
+    assert {"loss", "lr", "samples/s", "data_wait", "eta_s"} <= lines[0].keys()
     [folder] = run.path.glob("logs/tensorboard/*")
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [10, 12]

@@ -8,8 +8,9 @@ import numpy as np
 
 from synthclip.errors import SynthClipError
 from synthclip.plan.devices import Devices
-from synthclip.plan.flops import clip_pair, diffusion_image, llm_parameters, transformer
+from synthclip.plan.flops import diffusion_image, llm_parameters, transformer
 from synthclip.recipe import Recipe
+from synthclip.training.flops import clip_pair
 
 _LLM_UTILISATION = 0.2
 _DIFFUSION_UTILISATION = 0.3

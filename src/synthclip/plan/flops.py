@@ -1,6 +1,5 @@
 """How much arithmetic the models of a recipe do: FLOPs, two for a multiply-add."""
 
-import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 from synthclip.backends import BackendConfig
 from synthclip.errors import SynthClipError
-from synthclip.training.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -70,25 +68,3 @@ def llm_parameters(config: BackendConfig) -> float:
     if match is None:
         raise SynthClipError(f"llm.model {name!r}: its name tells no size: give --llm-params, such as 7e9")
     return float(match[1]) * (1e9 if match[2].upper() == "B" else 1e6)
-
-
-@functools.cache
-def clip_pair(config: ModelConfig) -> tuple[float, int]:
-    """FLOPs of one image and its caption forward through a CLIP, and the parameters of the CLIP.
-
-    Counted on the model itself, on torch's meta device: no memory is used and nothing is computed.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from synthclip.training.model import build_model, open_clip_config
-
-    shape = open_clip_config(config)["model_cfg"]
-    size, length = shape["vision_cfg"]["image_size"], shape["text_cfg"]["context_length"]
-    with torch.device("meta"):
-        model = build_model(config)
-        image, text = torch.empty(1, 3, size, size), torch.zeros(1, length, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.encode_image(image)  # type: ignore[operator]
-            model.encode_text(text)  # type: ignore[operator]
-    return float(counter.get_total_flops()), sum(weight.numel() for weight in model.parameters())

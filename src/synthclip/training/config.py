@@ -1,7 +1,7 @@
 """The recipe's sections for training."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -99,7 +99,8 @@ class SourceConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code)."""
+    """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code); `training: paper` in a recipe
+    says so."""
 
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     """The run's own images unless given: with others, real pictures say, in one batch by weight."""
@@ -124,6 +125,9 @@ class TrainingConfig(Section):
     eps: float = Field(1e-8, gt=0)
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """RandomResizedCrop's range of area."""
+    sub_captions: int | None = Field(None, ge=1)
+    """Of a caption of several sentences, so many are read each time, drawn anew (DreamLIP, arXiv
+    2403.17007). None: the whole caption."""
     text_masking: float = Field(0.0, ge=0, lt=1)
     """Share of a text's tokens left out, drawn anew each time (CLIPA, arXiv 2305.07017, random masking)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -144,10 +148,17 @@ class TrainingConfig(Section):
     compile: bool = runtime(False)
     """`torch.compile` the model: minutes at the start, faster steps on a GPU."""
     checkpoint_minutes: float = runtime(5.0, gt=0)
+    checkpoint_steps: int | None = runtime(None, ge=1)
+    """Checkpoints after each so many steps too."""
     keep_checkpoints: int = runtime(2, ge=1)
     loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))
     """Beside `metrics.jsonl`; TensorBoard's files stand in `logs` of the run."""
     data_threads: int | Literal["auto"] = runtime("auto")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper(cls, value: Any) -> Any:
+        return {} if value == "paper" else value
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "TrainingConfig":

@@ -10,11 +10,13 @@ from torch import nn
 from synthclip.engine import Shard
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
+from synthclip.plan.devices import devices_here
 from synthclip.stage import Stage
 from synthclip.training import files
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import SourceConfig
+from synthclip.training.config import ModelConfig, SourceConfig
 from synthclip.training.distributed import Group, join
+from synthclip.training.flops import training_pair
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
@@ -48,6 +50,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         context_length=recipe.model.text.context_length,
         crop_scale=config.crop_scale,
         text_masking=config.text_masking,
+        sub_captions=config.sub_captions,
         rare=_rare_concepts(stage),
         seed=recipe.seed,
         bad=BadSamples(int(config.max_bad_share * sum(sizes)), _bad_rows(sources)),
@@ -71,6 +74,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         report=report,
         stop_asked=stop_asked,
         group=group,
+        peak=_peak(recipe.model, config.precision, group) if device.type == "cuda" else None,
         log=Logs(config.loggers if group.rank == 0 else (), stage.run, stage.fingerprint(shard)[:12]),
     )
 
@@ -95,6 +99,14 @@ def _bad_rows(sources: Sequence[Source]) -> dict[str, str]:
 def _threads(wanted: int | str, group: Group) -> int:
     cores = len(os.sched_getaffinity(0))
     return wanted if isinstance(wanted, int) else max(1, min(16, cores // group.world_size))
+
+
+def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int], float] | None:
+    known = devices_here().device
+    if known.name == "cpu":
+        return None
+    flops = group.world_size * known.peak(precision)
+    return lambda tokens: flops / training_pair(model, tokens)
 
 
 def _start_from(init: str, model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from synthclip.keys import text_id, uniform
 from synthclip.training.augment import DRAWS, crop_box, decode, resize
 from synthclip.training.order import Order, Slots
 from synthclip.training.sources import Sample, SampleError, Source
+from synthclip.training.texts import SENTENCES, sub_caption
 
 Encode = Callable[[str], Sequence[int]]
 """A text's token ids, start and end tokens included, at most the context length."""
@@ -62,8 +63,8 @@ class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
     One process of `world_size` gets its slice of every batch. A token batch is about as long as its longest
-    text, at most `context_length`. Of a pair's concepts, those in `rare` are told. A sample that cannot be
-    used is replaced by the next one in its source.
+    text, at most `context_length`. A pair's `text_id` is that of its whole caption. Of a pair's concepts,
+    those in `rare` are told. A sample that cannot be used is replaced by the next one in its source.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Loader:
         image_size: int,
         crop_scale: tuple[float, float],
         text_masking: float = 0.0,
+        sub_captions: int | None = None,
         rare: frozenset[int] = frozenset(),
         seed: int,
         bad: BadSamples,
@@ -87,7 +89,7 @@ class Loader:
         self._sources, self._order, self._encode = sources, order, encode
         self._image_size, self._crop_scale, self._seed = image_size, crop_scale, seed
         self._context_length = context_length
-        self._text_masking, self._rare = text_masking, rare
+        self._text_masking, self._sub_captions, self._rare = text_masking, sub_captions, rare
         self.bad, self._threads, self._pin_memory = bad, threads, pin_memory
         part = order.batch_size // world_size
         self._mine = slice(rank * part, (rank + 1) * part)
@@ -125,13 +127,17 @@ class Loader:
         if self._text_masking:
             kept_BL = self._draws(slots, "mask", self._context_length) >= self._text_masking
             kept_BL[:, 0] = True
+        sentence_BD = self._draws(slots, "sentence", SENTENCES).tolist() if self._sub_captions else None
         texts = []
         places = zip(slots.source_B.tolist(), slots.index_B.tolist(), strict=True)
         for i, (source, index) in enumerate(places):
             image, sample = self._usable(source, index)
             top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, crop_BD[i])
             resize(image[top : top + h, left : left + w], self._image_size, pixels[i])
-            ids = self._encode(sample.text)
+            text = sample.text
+            if self._sub_captions and sentence_BD:
+                text = sub_caption(text, self._sub_captions, sentence_BD[i])
+            ids = self._encode(text)
             if kept_BL is not None:
                 ids = [*itertools.compress(ids[:-1], kept_BL[i].tolist()), ids[-1]]
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()

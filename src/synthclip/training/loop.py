@@ -45,6 +45,9 @@ class Trainer:
     report: Report
     stop_asked: Callable[[], bool] = lambda: False
     group: Group = field(default_factory=Group)
+    peak: Callable[[int], float] | None = None
+    """Pairs a second, with texts of so many tokens, at the peak arithmetic of the group's devices; None where
+    that is not known."""
     log: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     """Called in the first process with a step and its figures."""
     curve: list[tuple[float, ...]] = field(default_factory=list)
@@ -100,12 +103,14 @@ class Trainer:
                 pending.losses.append(self._step(step, batch, lr))
                 pending.rates.append(lr)
                 step += 1
-                if len(pending.losses) == _FLUSH_STEPS or step == self.steps:
+                pending.tokens += batch.tokens.shape[1]
+                counted = step == self.steps or step % (self.config.checkpoint_steps or self.steps) == 0
+                if len(pending.losses) == _FLUSH_STEPS or counted:
                     self._flush(step, pending)
                     pending = _Pending()
                     stop = self.group.any(self.stop_asked(), self.device)
                     due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
-                    if stop or step == self.steps or self.group.any(due, self.device):
+                    if stop or counted or self.group.any(due, self.device):
                         self._save(step)
                         saved_at = time.monotonic()
                     if stop:
@@ -157,6 +162,9 @@ class Trainer:
             seen = (number + 1) * self.config.batch_size
             self.curve.append((number, seen, loss, lr, rate, wait))
         figures = {"loss": losses[-1], "lr": pending.rates[-1], "samples/s": rate, "data_wait": wait}
+        if self.peak is not None:
+            figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)))
+        figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
         self.report(len(losses) * self.config.batch_size, figures)
         if self.group.rank == 0:
             self.log(step, figures)
@@ -202,5 +210,6 @@ class _Pending:
 
     losses: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    tokens: int = 0
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)
