@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression as Sklearn
 
-from synthclip.evaluation.linear_probe import LogisticRegression, linear_probe
+from synthclip.evaluation.linear_probe import LogisticRegression, fit_probe, judge_probe
 
 
 def features(seed: int, n: int, classes: int = 6, dim: int = 20) -> tuple[torch.Tensor, np.ndarray]:
@@ -40,7 +40,7 @@ def test_a_fit_does_not_depend_on_where_it_began() -> None:
 def test_accuracy_is_near_the_best_that_any_strength_reaches() -> None:
     train, train_labels = features(0, 2000)
     test, test_labels = features(1, 2000)
-    top1, per_class = linear_probe(train, train_labels, test, test_labels, classes=6)
+    top1, per_class = judge_probe(fit_probe(train, train_labels, classes=6), test, test_labels)
     best = max(
         Sklearn(C=strength, max_iter=5000).fit(train, train_labels).score(test, test_labels)
         for strength in np.geomspace(1e-3, 1e4, 8)
@@ -54,15 +54,15 @@ def test_the_strength_is_chosen_on_the_validation_rows_given() -> None:
     train, labels = features(0, 500)
     noise = torch.randn(200, 20, generator=torch.Generator().manual_seed(0))
     joined, joined_labels = torch.cat([train, noise]), np.concatenate([labels, np.zeros(200, np.int64)])
-    chosen = linear_probe(
-        joined, joined_labels, train, labels, classes=6, validation=np.arange(400, 500, dtype=np.int64)
-    )
-    assert chosen[0].n == 500
+    drawn = fit_probe(joined, joined_labels, classes=6)
+    chosen = fit_probe(joined, joined_labels, classes=6, validation=np.arange(400, 500, dtype=np.int64))
+    assert not torch.equal(chosen.weight_DC, drawn.weight_DC)
+    assert judge_probe(chosen, train, labels)[0].n == 500
 
 
 def test_a_class_that_training_lacks_is_never_right() -> None:
     train, labels = features(0, 400, classes=3)
     test, test_labels = features(1, 100, classes=3)
-    top1, _ = linear_probe(train, labels, test, np.full(100, 3), classes=4)
+    top1, _ = judge_probe(fit_probe(train, labels, classes=4), test, np.full(100, 3))
     assert top1.value == 0
     assert len(test_labels) == 100

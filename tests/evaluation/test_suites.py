@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.features import Features, Watch
+from synthclip.evaluation.linear_probe import fit_probe
 from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of
 from synthclip.interop.load import load_model
 
@@ -85,6 +87,26 @@ def test_cached_features_need_no_model(model_folder: Path, root: Path, tmp_path:
     again = second.images(pictures)
     assert torch.equal(again.features, first.features)
     assert again.kept.tolist() == first.kept.tolist()
+
+
+def test_a_probe_is_fitted_once_for_the_same_images_and_labels(
+    model_folder: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        fitted.append(options["classes"])
+        return fit_probe(*arguments, **options)
+
+    monkeypatch.setattr("synthclip.evaluation.evaluators.fit_probe", counted)
+    first = judge(model_folder, "shapes", root, tmp_path)
+    assert judge(model_folder, "shapes", root, tmp_path).results == first.results
+    assert fitted == [6]
+    shutil.move(
+        root / "shapes" / "train" / "class 0" / "0.jpg", root / "shapes" / "train" / "class 1" / "a.jpg"
+    )
+    judge(model_folder, "shapes", root, tmp_path)
+    assert fitted == [6, 6]
 
 
 def test_another_model_or_other_images_are_encoded_anew(

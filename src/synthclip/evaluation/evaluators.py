@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import metrics
 from synthclip.evaluation.data import Classification, Retrieval
 from synthclip.evaluation.features import Features
 from synthclip.evaluation.few_shot import EPISODES, few_shot
-from synthclip.evaluation.linear_probe import linear_probe
+from synthclip.evaluation.linear_probe import Probe, fit_probe, judge_probe
 from synthclip.evaluation.metrics import Measurement
 from synthclip.evaluation.results import class_rows
+from synthclip.keys import digest
 
 RECALL_AT = (1, 5, 10)
 
@@ -97,14 +99,12 @@ def evaluate_linear_probe(
         train_ND, labels = torch.cat([train_ND, held_VD]), np.concatenate([labels, held_labels])
         unreadable += more
     test_MD, test_labels, names, more = _split(features, data, "test")
-    figures = linear_probe(
-        train_ND,
-        labels,
-        test_MD,
-        test_labels,
-        classes=len(data.class_names),
-        validation=validation,
-    )
+    classes = len(data.class_names)
+
+    def fit() -> Probe:
+        return fit_probe(train_ND, labels, classes=classes, validation=validation)
+
+    figures = judge_probe(features.probe(_fitted_on(data, labels), fit), test_MD, test_labels)
     return Evaluation([(figure, names) for figure in figures], unreadable=unreadable + more)
 
 
@@ -161,6 +161,14 @@ def _split(
     names = [held.pictures.names[image] for image in encoded.kept]
     labels = held.labels[encoded.kept]
     return encoded.features, labels, names, _names(held.pictures.names, encoded.unreadable)
+
+
+def _fitted_on(data: Classification, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """What a probe follows from: the images of each split it learns from, and their labels."""
+    images = (
+        f"{split} {data.splits[split].pictures.digest}" for split in ("train", "val") if split in data.splits
+    )
+    return (*images, str(len(data.class_names)), digest(labels.tobytes()))
 
 
 def _names(names: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Features of a model, computed once and cached by content."""
+"""Features of a model, and the probes fitted on them: computed once and cached by content."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Pictures
 from synthclip.evaluation.encoder import Encoded, Encoder
+from synthclip.evaluation.linear_probe import Probe
 from synthclip.keys import digest
 from synthclip.store import disk_errors, sha256_of
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 _FORMAT = "1"
-"""Raised when other features would come of the same model and data."""
+"""Raised when other features or probes would come of the same model and data."""
 _WEIGHTS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".txt", ".model")
 
 
@@ -84,6 +85,15 @@ class Features:
         """The zero-shot classifier, float32 [C, D]; see `Encoder.classifier`."""
         path = self._path("classifier", digest(*names), digest(*templates))
         return self._cached(path, lambda encoder: encoder.classifier(names, templates))
+
+    def probe(self, parts: Sequence[str], fit: Callable[[], Probe]) -> Probe:
+        """A probe fitted on features of this model; `parts` name all else that decides it."""
+        path = self._path("probe", *parts)
+        if cached := _load(path):
+            return Probe(cached["weight"], cached["bias"])
+        probe = fit()
+        _save(path, {"weight": probe.weight_DC.cpu(), "bias": probe.bias_C.cpu()})
+        return probe
 
     def _cached(self, path: Path, make: Callable[[Encoder], "Tensor"]) -> "Tensor":
         if cached := _load(path):

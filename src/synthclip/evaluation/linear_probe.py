@@ -93,31 +93,35 @@ class LogisticRegression:
         return Probe(weight_DC, self._bias_C - self._mean_D @ weight_DC)
 
 
-def linear_probe(
+def fit_probe(
     train_ND: "Tensor",
-    train_labels: NDArray[np.int64],
-    test_MD: "Tensor",
-    test_labels: NDArray[np.int64],
+    labels: NDArray[np.int64],
     *,
     classes: int,
     validation: NDArray[np.int64] | None = None,
-) -> list[Measurement]:
-    """Top-1 and mean per class on the test split, of a probe fitted on all of the training split.
+) -> Probe:
+    """A probe fitted on all of the training split.
 
-    `validation` int64 [V] names the rows of the training split on which the strength is chosen; without it a
-    fifth of each class is drawn. The features are scaled by one number to mean variance one, so that the same
-    strengths suit every model.
+    `validation` int64 [V] names the rows on which the strength is chosen; without it a fifth of each class is
+    drawn. The features are scaled by one number to mean variance one, so that the same strengths suit every
+    model; the probe takes them as they are.
     """
     if validation is None:
-        validation = _draw_validation(train_labels)
+        validation = _draw_validation(labels)
     scale = train_ND.var(dim=0).mean().rsqrt()
-    train_ND, test_MD = train_ND * scale, test_MD * scale
-    l2 = choose_strength(train_ND, train_labels, validation, classes)
-    predicted = LogisticRegression(train_ND, train_labels, classes).fit(l2).predict(test_MD)
-    right = predicted == test_labels
+    train_ND = train_ND * scale
+    l2 = choose_strength(train_ND, labels, validation, classes)
+    fitted = LogisticRegression(train_ND, labels, classes).fit(l2)
+    return Probe(fitted.weight_DC * scale.to(fitted.weight_DC.device), fitted.bias_C)
+
+
+def judge_probe(probe: Probe, test_MD: "Tensor", labels: NDArray[np.int64]) -> list[Measurement]:
+    """Top-1 and mean per class on the test split."""
+    right = probe.predict(test_MD) == labels
+    chance = 1 / len(probe.bias_C)
     return [
-        proportion("linear_probe", "top1", right, 1 / classes),
-        mean_per_class("linear_probe", right, test_labels),
+        proportion("linear_probe", "top1", right, chance),
+        mean_per_class("linear_probe", right, labels),
     ]
 
 
