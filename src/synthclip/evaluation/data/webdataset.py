@@ -4,14 +4,18 @@ In the tars a sample is an image and `.cls`, its class number, or, in retrieval 
 line.
 """
 
+import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data.tars import tar_files
 from synthclip.evaluation.data.types import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,
@@ -28,11 +32,13 @@ from synthclip.keys import digest
 from synthclip.store import sha256_of
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Sample:
     key: str
-    place: Place | None = None
-    fields: dict[str, bytes] = field(default_factory=dict)
+    place: Place | None
+    """Its image."""
+    fields: Mapping[str, bytes]
+    """The content of its `.cls` and `.txt`."""
 
 
 def fits(folder: Path) -> bool:
@@ -107,27 +113,31 @@ def _samples(tars: list[Path]) -> Iterator[_Sample]:
     """Samples that have an image, in order; neighbouring files with the same name up to the first dot."""
     for path in tars:
         try:
-            with tarfile.open(path) as tar:
-                current: _Sample | None = None
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, suffix = base.partition(".")
-                    key = f"{folder}/{stem}" if folder else stem
-                    if current is None or current.key != key:
-                        if current is not None and current.place is not None:
-                            yield current
-                        current = _Sample(key)
-                    if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                        current.place = (path, member.offset_data, member.size)
-                    elif suffix in ("cls", "txt"):
-                        content = tar.extractfile(member)
-                        current.fields[suffix] = content.read() if content is not None else b""
-                if current is not None and current.place is not None:
-                    yield current
+            with path.open("rb") as content:
+                for _, members in groupby(tar_files(path), lambda member: _split_name(member[0])[0]):
+                    sample = _sample(path, content, members)
+                    if sample.place is not None:
+                        yield sample
         except (tarfile.TarError, EOFError, OSError) as error:
             raise SynthClipError(f"{path}: not a whole tar ({error}): fetch it again") from None
+
+
+def _sample(path: Path, content: BinaryIO, members: Iterable[tuple[str, int, int]]) -> _Sample:
+    key, place, fields = "", None, {}
+    for name, offset, length in members:
+        key, suffix = _split_name(name)
+        if f".{suffix.lower()}" in IMAGE_SUFFIXES:
+            place = path, offset, length
+        elif suffix in ("cls", "txt"):
+            fields[suffix] = os.pread(content.fileno(), length, offset)
+    return _Sample(key, place, fields)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """The sample's key, and what kind of file it is."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix
 
 
 def _number(path: Path) -> tuple[int, str]:
