@@ -217,3 +217,41 @@ def _eval(run: RunDirectory) -> None:
         writer.rows("per_class.parquet", schema.EVAL_CLASS, per_class)
         writer.rows("nearest.parquet", schema.EVAL_NEAREST, nearest)
         writer.commit(Outcome(len(rows)))
+
+
+@pytest.fixture
+def judged_run(whole_run: RunDirectory) -> RunDirectory:
+    """A whole run, and its evaluation on two public data sets and a retrieval set."""
+    run = whole_run
+
+    def row(dataset: str, task: str, metric: str, value: float) -> dict[str, object]:
+        ends = {"ci95_low": value - 0.02, "ci95_high": value + 0.02}
+        told = {"dataset": dataset, "task": task, "metric": metric, "value": value, "chance": 0.01, "n": 1880}
+        return {**told, **ends, "checkpoint": "0123456789abcdef"}
+
+    results = [
+        row("dtd", "zero_shot", "top1", 0.213),
+        row("dtd", "linear_probe", "top1", 0.612),
+        row("dtd", "few_shot", "top1", 0.7),
+        row("pets", "linear_probe", "top1", 0.55),
+        row("flickr8k", "image_retrieval", "R@5", 0.31),
+        row("flickr8k", "text_retrieval", "R@5", 0.36),
+    ]
+    classes = [
+        {
+            "dataset": "dtd",
+            "class_id": i,
+            "name": f"texture <{i}>",
+            "n": 40,
+            "top1": i / 46,
+            "top5": 1.0,
+            "confused_with": "banded",
+            "confused_n": 40 - i * 40 // 46,
+        }
+        for i in range(47)
+    ]
+    with run.begin("suites", "quick", "f") as writer:
+        writer.rows("quick/results.parquet", schema.EVAL_RESULT, results)
+        writer.rows("quick/per_class.parquet", schema.EVAL_CLASS, classes)
+        writer.commit(Outcome(len(results)))
+    return run

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from synthclip import schema
+from synthclip.evaluation.paper import paper_rows
 from synthclip.recipe import Recipe
 from synthclip.report.contents import read_contents
 from synthclip.report.page import render, visible
 from synthclip.report.pictures import GALLERY_CAPTIONS
 from synthclip.report.stage import Report
+from synthclip.report.suites import read_suites
 from synthclip.stage import StageLoad
 from synthclip.store import Outcome, RunDirectory
 
@@ -152,6 +154,39 @@ def test_findings_show_held_out_images_nearest_first(whole_run: RunDirectory) ->
     findings = read_contents(whole_run).findings
     assert findings[1].caption == "A red boat on the sea"
     assert [right for _, right in findings[1].images] == [False, True, False, False, False]
+
+
+def test_public_data_sets_stand_beside_the_papers_models(recipe: Recipe, judged_run: RunDirectory) -> None:
+    html = write_report(recipe, judged_run)
+    text = Page(html).text
+    for told in (
+        "dtd zero shot top1 21.3 % 19.3 % to 23.3 % 1.0 % 1,880",
+        "linear probe, mean over dtd, pets",
+        "this model 58.1 %",
+        "image retrieval, mean over flickr8k",
+        "% against SynthCI-30M",
+        "over the data sets at hand only",
+        "texture <0> 40 taken for banded 0.0 % n 40",
+    ):
+        assert told in text, told
+    bars = read_suites(judged_run)
+    assert bars is not None
+    probe = next(one for one in bars.bars if one.task == "linear_probe")
+    values = [value for _, value in probe.models]
+    assert values == sorted(values, reverse=True)
+    paper = paper_rows()["CC12M"].scores
+    expected = (paper["linear_probe", "dtd"] + paper["linear_probe", "pets"]) / 2
+    assert dict(probe.models)["CC12M"] == pytest.approx(expected)
+    assert "On public data sets" not in Page(render("x", {}, read_contents(RunDirectory("nowhere")))).text
+
+
+def test_another_evaluation_makes_the_report_stale(recipe: Recipe, whole_run: RunDirectory) -> None:
+    stage = Report(recipe, whole_run)
+    before = stage.fingerprint(stage.shards()[0])
+    with whole_run.begin("suites", "quick", "f") as writer:
+        writer.rows("quick/results.parquet", schema.EVAL_RESULT, [])
+        writer.commit(Outcome(0))
+    assert stage.fingerprint(stage.shards()[0]) != before
 
 
 def test_a_run_that_stopped_early_leaves_sections_out(recipe: Recipe, textgen_run: RunDirectory) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip.report.pictures import Finding, Picture, files, findings, gallery
+from synthclip.report.suites import Suites, read_suites
 from synthclip.store import RunDirectory
 
 
@@ -63,6 +64,7 @@ class Contents:
     curve: pa.Table | None
     results: tuple[Mapping[str, Any], ...]
     per_class: pa.Table | None
+    suites: Suites | None
 
 
 def read_contents(run: RunDirectory) -> Contents:
@@ -79,6 +81,7 @@ def read_contents(run: RunDirectory) -> Contents:
         curve=_table(run, "train", "curve.parquet"),
         results=tuple(_rows(_table(run, "eval", "results.parquet"))),
         per_class=_table(run, "eval", "per_class.parquet"),
+        suites=read_suites(run),
     )
 
 

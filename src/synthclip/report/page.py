@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from synthclip.report import charts
 from synthclip.report.contents import ConceptCounts, Contents
+from synthclip.report.suites import OURS
 
 _TIMINGS = "<!--timings-->"
 """Where the timings go; text from data is escaped, so it can stand nowhere else."""
@@ -39,7 +40,11 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
             length_chart=charts.histogram(contents.caption_words, "words in a caption", "captions"),
             loss_chart=_loss_chart(contents.curve, recipe),
             training=_training(contents.curve),
-            results=_results(contents.results),
+            suites=contents.suites,
+            ours=OURS,
+            class_charts=[_class_chart(classes.accuracy) for classes in contents.suites.classes]
+            if contents.suites
+            else [],
             best=_classes(contents.per_class, best=True),
             worst=_classes(contents.per_class, best=False),
             timings=Markup(_TIMINGS),
@@ -139,6 +144,17 @@ def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
     return charts.lines(series, charts.Axis("step"), charts.Axis("contrastive loss"), marks=marks)
 
 
+def _class_chart(accuracy: Sequence[float]) -> Markup:
+    """Top-1 of the classes, highest first."""
+    ranks = np.arange(1, len(accuracy) + 1)
+    percent = [100 * value for value in accuracy]
+    return charts.lines(
+        [charts.Series("", ranks, percent)],
+        charts.Axis("classes, best first"),
+        charts.Axis("top-1, %"),
+    )
+
+
 def _trailing_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean of the last fiftieth of the run up to each point, float64 [N]."""
     width = max(1, values.size // 50)
@@ -182,6 +198,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value: f"{value:.1%}".replace("%", " %")
     environment.filters["duration"] = _duration
+    environment.filters["with_strips"] = _results
     return environment
 
 

@@ -9,6 +9,8 @@ from synthclip.stage import Maker, Stage
 from synthclip.store import Manifest, Outcome, ShardWriter
 
 FILE = "report.html"
+SUITES = "suites"
+"""Where `synthclip eval RUN --suite …` writes: no stage of the pipeline, shown where it is there."""
 
 
 class Report(Stage):
@@ -19,11 +21,14 @@ class Report(Stage):
     """
 
     name = "report"
+    revision = 2
     reads = ("concepts", "captions", "match", "balance", "images", "train", "eval")
     sections = tuple(section for section in Recipe.model_fields if section != "engine")
 
     def shards(self) -> Sequence[Shard]:
         inputs = {stage: _digest(self.run.manifests(stage)) for stage in self.reads}
+        if suites := self.run.manifests(SUITES):
+            inputs[SUITES] = _digest(suites)
         return [Shard("all", inputs)]
 
     def resources(self) -> Resources:
