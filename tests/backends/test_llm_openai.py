@@ -150,9 +150,11 @@ def test_a_server_that_misbehaves_is_one_line(values: dict[str, object], told: s
     assert "\n" not in str(error.value)
 
 
-def test_fewer_choices_are_empty_answers() -> None:
-    handler = type("Silent", (Answers,), {"body": b'{"id": "1", "object": "text_completion", "choices": []}'})
-    assert ask(handler) == ["", ""]
+@pytest.mark.parametrize("choices", [b"[]", b"null", b"[{}]", b'[{"message": null, "text": null}]'])
+@pytest.mark.parametrize("chat", [False, True])
+def test_fewer_choices_are_empty_answers(choices: bytes, chat: bool) -> None:
+    body = b'{"id": "1", "object": "text_completion", "choices": ' + choices + b"}"
+    assert ask(type("Silent", (Answers,), {"body": body}), chat=chat) == ["", ""]
 
 
 def test_the_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,4 +51,5 @@ class OpenAIServer:
         if not answer.choices:
             return ""
         [choice, *_] = answer.choices
-        return (choice.text if self.continues else choice.message.content) or ""
+        said = choice if self.continues else getattr(choice, "message", None)
+        return getattr(said, "text" if self.continues else "content", None) or ""
