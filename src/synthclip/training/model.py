@@ -50,7 +50,7 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
         visual: Any = self.visual
         if isinstance(visual, VisionTransformer):
             x_BLD = visual._embeds(image)
-            class_token_B = torch.zeros(len(x_BLD), dtype=torch.int64, device=x_BLD.device)
+            class_token_B = torch.zeros(x_BLD.shape[0], dtype=torch.int64, device=x_BLD.device)
             x_BD = visual.ln_post(pooled(visual.transformer, x_BLD, class_token_B, causal=False))
             x_BE: Tensor = x_BD @ visual.proj
         else:

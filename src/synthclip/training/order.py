@@ -15,23 +15,26 @@ from synthclip.keys import seeds
 
 I64 = NDArray[np.int64]
 _ROUNDS = 6
+_TOGETHER = 8192
+"""Samples whose places are reckoned at a time."""
 
 
-def shuffled(positions: ArrayLike, n: int, *, stream: str, seed: int, pass_: int = 0) -> I64:
+def shuffled(positions: ArrayLike, n: int, *, stream: str, seed: int, pass_: ArrayLike = 0) -> I64:
     """Where each position in [0, n) lands in a random permutation of [0, n), without holding the permutation.
 
     A Feistel network on the smallest power of four that holds n, walked until it lands in range (Black and
-    Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Each `stream`, `seed` and `pass_` is a
-    permutation of its own.
+    Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Each `stream`, `seed` and `pass_` (broadcast
+    to the positions) is a permutation of its own.
     """
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     landed = np.array(positions, dtype=np.uint64, ndmin=1)
+    passes = np.broadcast_to(np.asarray(pass_, dtype=np.int64), landed.shape)
     walking = np.ones(landed.shape, dtype=bool)
     while walking.any():
         left, right = landed[walking] >> shift, landed[walking] & mask
         for round_ in range(_ROUNDS):
-            mixed = seeds(right, stream=stream, seed=seed, index=pass_ * _ROUNDS + round_)
+            mixed = seeds(right, stream=stream, seed=seed, index=passes[walking] * _ROUNDS + round_)
             left, right = right, left ^ (mixed & mask)
         landed[walking] = (left << shift) | right
         walking = landed >= np.uint64(n)
@@ -74,21 +77,35 @@ class Order:
                     f"training source {number} gets no sample of a batch of {batch_size}: raise its weight"
                 )
         self.batch_size = batch_size
+        self._held: tuple[int, tuple[I64, ...]] = (-1, ())
         self.steps_per_epoch = self._sizes[0] // self._parts[0]
 
     def slots(self, step: int) -> Slots:
         """The batch of a step, its sources mixed."""
+        # Shuffling has a cost a call, which batches of some hundred samples would pay each step.
+        together = max(1, _TOGETHER // self.batch_size)
+        block, at = divmod(step, together)
+        if self._held[0] != block:
+            self._held = block, self._slots(np.arange(block * together, (block + 1) * together))
+        return Slots(*(part_SB[at] for part_SB in self._held[1]))
+
+    def _slots(self, step_S: I64) -> tuple[I64, I64, I64]:
+        """Source, place and pass of the samples of some steps, each [S, B]."""
         source, index, passes = [], [], []
         for number, (size, part) in enumerate(zip(self._sizes, self._parts, strict=True)):
-            pass_, turn = divmod(step, size // part)
-            positions = np.arange(turn * part, (turn + 1) * part)
-            index.append(shuffled(positions, size, stream=f"order-{number}", seed=self._seed, pass_=pass_))
-            source.append(np.full(part, number, dtype=np.int64))
-            passes.append(np.full(part, pass_, dtype=np.int64))
-        place = shuffled(
-            np.arange(self.batch_size), self.batch_size, stream="place", seed=self._seed, pass_=step
-        )
-        return Slots(*(np.concatenate(parts)[place] for parts in (source, index, passes)))
+            pass_S1, turn_S1 = np.divmod(step_S[:, None], size // part)
+            position_SP = turn_S1 * part + np.arange(part)
+            stream = f"order-{number}"
+            index.append(shuffled(position_SP, size, stream=stream, seed=self._seed, pass_=pass_S1))
+            source.append(np.full(position_SP.shape, number, dtype=np.int64))
+            passes.append(np.broadcast_to(pass_S1, position_SP.shape))
+        B = self.batch_size
+        place_SB = np.broadcast_to(np.arange(B), (len(step_S), B))
+        place_SB = shuffled(place_SB, B, stream="place", seed=self._seed, pass_=step_S[:, None])
+        mixed = [
+            np.take_along_axis(np.concatenate(p, axis=1), place_SB, axis=1) for p in (source, index, passes)
+        ]
+        return mixed[0], mixed[1], mixed[2]
 
 
 def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ def pooled(transformer: nn.Module, x_BLD: Tensor, at_B: Tensor, *, causal: bool)
         x_BLD = x_BLD + block.ls_1(_attention(block.attn, block.ln_1(x_BLD), causal))
         x_BLD = x_BLD + block.ls_2(block.mlp(block.ln_2(x_BLD)))
     last = blocks[-1]
-    row_B = torch.arange(len(x_BLD), device=x_BLD.device)
+    row_B = torch.arange(x_BLD.shape[0], device=x_BLD.device)
     x_BD = x_BLD[row_B, at_B] + last.ls_1(_attention_at(last.attn, last.ln_1(x_BLD), at_B, causal))
     out_BD: Tensor = x_BD + last.ls_2(last.mlp(last.ln_2(x_BD)))
     return out_BD
