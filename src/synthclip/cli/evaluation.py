@@ -161,6 +161,8 @@ def weakest(
     for weak in found:
         mistaken = f", mostly for {weak.confused_with}" if weak.confused_with else ""
         typer.echo(f"{weak.name} ({weak.dataset}): {weak.top1:.0%} of {weak.n} right{mistaken}")
+    if out is not None:
+        typer.echo(f"to write more for them: `synthclip captions {run} --fill --concepts {out} --at-least N`")
 
 
 @contextlib.contextmanager

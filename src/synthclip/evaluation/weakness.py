@@ -40,5 +40,5 @@ def weakest_classes(run: Path, count: int) -> list[WeakClass]:
 
 
 def concept_list(classes: Sequence[WeakClass]) -> str:
-    """One concept a line, as `synthclip captions --fill` and a concept source of kind `text` read it."""
+    """One concept a line, as `synthclip captions --fill --concepts` and a source of kind `text` read it."""
     return "".join(f"{found.name}\n" for found in classes)
