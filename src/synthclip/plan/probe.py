@@ -53,7 +53,7 @@ def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[flo
         batch = list(islice(asked, llm.batch_size))
         said = llm.generate([prompt.text for _, prompt in batch], [prompt.seed for _, prompt in batch])
         for (concept, prompt), raw in zip(batch, said, strict=True):
-            text, reason = clean(prompt.prefill + raw, concept, recipe.captions)
+            text, reason = clean(prompt.prefill + raw, concept, recipe.captions, prompt.template)
             if reason is None:
                 kept.append(text)
         return len(batch)
