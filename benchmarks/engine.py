@@ -13,46 +13,33 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthclip.backends import build_text_to_image
+from imagegen import captions, selected
 from synthclip.engine import Done, EngineConfig, Resources, Shard, Tick, Work, build_engine
-from synthclip.recipe import Recipe, load_recipe
+from synthclip.imagegen.stage import Images
+from synthclip.recipe import load_recipe
+from synthclip.stage import StageLoad
 from synthclip.store import Outcome
 
 _READY = "ready"
-CAPTIONS = (
-    "Two red cats sit under a tree.",
-    "A small boat at night.",
-    "A dog next to a yellow bus in the snow.",
-)
 
 
 @dataclass(frozen=True)
-class Painter:
-    """Paints and encodes as many images as a shard asks for, and writes them into one file."""
+class Load:
+    """Stage images; a shard called ready waits for the other workers, till all are up."""
 
-    recipe: Recipe
-    path: Path
+    stage: StageLoad
     workers: int
 
     def __call__(self) -> Work:
-        from synthclip.imagegen.painting import encode
-
-        painter = build_text_to_image(self.recipe.text_to_image)
+        make = self.stage()
 
         def work(shard: Shard, tick: Tick) -> Outcome:
-            if shard.name.startswith(_READY):  # wait for the others, so that none starts while work is timed
-                (self.path / shard.name).touch()
-                while len(list(self.path.glob(f"{_READY}*"))) < self.workers:
-                    time.sleep(0.005)
-            with (self.path / shard.name).open("wb") as out:
-                for start in range(0, shard.size, painter.batch_size):
-                    count = min(painter.batch_size, shard.size - start)
-                    prompts = [CAPTIONS[(start + k) % len(CAPTIONS)] for k in range(count)]
-                    seeds = [start + k for k in range(count)]
-                    for image in painter.generate(prompts, seeds).images:
-                        out.write(encode(image, 90))
-                    tick(count)
-            return Outcome(shard.size)
+            if not shard.name.startswith(_READY):
+                return make(shard, tick)
+            (self.stage.path / shard.name).touch()
+            while len(list(self.stage.path.glob(f"{_READY}*"))) < self.workers:
+                time.sleep(0.005)
+            return Outcome(0)
 
         return work
 
@@ -66,18 +53,19 @@ def start_ray(cores: int) -> float:
     return time.monotonic() - started
 
 
-def run(kind: str, recipe: Recipe, images: int, shards: int, workers: int) -> tuple[float, float]:
-    """Seconds until the workers have made an image each, and then for all shards of `images`."""
+def run(kind: str, images: int, shards: int, workers: int) -> tuple[float, float]:
+    """Seconds until the workers are ready, and then for all shards of `images`."""
     config = EngineConfig.model_validate({"kind": kind, "workers": workers})
+    sizes = ["text_to_image.size_px=224", "images.size_px=224", f"images.captions_per_shard={images}"]
+    recipe = load_recipe("demo", ["images.per_caption=1", *sizes])
     with tempfile.TemporaryDirectory() as folder:
-        warm = [Shard(f"{_READY}{n}", {}, size=1) for n in range(workers)]
-        work = [Shard(f"{n:05d}", {}, size=images) for n in range(shards)]
+        stage = Images(recipe, selected(Path(folder), captions(shards * images)))
+        ready = [Shard(f"{_READY}{n}", {}) for n in range(workers)]
+        load = Load(StageLoad(Images, recipe, Path(folder)), workers)
         started = time.monotonic()
         first = last = started
         seen = 0
-        for event in build_engine(config).map(
-            Painter(recipe, Path(folder), workers), [*warm, *work], Resources()
-        ):
+        for event in build_engine(config).map(load, [*ready, *stage.shards()], Resources()):
             if isinstance(event, Done):
                 seen += 1
                 last = time.monotonic()
@@ -94,7 +82,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 400], help="images of a shard")
     options = parser.parse_args()
-    recipe = load_recipe("demo", ["text_to_image.size_px=224"])
     own = start_ray(options.workers)
     print(f"{options.shards} shards, {options.workers} workers, 224 px; Ray's own start {own:.1f} s\n")
     print(
@@ -102,12 +89,12 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for images in options.images:
-        start, work = run("local", recipe, images, options.shards, options.workers)
+        start, work = run("local", images, options.shards, options.workers)
         rate = images * options.shards / work
         print(
             f"| {images} | local | {start:.1f} | {work:.1f} | {rate:.0f} | 1.00 | 1.00 | 1.00 |", flush=True
         )
-        ray_start, ray_work = run("ray", recipe, images, options.shards, options.workers)
+        ray_start, ray_work = run("ray", images, options.shards, options.workers)
         rate = images * options.shards / ray_work
         both, all_ = ray_start + ray_work, own + ray_start + ray_work
         print(
