@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,22 @@ def test_imports_point_downward(path: Path) -> None:
             other, other_room = rank(name.removeprefix("synthclip."))
             same = other == level and room.split(".")[0] == other_room.split(".")[0]
             assert other < level or same, f"{dotted(path)} imports {name}, which is not below it"
+
+
+def test_no_modules_import_each_other() -> None:
+    """However late an import stands, a circle means that some line is in the wrong file."""
+    known = {f"synthclip.{dotted(path)}" for path in modules()}
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        wanted = [
+            node.module if f"{node.module}.{alias.name}" not in known else f"{node.module}.{alias.name}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        ]
+        own = f"synthclip.{dotted(path)}"  # a package's face may hand on what stands in it
+        graph[own] = {name for name in wanted if name in known and not name.startswith(f"{own}.")}
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import Interval
-from synthclip.evaluation.results import read_results
+from synthclip.evaluation.results import ON_PUBLIC_DATA, read_results
 
 RESAMPLES = 20_000
 
@@ -87,7 +87,7 @@ def compare_values(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any,
 def _folders(run: Path) -> list[Path]:
     return [
         folder
-        for folder in (run / "eval", *sorted((run / "suites").glob("*")))
+        for folder in (run / "eval", *sorted((run / ON_PUBLIC_DATA).glob("*")))
         if (folder / "results.parquet").is_file()
     ]
 

@@ -13,6 +13,9 @@ from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import Measurement
 
+ON_PUBLIC_DATA = "suites"
+"""The folder of a run for what `synthclip eval RUN --suite …` finds. It is no stage of the pipeline."""
+
 
 def result_row(dataset: str, measured: Measurement, checkpoint: str) -> dict[str, Any]:
     """A row of `schema.EVAL_RESULT`."""

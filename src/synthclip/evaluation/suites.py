@@ -13,7 +13,7 @@ from synthclip.evaluation.data.known import KNOWN
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.features import Features, Watch, default_cache
 from synthclip.evaluation.paper import cells
-from synthclip.evaluation.results import item_rows, result_row
+from synthclip.evaluation.results import ON_PUBLIC_DATA, item_rows, result_row
 from synthclip.keys import digest
 from synthclip.store import Outcome, RunDirectory
 
@@ -189,9 +189,9 @@ def _notes(name: str, dataset: Classification | Retrieval, unreadable: Sequence[
 
 def _write(out: Path, suite: str, checkpoint: str, result: SuiteResult) -> Path:
     name = suite.replace(",", "+").replace("/", "-")
-    with RunDirectory(out).begin("suites", name, digest(suite, checkpoint)) as writer:
+    with RunDirectory(out).begin(ON_PUBLIC_DATA, name, digest(suite, checkpoint)) as writer:
         writer.rows(f"{name}/results.parquet", schema.EVAL_RESULT, result.results)
         writer.rows(f"{name}/per_class.parquet", schema.EVAL_CLASS, result.classes)
         writer.rows(f"{name}/items.parquet", schema.EVAL_ITEM, result.items)
         writer.commit(Outcome(len(result.results)))
-    return RunDirectory(out).file("suites", name)
+    return RunDirectory(out).file(ON_PUBLIC_DATA, name)

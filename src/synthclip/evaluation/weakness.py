@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import wilson
+from synthclip.evaluation.results import ON_PUBLIC_DATA
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def weakest_classes(run: Path, count: int) -> list[WeakClass]:
     Ordered by the upper end of Wilson's 95 % interval, so that a class with one unlucky image does not stand
     before one that fails on a hundred; a name that several data sets have counts once.
     """
-    paths = [run / "eval" / "per_class.parquet", *sorted((run / "suites").glob("*/per_class.parquet"))]
+    paths = [run / "eval" / "per_class.parquet", *sorted((run / ON_PUBLIC_DATA).glob("*/per_class.parquet"))]
     rows = [row for path in paths if path.is_file() for row in pq.read_table(path).to_pylist()]
     if not rows:
         raise SynthClipError(f"{run}: no zero-shot results by class: run `synthclip eval {run}` first")

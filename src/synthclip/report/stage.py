@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from synthclip.engine import Resources, Shard, Tick
+from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.keys import digest
 from synthclip.recipe import Recipe
 from synthclip.stage import Maker, Stage
 from synthclip.store import Manifest, Outcome, ShardWriter
 
 FILE = "report.html"
-SUITES = "suites"
-"""Where `synthclip eval RUN --suite …` writes: no stage of the pipeline, shown where it is there."""
 
 
 class Report(Stage):
@@ -27,8 +26,8 @@ class Report(Stage):
 
     def shards(self) -> Sequence[Shard]:
         inputs = {stage: _digest(self.run.manifests(stage)) for stage in self.reads}
-        if suites := self.run.manifests(SUITES):
-            inputs[SUITES] = _digest(suites)
+        if suites := self.run.manifests(ON_PUBLIC_DATA):
+            inputs[ON_PUBLIC_DATA] = _digest(suites)
         return [Shard("all", inputs)]
 
     def resources(self) -> Resources:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
+from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.report.pictures import files
-from synthclip.report.stage import SUITES
 from synthclip.store import RunDirectory
 
 OURS = "this model"
@@ -72,7 +72,9 @@ def read_suites(run: RunDirectory) -> Suites | None:
 
 
 def _rows(run: RunDirectory, name: str) -> list[dict[str, Any]]:
-    return [row for path in files(run, SUITES, "", f"/{name}") for row in pq.read_table(path).to_pylist()]
+    return [
+        row for path in files(run, ON_PUBLIC_DATA, "", f"/{name}") for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def _bars(ours: Mapping[tuple[str, str], float]) -> list[Bars]:
