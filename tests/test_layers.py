@@ -20,13 +20,14 @@ LAYERS: list[list[str]] = [
     ["stage"],
     ["textgen", "imagegen", "training"],
     ["interop", "provenance"],
+    ["evaluation"],
     [
         "training.job",
         "training.launch",
         "training.stage",
+        "training.validation",
         "training.worker",
-    ],  # may start from whatever `interop` loads
-    ["evaluation"],
+    ],  # may start from whatever `interop` loads, and evaluates the model on the way
     ["report"],
     ["pipeline"],
     ["plan", "textgen.coverage"],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from synthclip.keys import image_key, text_id
 from synthclip.recipe import Recipe
-from synthclip.schema import IMAGE
+from synthclip.schema import CONCEPT, IMAGE, SELECTED
 from synthclip.stage import StageLoad
 from synthclip.store import Outcome, RunDirectory, ShardWriter, sha256_of
 from synthclip.training.config import TrainingConfig
@@ -67,14 +67,46 @@ Damage = Callable[[int], bool]
 """Whether the picture of a row is to be cut short."""
 
 
+def caption(row: int) -> str:
+    colour, shape = list(COLOURS)[row % len(COLOURS)], SHAPES[row // len(COLOURS) % len(SHAPES)]
+    return f"A {colour} {shape} on a grey wall, picture {row}."
+
+
 def write_images(run: RunDirectory, rows: int, shards: int = 2, damage: Damage | None = None) -> None:
     """The images stage of a run, whole, as ImageGen writes it."""
-    rng = np.random.default_rng(0)
-    each = rows // shards
+    _write_split(run, "train", range(rows), shards, damage)
+
+
+def write_heldout(run: RunDirectory, rows: int) -> None:
+    """What the run keeps from training: the concepts, and pictures that no training picture equals, each with
+    a caption that names a colour and a shape; only the colours are in the bank."""
+    with run.begin("concepts", "00000", "test") as writer:
+        bank = [{"concept_id": n, "text": text, "source": "test"} for n, text in enumerate(COLOURS)]
+        writer.rows("00000.parquet", CONCEPT, bank)
+        writer.commit(Outcome(rows=len(bank)))
+    numbers = range(1000, 1000 + rows)
+    with run.begin("balance", "all", "test") as writer:
+        captions = [
+            {
+                "caption_id": text_id(caption(row)),
+                "text": caption(row),
+                "concept_ids": [row % len(COLOURS)],
+                "keep_probability": 1.0,
+            }
+            for row in numbers
+        ]
+        writer.rows("heldout/00000.parquet", SELECTED, sorted(captions, key=lambda row: row["caption_id"]))
+        writer.commit(Outcome(rows=rows))
+    _write_split(run, "heldout", numbers, 1, None)
+
+
+def _write_split(run: RunDirectory, split: str, rows: range, shards: int, damage: Damage | None) -> None:
+    rng = np.random.default_rng(rows.start)
+    each = len(rows) // shards
     for number in range(shards):
-        name = f"train/{number:05d}"
+        name = f"{split}/{number:05d}"
         with run.begin("images", name, "test") as writer:
-            table = _write_tar(writer, name, range(number * each, (number + 1) * each), rng, damage)
+            table = _write_tar(writer, name, rows[number * each : (number + 1) * each], rng, damage)
             pq.write_table(pa.Table.from_pylist(table, schema=IMAGE), writer.path(f"{name}.parquet"))
             writer.commit(Outcome(rows=each))
 
@@ -90,7 +122,7 @@ def _write_tar(
     with tarfile.open(writer.path(f"{name}.tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows:
             colour, shape = list(COLOURS)[row % len(COLOURS)], SHAPES[row // len(COLOURS) % len(SHAPES)]
-            text = f"A {colour} {shape} on a grey wall, picture {row}."
+            text = caption(row)
             jpeg = simplejpeg.encode_jpeg(picture(colour, shape, rng), quality=90)
             if damage and damage(row):
                 jpeg = jpeg[: len(jpeg) // 2]
@@ -114,7 +146,7 @@ def _write_tar(
                     "width_px": 48,
                     "height_px": 48,
                     "scores": [],
-                    "shard": name,
+                    "shard": f"{name}.tar",
                     "offset": offset,
                     "length": len(jpeg),
                 }

@@ -1,8 +1,9 @@
-"""The captions and images of a run that training never saw."""
+"""The captions and images of a run that training never saw, and a model's figures on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,18 @@ from numpy.typing import NDArray
 from synthclip import keys
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data.types import Place, read_places
-from synthclip.store import RunDirectory
+from synthclip.evaluation.encoder import Encoder
+from synthclip.evaluation.metrics import Measurement, retrieval, zero_shot
+from synthclip.keys import digest
+from synthclip.store import Manifest, RunDirectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PARTS = {"concepts": "", "balance": "heldout/", "images": "heldout/"}
+"""The stages whose files make the held-out set, and how the paths of those files begin."""
+
+_RECALL_AT = (1, 5)
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,75 @@ class Heldout:
     def pictures(self) -> Iterator[bytes]:
         """The JPEG bytes of every image."""
         return read_places(self.places)
+
+    def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the images whose caption names exactly one concept: their concepts, and their positions."""
+        one = np.array([ids[0] if len(ids) == 1 else -1 for ids in self.concept_ids], np.int64)
+        of_image = one[self.text_of_image]
+        single = np.flatnonzero(of_image >= 0)
+        return of_image[single], single
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model makes of a held-out set."""
+
+    seen: Heldout
+    """The images that could be read, and their captions."""
+    texts_TD: "Tensor"
+    images_ID: "Tensor"
+    figures: list[tuple[Measurement, Sequence[str]]]
+    """Each with the names of the items it was taken over."""
+    labels: NDArray[np.int64]
+    """The concepts of the zero-shot images, int64 [Z]."""
+    ranked: NDArray[np.int64]
+    """The concepts ranked for each of them, int64 [Z, K]."""
+    unreadable: int
+
+
+def judge(
+    encoder: Encoder,
+    heldout: Heldout,
+    names: Sequence[str],
+    templates: Sequence[str],
+    tick: Callable[[int], None] | None = None,
+) -> Judged:
+    """Zero-shot over the concepts `names`, and retrieval, of a held-out set that has images.
+
+    Zero-shot takes the images whose caption names exactly one concept, so that there is one right answer;
+    retrieval takes all. Where several images were painted from a caption, any of them counts.
+    """
+    encoded = encoder.images(heldout.pictures(), tick)
+    seen = heldout.only(encoded.kept)
+    texts_TD, images_ID = encoder.texts(seen.texts), encoded.features
+    pairs = np.stack([seen.text_of_image, np.arange(len(seen.image_keys))], axis=1)
+    by_text = retrieval("image_retrieval", texts_TD, images_ID, pairs, _RECALL_AT)
+    by_image = retrieval("text_retrieval", images_ID, texts_TD, pairs[:, ::-1], _RECALL_AT)
+    figures: list[tuple[Measurement, Sequence[str]]] = [
+        *((figure, seen.texts) for figure in by_text),
+        *((figure, seen.image_keys) for figure in by_image),
+    ]
+    labels, single = seen.labels()
+    ranked = np.empty((0, 0), np.int64)
+    if len(single):
+        classifier_CD = encoder.classifier(names, templates)
+        measured, ranked = zero_shot(images_ID[single], labels, classifier_CD)
+        keys_of = [seen.image_keys[image] for image in single]
+        figures += [(figure, keys_of) for figure in measured]
+    return Judged(seen, texts_TD, images_ID, figures, labels, ranked, len(encoded.unreadable))
+
+
+def digest_of(manifests: Iterable[Manifest], start: str) -> str:
+    """What tells when the files whose paths begin with `start` change."""
+    entries = [entry for manifest in manifests for entry in manifest.files if entry.path.startswith(start)]
+    return digest(*(part for entry in entries for part in (entry.path, entry.sha256)))
+
+
+def read_names(run: RunDirectory) -> list[str]:
+    """The concepts of a run's bank, by their ids."""
+    bank = pq.read_table(run.file("concepts", "00000.parquet"), columns=["text"])
+    names: list[str] = bank["text"].to_pylist()
+    return names
 
 
 def read_heldout(run: RunDirectory, limit: int, seed: int) -> Heldout:

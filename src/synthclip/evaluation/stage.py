@@ -1,39 +1,26 @@
 """Stage `eval`: the trained model on the run's own held-out captions and images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import Any, ClassVar
 
 from synthclip import schema
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.evaluation.encoder import Encoder
-from synthclip.evaluation.heldout import Heldout, read_heldout
-from synthclip.evaluation.metrics import Measurement, ranking, retrieval, zero_shot
+from synthclip.evaluation.heldout import PARTS, Judged, digest_of, judge, read_heldout, read_names
+from synthclip.evaluation.metrics import Measurement, ranking
 from synthclip.evaluation.results import class_rows, item_rows, result_row
-from synthclip.keys import digest
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DATASET = "heldout"
 """The name of the run's own held-out set in results."""
 
-_RECALL_AT = (1, 5)
 _NEAREST_TEXTS = 8
 _NEAREST_IMAGES = 5
 
 
 class Eval(Stage):
-    """Zero-shot over the whole concept bank, and retrieval, on captions and images kept from training.
-
-    Zero-shot takes the images whose caption names exactly one concept of the bank, so that there is one right
-    answer; retrieval takes all. Where several images were painted from a caption, any of them counts.
-    """
+    """Zero-shot over the whole concept bank, and retrieval, on captions and images kept from training."""
 
     name: ClassVar[str] = "eval"
     reads: ClassVar[tuple[str, ...]] = ("concepts", "balance", "images", "train")
@@ -41,11 +28,8 @@ class Eval(Stage):
 
     def shards(self) -> Sequence[Shard]:
         of = {name: self.whole(name) for name in self.reads}
-        wanted = {"concepts": "", "balance": "heldout/", "images": "heldout/", "train": "model/"}
-        inputs = {}
-        for stage, start in wanted.items():
-            entries = [entry for whole in of[stage] for entry in whole.files if entry.path.startswith(start)]
-            inputs[stage] = digest(*(part for entry in entries for part in (entry.path, entry.sha256)))
+        inputs = {stage: digest_of(of[stage], start) for stage, start in PARTS.items()}
+        inputs["train"] = digest_of(of["train"], "model/")
         images = sum(whole.rows for whole in of["images"] if whole.shard.startswith("heldout/"))
         return [Shard("all", inputs, {"checkpoint": inputs["train"][:16]}, size=max(1, images))]
 
@@ -66,27 +50,18 @@ class Eval(Stage):
     def _make(self, encoder: Encoder, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         config = self.recipe.evaluation
         heldout = read_heldout(self.run, config.captions, self.recipe.seed)
+        notes = {"heldout_captions": len(heldout.texts), "heldout_images": len(heldout.image_keys)}
         measured: list[tuple[Measurement, Sequence[str]]] = []
         classes: list[dict[str, Any]] = []
         nearest: list[dict[str, Any]] = []
-        notes = {"heldout_captions": len(heldout.texts), "heldout_images": len(heldout.image_keys)}
         unreadable = 0
         if heldout.image_keys:
-            encoded = encoder.images(heldout.pictures(), tick)
-            unreadable = len(encoded.unreadable)
-            seen = heldout.only(encoded.kept)
-            texts_TD = encoder.texts(seen.texts)
-            measured += _retrieval(seen, texts_TD, encoded.features)
-            nearest = _nearest(seen, texts_TD, encoded.features)
-            labels, single = _labels(seen)
-            notes["one_concept_images"] = len(single)
-            if len(single):
-                bank = pq.read_table(self.run.file("concepts", "00000.parquet"), columns=["text"])
-                names = bank["text"].to_pylist()
-                classifier_CD = encoder.classifier(names, config.templates)
-                figures, ranked = zero_shot(encoded.features[single], labels, classifier_CD)
-                measured += [(figure, [seen.image_keys[image] for image in single]) for figure in figures]
-                classes += class_rows(DATASET, names, labels, ranked)
+            names = read_names(self.run)
+            judged = judge(encoder, heldout, names, config.templates, tick)
+            measured, nearest, unreadable = judged.figures, _nearest(judged), judged.unreadable
+            notes["one_concept_images"] = len(judged.labels)
+            if len(judged.labels):
+                classes += class_rows(DATASET, names, judged.labels, judged.ranked)
         checkpoint = str(shard.payload["checkpoint"])
         results = [result_row(DATASET, figure, checkpoint) for figure, _ in measured]
         items = (row for figure, names in measured for row in item_rows(DATASET, figure, names))
@@ -97,29 +72,9 @@ class Eval(Stage):
         return Outcome(len(results), {"unreadable image": unreadable} if unreadable else {}, notes)
 
 
-def _labels(heldout: Heldout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images whose caption names exactly one concept: their concepts, and their positions."""
-    one = np.array([ids[0] if len(ids) == 1 else -1 for ids in heldout.concept_ids], np.int64)
-    of_image = one[heldout.text_of_image]
-    single = np.flatnonzero(of_image >= 0)
-    return of_image[single], single
-
-
-def _retrieval(
-    heldout: Heldout, texts_TD: "Tensor", images_ID: "Tensor"
-) -> list[tuple[Measurement, Sequence[str]]]:
-    images = np.arange(len(heldout.image_keys))
-    pairs = np.stack([heldout.text_of_image, images], axis=1)
-    by_text = retrieval("image_retrieval", texts_TD, images_ID, pairs, _RECALL_AT)
-    by_image = retrieval("text_retrieval", images_ID, texts_TD, pairs[:, ::-1], _RECALL_AT)
-    return [
-        *((figure, heldout.texts) for figure in by_text),
-        *((figure, heldout.image_keys) for figure in by_image),
-    ]
-
-
-def _nearest(heldout: Heldout, texts_TD: "Tensor", images_ID: "Tensor") -> list[dict[str, Any]]:
+def _nearest(judged: Judged) -> list[dict[str, Any]]:
     """Rows of `schema.EVAL_NEAREST`. Captions are in the order of their ids, so the first are a fair draw."""
+    heldout, texts_TD, images_ID = judged.seen, judged.texts_TD, judged.images_ID
     rows = []
     ranked = ranking(texts_TD[:_NEAREST_TEXTS], images_ID, _NEAREST_IMAGES)
     for text, images in enumerate(ranked.tolist()):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from synthclip.training.config import ModelConfig
+
 CONFIG_FILE = "open_clip_config.json"
 """The file by which open_clip knows a model folder."""
 _IN_RUN = Path("train/model")
@@ -62,7 +64,15 @@ def load_model(source: str | Path) -> LoadedModel:
 
     Raises SynthClipError where there is no such model, or a file is damaged or not safe to load.
     """
-    opened = open_model(source)
+    return _ready(open_model(source))
+
+
+def loaded_as(model: "CLIP", config: "ModelConfig") -> LoadedModel:
+    """A model that is in memory, built by `config`, as `load_model` would load it; in eval mode."""
+    return _ready(_of_recipe(model, config))
+
+
+def _ready(opened: OpenedModel) -> LoadedModel:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     preprocess = image_transform_v2(PreprocessCfg(**opened.preprocess), is_train=False)
@@ -125,7 +135,7 @@ def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     """A checkpoint of a run that is still being trained: `RUN/train/partial/<fingerprint>/step-<n>.pt`."""
     from synthclip.interop.checkpoint import refuse_other_architecture
     from synthclip.recipe import SAVED_AS, load_recipe
-    from synthclip.training.model import build_model, open_clip_config
+    from synthclip.training.model import build_model
 
     run = path.resolve().parents[3] if len(path.resolve().parents) > 3 else path.parent
     if not (run / SAVED_AS).is_file():
@@ -134,8 +144,14 @@ def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     model, state = build_model(recipe.model), checkpoint["average"] or checkpoint["model"]
     refuse_other_architecture(path, state, model.state_dict(), f"the model in {run / SAVED_AS}")
     model.load_state_dict(state)
-    config = open_clip_config(recipe.model)
-    size = recipe.model.vision.image_size_px
+    return _of_recipe(model, recipe.model)
+
+
+def _of_recipe(model: Any, of: "ModelConfig") -> OpenedModel:
+    from synthclip.training.model import open_clip_config
+
+    config = open_clip_config(of)
+    size = of.vision.image_size_px
     preprocess = {"size": (size, size), "mode": "RGB", "fill_color": 0, **config["preprocess_cfg"]}
     return OpenedModel(model.eval(), config["model_cfg"], preprocess, _tokenizer(config["model_cfg"]))
 

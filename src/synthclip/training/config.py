@@ -98,6 +98,29 @@ class SourceConfig(Section):
         return self
 
 
+Metric = Literal[
+    "zero_shot/top1",
+    "zero_shot/top5",
+    "zero_shot/mean_per_class",
+    "image_retrieval/R@1",
+    "image_retrieval/R@5",
+    "text_retrieval/R@1",
+    "text_retrieval/R@5",
+]
+
+
+class InTrainingEvalConfig(Section):
+    """Figures on the run's held-out captions and images while the model is trained, of the averaged weights
+    where there are such. `evaluation` says how many captions, and the prompts."""
+
+    every_epochs: float | None = Field(None, gt=0)
+    """Before the first step, after each so many passes, and at the end. None: never."""
+    metric: Metric = "zero_shot/top1"
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the run's model: those with the highest `metric`, the earliest of equals, or those
+    after the last step."""
+
+
 class TrainingConfig(Section):
     """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code); `training: paper` in a recipe
     says so."""
@@ -135,6 +158,7 @@ class TrainingConfig(Section):
     """The model kept is an exponential moving average of the weights, with this decay a step."""
     init: str | None = None
     """Weights to start from: whatever `synthclip.load_model` reads, a checkpoint, a folder or a run say."""
+    eval: InTrainingEvalConfig = InTrainingEvalConfig()
     on_bad_loss: Literal["stop", "skip"] = "stop"
     """What follows a loss that is not finite: the training stops, or that step changes nothing and is
     counted. Skipping makes the host wait for every step."""

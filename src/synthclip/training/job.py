@@ -25,6 +25,7 @@ from synthclip.training.order import Order
 from synthclip.training.shards import any_shards, own_shards
 from synthclip.training.sources import Source
 from synthclip.training.tables import Concatenated, open_csv, open_parquet
+from synthclip.training.validation import Validation
 
 
 def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callable[[], bool]) -> Trainer:
@@ -75,6 +76,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         stop_asked=stop_asked,
         group=group,
         peak=_peak(recipe.model, config.precision, group) if device.type == "cuda" else None,
+        validate=_validation(stage) if group.rank == 0 else None,
         log=Logs(config.loggers if group.rank == 0 else (), stage.run, stage.fingerprint(shard)[:12]),
     )
 
@@ -94,6 +96,10 @@ def _bad_rows(sources: Sequence[Source]) -> dict[str, str]:
     """What the tables among the sources had to leave out."""
     parts = [part for source in sources if isinstance(source, Concatenated) for part in source.parts]
     return {where: why for part in parts for where, why in part.bad_rows.items()}
+
+
+def _validation(stage: Stage) -> Validation | None:
+    return None if stage.recipe.training.eval.every_epochs is None else Validation(stage.recipe, stage.run)
 
 
 def _threads(wanted: int | str, group: Group) -> int:

@@ -9,7 +9,7 @@ from synthclip.store import RunDirectory
 from synthclip.training.config import LoggerName
 
 Write = Callable[[int, Mapping[str, float]], None]
-"""Takes a step and its figures."""
+"""Takes a step and its figures, by their names."""
 
 
 class Logs:
@@ -19,10 +19,11 @@ class Logs:
         self._run = run
         self._writes = [_open(name, run.path, run_id) for name in names]
 
-    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(event="train", step=step, **figures)
+    def __call__(self, event: str, step: int, figures: Mapping[str, float]) -> None:
+        """`event` says what the figures are of: `train` or `eval`."""
+        self._run.log(event=event, step=step, **figures)
         for write in self._writes:
-            write(step, figures)
+            write(step, {f"{event}/{name}": value for name, value in figures.items()})
 
 
 def _open(name: LoggerName, path: Path, run_id: str) -> Write:
@@ -41,7 +42,7 @@ def _tensorboard(path: Path, run_id: str) -> Write:
 
     def write(step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            writer.add_scalar(f"train/{name}", value, step)
+            writer.add_scalar(name, value, step)
         writer.flush()
 
     return write
@@ -53,7 +54,7 @@ def _wandb(path: Path, run_id: str) -> Write:
     run: Any = wandb.init(project="synthclip", name=path.name, id=run_id, resume="allow", dir=path / "logs")
 
     def write(step: int, figures: Mapping[str, float]) -> None:
-        run.log({f"train/{name}": value for name, value in figures.items()}, step=step)
+        run.log(dict(figures), step=step)
 
     return write
 
@@ -64,6 +65,6 @@ def _trackio(path: Path, run_id: str) -> Write:
     run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
 
     def write(step: int, figures: Mapping[str, float]) -> None:
-        run.log({f"train/{name}": value for name, value in figures.items()}, step=step)
+        run.log(dict(figures), step=step)
 
     return write

@@ -23,6 +23,8 @@ _FLUSH_STEPS = 10
 """Losses stay on the device for so many steps: reading one makes the host wait."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+Validate = Callable[[nn.Module, dict[str, Tensor]], dict[str, float]]
+"""Gives figures, by name, of a model with these weights; must leave the model as it is."""
 Report = Callable[[int, dict[str, float]], None]
 """Called with the samples done since the last call and figures worth showing."""
 
@@ -48,17 +50,22 @@ class Trainer:
     peak: Callable[[int], float] | None = None
     """Pairs a second, with texts of so many tokens, at the peak arithmetic of the group's devices; None where
     that is not known."""
-    log: Callable[[int, dict[str, float]], None] = lambda step, figures: None
-    """Called in the first process with a step and its figures."""
+    log: Callable[[str, int, dict[str, float]], None] = lambda event, step, figures: None
+    """Called in the first process with `train` or `eval`, a step and its figures."""
+    validate: Validate | None = None
+    """Given to the first process where `config.eval` asks for figures."""
     curve: list[tuple[float, ...]] = field(default_factory=list)
     """One row a step: step, samples seen, loss, learning rate, samples a second, share of time waiting."""
     skipped: int = 0
     """Steps that changed nothing because their loss was not finite."""
+    best: "Best | None" = None
+    """In the first process: the weights that `config.eval` chooses so far."""
 
     def __post_init__(self) -> None:
         config = self.config
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
+        self._shown: dict[str, float] = {}
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.average = (
@@ -95,6 +102,8 @@ class Trainer:
         pending = _Pending()
         batches = self.loader.batches(step, self.steps)
         try:
+            if step == 0:
+                self._evaluate(step)
             while step < self.steps:
                 waited = time.monotonic()
                 batch = next(batches)
@@ -105,8 +114,11 @@ class Trainer:
                 step += 1
                 pending.tokens += batch.tokens.shape[1]
                 counted = step == self.steps or step % (self.config.checkpoint_steps or self.steps) == 0
-                if len(pending.losses) == _FLUSH_STEPS or counted:
+                judged = self._evaluates_at(step)
+                if len(pending.losses) == _FLUSH_STEPS or counted or judged:
                     self._flush(step, pending)
+                    if judged:
+                        self._evaluate(step)
                     pending = _Pending()
                     stop = self.group.any(self.stop_asked(), self.device)
                     due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
@@ -146,6 +158,25 @@ class Trainer:
             else:
                 average[name].copy_(tensor)
 
+    def _evaluates_at(self, step: int) -> bool:
+        every = self.config.eval.every_epochs
+        if every is None:
+            return False
+        return step == self.steps or step % max(1, round(every * self.steps_per_epoch)) == 0
+
+    def _evaluate(self, step: int) -> None:
+        """Take the figures, and the weights where they are the best so far."""
+        if self.validate is None:
+            return
+        weights = self.average or self.model.state_dict()
+        figures = self.validate(self.model, weights)
+        value = figures[self.config.eval.metric]
+        self._shown = {self.config.eval.metric: value}
+        self.log("eval", step, figures)
+        if self.config.eval.keep == "best" and (self.best is None or value > self.best.value):
+            kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+            self.best = Best(step, value, kept)
+
     def _flush(self, step: int, pending: "_Pending") -> None:
         """Bring the losses of the last steps to the host, check them, report them."""
         losses = self.group.mean(torch.stack(pending.losses)).tolist()
@@ -165,9 +196,9 @@ class Trainer:
         if self.peak is not None:
             figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)))
         figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
-        self.report(len(losses) * self.config.batch_size, figures)
+        self.report(len(losses) * self.config.batch_size, figures | self._shown)
         if self.group.rank == 0:
-            self.log(step, figures)
+            self.log("train", step, figures)
 
     def _save(self, step: int) -> None:
         bad = self.group.union(self.loader.bad.reasons)
@@ -183,6 +214,7 @@ class Trainer:
                     "curve": torch.tensor(self.curve, dtype=torch.float64),
                     "bad": bad,
                     "skipped": self.skipped,
+                    "best": None if self.best is None else vars(self.best),
                 },
             )
 
@@ -199,9 +231,19 @@ class Trainer:
         self.curve = [tuple(row) for row in state["curve"].tolist()]
         self.loader.bad.reasons.update(state["bad"])
         self.skipped = state["skipped"]
+        self.best = None if state["best"] is None else Best(**state["best"])
         step: int = state["step"]
         self.report(step * self.config.batch_size, {})
         return step
+
+
+@dataclass
+class Best:
+    """Weights, on the CPU, as they were after so many steps, and their figure by the recipe's metric."""
+
+    step: int
+    value: float
+    weights: dict[str, Tensor]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The train stage: a run's shards -> a CLIP in an open_clip folder, and its loss curve."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import pyarrow as pa
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.heldout import PARTS, digest_of
+from synthclip.keys import digest
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
 from synthclip.training import files
@@ -44,7 +47,7 @@ class Train(Stage):
                 table = f"{manifest.shard}.parquet"
                 inputs[table] = manifest.digest(table)
                 tables[table] = manifest.rows
-        inputs |= self._outside()
+        inputs |= self._outside() | self._heldout()
         config = self.recipe.training
         # The progress bar's length; where another source comes first, only its index can tell.
         steps = int(config.epochs * (sum(tables.values()) // config.batch_size))
@@ -61,6 +64,15 @@ class Train(Stage):
             found = [path for path in sorted(Path(config.init).rglob("*")) if path.is_file()]
             inputs |= {str(path): files.identity(str(path)) for path in found or [Path(config.init)]}
         return inputs
+
+    def _heldout(self) -> dict[str, str]:
+        """What evaluation in training follows from, where there is any."""
+        if self.recipe.training.eval.every_epochs is None:
+            return {}
+        how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
+        return {f"heldout {stage}": digest_of(self.whole(stage), start) for stage, start in PARTS.items()} | {
+            "heldout evaluation": digest(how)
+        }
 
     def resources(self) -> Resources:
         return Resources(gpus=self.recipe.training.processes)
@@ -80,17 +92,21 @@ class Train(Stage):
                 f"{self.run.path}: training was asked to stop, its state is saved: the same command goes on"
             )
         model = build_model(recipe.model)
-        model.load_state_dict(state["average"] or state["model"])
+        best = state["best"]
+        model.load_state_dict(best["weights"] if best else state["average"] or state["model"])
         save_open_clip(model, recipe.model, writer.path("model/open_clip_config.json").parent)
         columns = state["curve"].T.numpy()
         arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, CURVE.types, strict=True)]
         with writer.table("curve.parquet", CURVE) as out:
             out.write_table(pa.table(arrays, CURVE))
+        notes = {"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)}
+        if best:
+            notes |= {"best_step": best["step"], recipe.training.eval.metric: round(best["value"], 6)}
         return Outcome(
             rows=state["steps"] * recipe.training.batch_size,
             rejected=Counter(state["bad"].values())
             + Counter({"step with a loss that is not finite": state["skipped"]}),
-            notes={"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)},
+            notes=notes,
         )
 
     def _train(self, shard: Shard, report: "Report") -> None:
