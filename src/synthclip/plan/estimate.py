@@ -13,6 +13,11 @@ from synthclip.recipe import Recipe
 from synthclip.training.flops import clip_pair
 
 _LLM_UTILISATION = 0.2
+_MEMORY_UTILISATION = 0.5
+_BITS_PER_WEIGHT = 5
+"""Of a GGUF file at the usual four bits, scales included."""
+_STATE_READS = 2
+"""Passes over the weights before llama.cpp writes: the cached prompt's last token, and what follows it."""
 _DIFFUSION_UTILISATION = 0.3
 _TRAINING_UTILISATION = 0.3
 _KEPT = 0.9
@@ -27,6 +32,8 @@ _TAR_BYTES = 3600
 _CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
 _CHECKPOINT_BYTES = 12
 """Of each parameter: the weight and AdamW's two moments."""
+_START_S = 5.0
+"""Until the workers of a stage have imported their libraries and loaded a small model."""
 _BACKWARD = 3
 """Forward and backward together cost three times forward (Kaplan et al., 2020, section 2.1)."""
 
@@ -161,6 +168,7 @@ class _Planner:
         kept = _KEPT if rates.kept is None else rates.kept
         self._volumes = volumes_of(recipe, concepts, kept)
         self.assumed = [
+            f"wall time: {_START_S:.0f} s a stage until its workers are ready",
             f"cleaning keeps {kept:.0%} of the captions ({'assumed' if rates.kept is None else 'measured'})",
             "a caption names its own concept and no other; where it names more, balancing keeps more",
         ]
@@ -174,6 +182,8 @@ class _Planner:
         disk = self._volumes.asked * _CAPTION_BYTES
         if self._rates.captions_per_s:
             return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
+        if recipe.llm.backend == "llamacpp":
+            return self._by_memory(makes, asked, written, _gguf_bytes(recipe, llm_params), disk)
         params = llm_params or llm_parameters(recipe.llm)
         flops = asked * transformer(params, read + written)
         self.assumed.append(
@@ -182,6 +192,19 @@ class _Planner:
             "as of vLLM with many prompts at once"
         )
         return self._by_flops("captions", makes, flops, "float16", _LLM_UTILISATION, disk)
+
+    def _by_memory(
+        self, makes: str, captions: float, written: float, weights: float, disk: float
+    ) -> StageCost:
+        """Prompt after prompt, a token costs one pass over the weights, which memory bounds."""
+        rate = self._devices.device.memory_bytes * _MEMORY_UTILISATION
+        self.assumed.append(
+            f"captions: {written:.0f} tokens each, one prompt at a time, its beginning cached; each token "
+            f"reads {weights / 1e9:.3g} GB of weights at {rate / 1e9:.3g} GB/s, "
+            f"{_MEMORY_UTILISATION:.0%} of the peak"
+        )
+        device_s = captions * (written + _STATE_READS) * weights / rate
+        return self._stage("captions", makes, device_s, disk, "estimate")
 
     def match_and_balance(self) -> StageCost:
         kept, selected = self._volumes.kept, self._volumes.selected
@@ -248,7 +271,17 @@ class _Planner:
         return self._stage(stage, makes, device_s, disk, "estimate")
 
     def _stage(self, stage: str, makes: str, device_s: float, disk: float, basis: str) -> StageCost:
-        return StageCost(stage, makes, device_s, device_s / self._devices.count, disk, basis)
+        return StageCost(stage, makes, device_s, device_s / self._devices.count + _START_S, disk, basis)
+
+
+def _gguf_bytes(recipe: Recipe, llm_params: float | None) -> float:
+    """The size of llama.cpp's model: of so many parameters, or of its file. Raises SynthClipError where the
+    file is missing."""
+    if llm_params is not None:
+        return llm_params * _BITS_PER_WEIGHT / 8
+    from synthclip.backends.llm_llamacpp import gguf
+
+    return gguf(getattr(recipe.llm, "model", None)).stat().st_size
 
 
 def _count(number: float) -> str:

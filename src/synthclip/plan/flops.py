@@ -58,12 +58,7 @@ def diffusion_image(config: BackendConfig) -> float:
 
 def llm_parameters(config: BackendConfig) -> float:
     """The parameters of a language model, by its name. Raises SynthClipError where that does not tell."""
-    model = getattr(config, "model", None)
-    if config.backend == "llamacpp":
-        from synthclip.backends.llm_llamacpp import gguf
-
-        model = gguf(model)
-    name = Path(str(model)).name
+    name = Path(str(getattr(config, "model", ""))).name
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([MB])(?![a-z])", name, re.IGNORECASE)
     if match is None:
         raise SynthClipError(f"llm.model {name!r}: its name tells no size: give --llm-params, such as 7e9")
