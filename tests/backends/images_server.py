@@ -26,6 +26,8 @@ class ImagesServer(ThreadingHTTPServer):
         """So many with 500."""
         self.always: int | None = None
         """Answer everything with this status."""
+        self.page: bytes | None = None
+        """Answer everything with this web page, as what is no such server does."""
 
     @property
     def url(self) -> str:
@@ -40,6 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(asked)
         prompt = asked["prompt"]
+        if self.server.page is not None:
+            return self._send(200, self.server.page, {"Content-Type": "text/html"})
         if self.server.always is not None:
             return self._answer(self.server.always, {"error": {"message": "no"}})
         if self.server.busy:
@@ -60,9 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, {"created": 0, "data": [{"b64_json": encoded}]})
 
     def _answer(self, status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(value).encode()
+        self._send(
+            status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})}
+        )
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+        for name, text in headers.items():
             self.send_header(name, text)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -59,6 +59,15 @@ def test_a_server_that_cannot_be_used_is_one_line(server: ImagesServer, status: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_web_page_instead_of_an_answer_is_one_line(server: ImagesServer) -> None:
+    server.page = b"<html>Welcome</html>"
+    with pytest.raises(
+        SynthClipError, match=r"not as OpenAI's API does: mend text_to_image\.base_url"
+    ) as caught:
+        client(server.url).generate(["a dog"], [1])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_server_that_is_not_there_is_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -140,3 +140,36 @@ def test_an_empty_caption_is_named_and_passed_over(tmp_path: Path) -> None:
     (manifest,) = run.manifests("images")
     assert manifest.rows == 2 * len(CAPTIONS)
     assert manifest.rejected == {"empty caption": 2}
+
+
+def test_a_bad_image_is_counted_a_cut_prompt_reported_and_the_rest_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flawed").mkdir()
+    (tmp_path / "flawed/__init__.py").write_text("")
+    (tmp_path / "flawed/model.py").write_text(
+        "import numpy as np\n"
+        "from synthclip.backends import BackendConfig, Painted\n"
+        "class Config(BackendConfig): pass\n"
+        "class Model:\n"
+        "    name, licence, batch_size = 'flawed', 'CC0-1.0', 4\n"
+        "    def generate(self, prompts, seeds):\n"
+        "        noise = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3)) for seed in seeds]\n"
+        "        bad = {at: 'nan' for at, prompt in enumerate(prompts) if 'dog' in prompt}\n"
+        "        cut = {at: prompt[500:] for at, prompt in enumerate(prompts) if len(prompt) > 500}\n"
+        "        return Painted(np.stack(noise).astype(np.uint8), bad, cut)\n"
+        "def build(config): return Model()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    long = "A cat" + " and another cat" * 60 + "."
+    run = selected(tmp_path / "run", [*CAPTIONS, long])
+    make_images(run, recipe_of("images.retries=1", "text_to_image={backend: flawed.model}"))
+    (manifest,) = run.manifests("images")
+    dogs = 2 * sum("dog" in text for text in CAPTIONS)
+    assert (manifest.rows, manifest.rejected) == (2 * (len(CAPTIONS) + 1) - dogs, {"nan": 2 * dogs})
+    assert manifest.notes["cut_prompts"] == 2
+    with tarfile.open(run.stage("images") / "train/00000.tar") as tar:
+        told = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")]
+        unread = {row["caption"]: row["unread"] for row in (json.loads(one.read()) for one in told if one)}
+    assert unread.pop(long) == long[500:]
+    assert set(unread.values()) == {""}
