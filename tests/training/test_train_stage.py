@@ -161,19 +161,6 @@ def test_the_model_kept_is_the_average_of_the_weights(run: RunDirectory, tiny_re
     assert min(first, last) < scales[0.5] < max(first, last)
 
 
-def test_figures_go_to_metrics_and_tensorboard(run: RunDirectory, tiny_recipe: Recipe) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(with_training(tiny_recipe, loggers=("tensorboard",)), run)
-    lines = [line for line in run.metrics() if line["event"] == "train"]
-    assert [line["step"] for line in lines] == [10, 12]
-    assert {"loss", "lr", "samples/s", "data_wait", "eta_s"} <= lines[0].keys()
-    [folder] = run.path.glob("logs/tensorboard/*")
-    events = EventAccumulator(str(folder)).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == [10, 12]
-    assert events.Scalars("train/loss")[-1].value == pytest.approx(lines[-1]["loss"])
-
-
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:

@@ -77,7 +77,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         group=group,
         peak=_peak(recipe.model, config.precision, group) if device.type == "cuda" else None,
         validate=_validation(stage) if group.rank == 0 else None,
-        log=Logs(config.loggers if group.rank == 0 else (), stage.run, stage.fingerprint(shard)[:12]),
+        log=Logs(config.loggers, stage.run, stage.fingerprint(shard)[:12]) if group.rank == 0 else None,
     )
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.store import RunDirectory
 from synthclip.training.config import LoggerName
 
-Write = Callable[[int, Mapping[str, float]], None]
-"""Takes a step and its figures, by their names."""
+
+class _Logger(NamedTuple):
+    write: Callable[[int, Mapping[str, float]], object]
+    """Takes a step and its figures, by their names."""
+    close: Callable[[], object]
 
 
 class Logs:
@@ -17,26 +20,23 @@ class Logs:
 
     def __init__(self, names: Sequence[LoggerName], run: RunDirectory, run_id: str) -> None:
         self._run = run
-        self._writes = [_open(name, run.path, run_id) for name in names]
+        self._loggers = [_OPEN[name](run.path, run_id) for name in names]
 
     def __call__(self, event: str, step: int, figures: Mapping[str, float]) -> None:
         """`event` says what the figures are of: `train` or `eval`."""
         self._run.log(event=event, step=step, **figures)
-        for write in self._writes:
-            write(step, {f"{event}/{name}": value for name, value in figures.items()})
+        for logger in self._loggers:
+            logger.write(step, {f"{event}/{name}": value for name, value in figures.items()})
+
+    def close(self) -> None:
+        """Tell the loggers that nothing follows in this process."""
+        for logger in self._loggers:
+            logger.close()
 
 
-def _open(name: LoggerName, path: Path, run_id: str) -> Write:
-    try:
-        return {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[name](path, run_id)
-    except ImportError:
-        raise SynthClipError(
-            f"training.loggers: {name} is not installed: `pip install {name}`, or leave it out"
-        ) from None
-
-
-def _tensorboard(path: Path, run_id: str) -> Write:
-    from torch.utils.tensorboard import SummaryWriter
+def _tensorboard(path: Path, run_id: str) -> _Logger:
+    with needs_extra("train", "training.loggers=[tensorboard]"):
+        from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(path / "logs" / "tensorboard" / run_id))
 
@@ -45,26 +45,35 @@ def _tensorboard(path: Path, run_id: str) -> Write:
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    return write
+    return _Logger(write, writer.close)
 
 
-def _wandb(path: Path, run_id: str) -> Write:
-    import wandb
+def _wandb(path: Path, run_id: str) -> _Logger:
+    with needs_extra("wandb", "training.loggers=[wandb]"):
+        import wandb
 
-    run: Any = wandb.init(project="synthclip", name=path.name, id=run_id, resume="allow", dir=path / "logs")
+    folder = path / "logs"
+    folder.mkdir(parents=True, exist_ok=True)  # else wandb writes to the system's folder for temporary files
+    try:
+        run: Any = wandb.init(project="synthclip", name=path.name, id=run_id, resume="allow", dir=folder)
+    except wandb.errors.Error as error:
+        told = str(error).splitlines()[0]
+        raise SynthClipError(
+            f"training.loggers=[wandb]: {told}: run `wandb login`, or set WANDB_MODE=offline"
+        ) from None
+    return _Logger(lambda step, figures: run.log(dict(figures), step=step), run.finish)
 
-    def write(step: int, figures: Mapping[str, float]) -> None:
-        run.log(dict(figures), step=step)
 
-    return write
-
-
-def _trackio(path: Path, run_id: str) -> Write:
-    import trackio
+def _trackio(path: Path, run_id: str) -> _Logger:
+    with needs_extra("trackio", "training.loggers=[trackio]"):
+        import trackio
 
     run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
+    return _Logger(lambda step, figures: run.log(dict(figures), step=step), run.finish)
 
-    def write(step: int, figures: Mapping[str, float]) -> None:
-        run.log(dict(figures), step=step)
 
-    return write
+_OPEN: Mapping[LoggerName, Callable[[Path, str], _Logger]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}

@@ -15,6 +15,7 @@ from synthclip.training.config import TrainingConfig
 from synthclip.training.distributed import Group
 from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch, Loader
+from synthclip.training.logs import Logs
 from synthclip.training.losses import build_loss
 from synthclip.training.memory import kept_memory
 from synthclip.training.optimizer import build_optimizer, clamp_logit_scale, learning_rate
@@ -50,8 +51,8 @@ class Trainer:
     peak: Callable[[int], float] | None = None
     """Pairs a second, with texts of so many tokens, at the peak arithmetic of the group's devices; None where
     that is not known."""
-    log: Callable[[str, int, dict[str, float]], None] = lambda event, step, figures: None
-    """Called in the first process with `train` or `eval`, a step and its figures."""
+    log: Logs | None = None
+    """Given to the first process; closed when `fit` returns."""
     validate: Validate | None = None
     """Given to the first process where `config.eval` asks for figures."""
     curve: list[tuple[float, ...]] = field(default_factory=list)
@@ -129,6 +130,8 @@ class Trainer:
                         break
         finally:
             batches.close()
+            if self.log is not None:
+                self.log.close()
             self.checkpoints.finish()
         return step == self.steps
 
@@ -172,7 +175,8 @@ class Trainer:
         figures = self.validate(self.model, weights)
         value = figures[self.config.eval.metric]
         self._shown = {self.config.eval.metric: value}
-        self.log("eval", step, figures)
+        if self.log is not None:
+            self.log("eval", step, figures)
         if self.config.eval.keep == "best" and (self.best is None or value > self.best.value):
             kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
             self.best = Best(step, value, kept)
@@ -197,7 +201,7 @@ class Trainer:
             figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)))
         figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
         self.report(len(losses) * self.config.batch_size, figures | self._shown)
-        if self.group.rank == 0:
+        if self.log is not None:
             self.log("train", step, figures)
 
     def _save(self, step: int) -> None:

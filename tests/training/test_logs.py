@@ -1,0 +1,59 @@
+"""Figures reach every logger, and a training that goes on writes to the same run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from shape_runs import train, with_training
+
+from synthclip.errors import SynthClipError
+from synthclip.recipe import Recipe
+from synthclip.store import RunDirectory
+from synthclip.training.config import LoggerName
+from synthclip.training.job import build_trainer
+from synthclip.training.logs import Logs
+from synthclip.training.stage import Train
+
+
+def stop_and_go_on(recipe: Recipe, run: RunDirectory) -> str:
+    """Train in two goes, stopped after ten of the twelve steps; the id that loggers know the run by."""
+    stage = Train(recipe, run)
+    [shard] = stage.shards()
+    assert not build_trainer(stage, shard, lambda rows, figures: None, lambda: True).fit()
+    train(recipe, run)
+    return stage.fingerprint(shard)[:12]
+
+
+def test_figures_go_to_metrics_and_tensorboard(run: RunDirectory, tiny_recipe: Recipe) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_id = stop_and_go_on(with_training(tiny_recipe, loggers=("tensorboard",)), run)
+    lines = [line for line in run.metrics() if line["event"] == "train"]
+    assert [line["step"] for line in lines] == [10, 12]
+    assert {"loss", "lr", "samples/s", "data_wait", "eta_s"} <= lines[0].keys()
+    events = EventAccumulator(str(run.path / "logs/tensorboard" / run_id)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [10, 12]
+    assert events.Scalars("train/loss")[-1].value == pytest.approx(lines[-1]["loss"])
+
+
+def test_wandb_keeps_the_run_where_there_is_no_network(
+    run: RunDirectory, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two goes are two files with one id, which `wandb sync` brings together."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_id = stop_and_go_on(with_training(tiny_recipe, loggers=("wandb",)), run)
+    told = [path.read_bytes() for path in run.path.glob(f"logs/wandb/offline-run-*/run-{run_id}.wandb")]
+    assert len(told) == 2
+    lines = [line for line in run.metrics() if line["event"] == "train"]
+    for line in lines:
+        assert any(b"train/loss" in file and str(line["loss"]).encode() in file for file in told)
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_logger_that_is_not_installed_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: LoggerName
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SynthClipError, match=rf"not installed: pip install 'synthclip\[{name}\]'"):
+        Logs((name,), RunDirectory(tmp_path), "id")
