@@ -33,7 +33,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
             "caption_id": text_id(CAPTIONS[0]),
             "concept_id": 0,
             "text": CAPTIONS[0],
-            "template": prompt.template,
+            "template": prompt.template.name,
             "model": "some-llm@1",
             "seed": prompt.seed,
         }
