@@ -53,7 +53,7 @@ def test_what_is_no_whole_image_is_refused(damage: Callable[[bytes], bytes]) -> 
     seed=st.integers(0, 1000),
 )
 def test_a_crop_lies_in_the_image(height: int, width: int, low: float, seed: int) -> None:
-    draws = np.random.default_rng(seed).random(DRAWS)
+    draws = np.random.default_rng(seed).random(DRAWS).tolist()
     top, left, h, w = crop_box(height, width, (low, 1.0), draws)
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
@@ -69,7 +69,7 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    ours = np.array([crop_box(height, width, (0.5, 1.0), rng.random(DRAWS)) for _ in range(1500)])
+    ours = np.array([crop_box(height, width, (0.5, 1.0), rng.random(DRAWS).tolist()) for _ in range(1500)])
     blank = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(blank, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(1500)])
     error = theirs.std(axis=0) / np.sqrt(1500) * 5 * np.sqrt(2) + 1e-9
