@@ -36,8 +36,6 @@ _EXPORTS = {
     "selection": "Write the captions selected for training as one JSON list.",
     "counts": "Write how many captions match each concept, as entry_count.npy.",
 }
-
-
 _MOST_NAMED = 10
 
 

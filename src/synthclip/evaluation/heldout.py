@@ -117,13 +117,6 @@ def digest_of(manifests: Iterable[Manifest], start: str) -> str:
     return digest(*(part for entry in entries for part in (entry.path, entry.sha256)))
 
 
-def read_names(run: RunDirectory) -> list[str]:
-    """The concepts of a run's bank, by their ids."""
-    bank = pq.read_table(run.file("concepts", "00000.parquet"), columns=["text"])
-    names: list[str] = bank["text"].to_pylist()
-    return names
-
-
 def read_heldout(run: RunDirectory, limit: int, seed: int) -> Heldout:
     """At most `limit` held-out captions that have an image, drawn by content, with all their images."""
     sidecars = sorted((run.stage("images") / "heldout").glob("*.parquet"))

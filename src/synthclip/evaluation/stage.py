@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 from synthclip import schema
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.evaluation.encoder import Encoder
-from synthclip.evaluation.heldout import PARTS, Judged, digest_of, judge, read_heldout, read_names
+from synthclip.evaluation.heldout import PARTS, Judged, digest_of, judge, read_heldout
 from synthclip.evaluation.metrics import Measurement, ranking
 from synthclip.evaluation.results import class_rows, item_rows, result_row
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
+from synthclip.textgen.bank import read_bank
 
 DATASET = "heldout"
 """The name of the run's own held-out set in results."""
@@ -56,7 +57,7 @@ class Eval(Stage):
         nearest: list[dict[str, Any]] = []
         unreadable = 0
         if heldout.image_keys:
-            names = read_names(self.run)
+            names = read_bank(self.run)
             judged = judge(encoder, heldout, names, config.templates, tick)
             measured, nearest, unreadable = judged.figures, _nearest(judged), judged.unreadable
             notes["one_concept_images"] = len(judged.labels)

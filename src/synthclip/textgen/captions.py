@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import pyarrow.parquet as pq
-
 from synthclip import keys
 from synthclip.backends import build_llm
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
-from synthclip.textgen import BANK, fills, imported, language
+from synthclip.textgen import fills, imported, language
+from synthclip.textgen.bank import read_bank
 from synthclip.textgen.cleaning import clean
 from synthclip.textgen.prompts import Prompts
 
@@ -99,9 +98,7 @@ class Captions(Stage):
 
     def _bank(self) -> list[str]:
         self.whole("concepts")
-        table = pq.read_table(self.run.file("concepts", f"{BANK}.parquet"), columns=["text"])
-        texts: list[str] = table["text"].to_pylist()
-        return texts
+        return read_bank(self.run)
 
 
 def _groups(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -16,7 +16,8 @@ from synthclip.errors import SynthClipError
 from synthclip.schema import CONCEPT
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
-from synthclip.textgen import BANK, sources
+from synthclip.textgen import sources
+from synthclip.textgen.bank import BANK
 from synthclip.textgen.config import ConceptsConfig
 from synthclip.textgen.matcher import ConceptMatcher
 

@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from synthclip import keys
 from synthclip.errors import SynthClipError
 from synthclip.pipeline import run
 from synthclip.progress import Console
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
-from synthclip.textgen import BANK, fills, matched, sources
+from synthclip.textgen import fills, matched, sources
+from synthclip.textgen.bank import read_bank
 from synthclip.textgen.captions import Captions
 from synthclip.textgen.config import ConceptSource
 
@@ -102,5 +101,5 @@ def _listed(path: Path) -> list[str]:
 
 def _counts(directory: RunDirectory) -> dict[str, int]:
     """How many different captions match each concept, in the order of the bank."""
-    bank = pq.read_table(directory.file("concepts", f"{BANK}.parquet"), columns=["text"])["text"].to_pylist()
+    bank = read_bank(directory)
     return dict(zip(bank, matched.counts(directory, len(bank)).tolist(), strict=True))

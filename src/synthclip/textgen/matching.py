@@ -13,7 +13,8 @@ from synthclip.errors import SynthClipError
 from synthclip.schema import MATCH
 from synthclip.stage import Maker, Stage
 from synthclip.store import Manifest, Outcome, ShardWriter, disk_errors
-from synthclip.textgen import BANK, imported
+from synthclip.textgen import imported
+from synthclip.textgen.bank import BANK, read_bank
 from synthclip.textgen.matcher import ConceptMatcher
 
 
@@ -44,8 +45,7 @@ class Match(Stage):
         """Build the matcher once, for all workers to read."""
         if self.recipe.match.imported:
             return
-        bank = pq.read_table(self.run.file("concepts", f"{BANK}.parquet"), columns=["text"])
-        matcher = ConceptMatcher(bank["text"].to_pylist(), lowercase=self.recipe.match.lowercase)
+        matcher = ConceptMatcher(read_bank(self.run), lowercase=self.recipe.match.lowercase)
         with disk_errors(self._matcher()):
             self._matcher().parent.mkdir(parents=True, exist_ok=True)
             matcher.save(self._matcher())

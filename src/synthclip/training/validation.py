@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from synthclip.config import nearest
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.encoder import Encoder
-from synthclip.evaluation.heldout import judge, read_heldout, read_names
+from synthclip.evaluation.heldout import judge, read_heldout
 from synthclip.interop.load import loaded_as
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
+from synthclip.textgen.bank import read_bank
 
 
 class Validation:
@@ -19,7 +20,7 @@ class Validation:
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
         self._recipe = recipe
         self._heldout = read_heldout(run, recipe.evaluation.captions, recipe.seed)
-        self._names = read_names(run)
+        self._names = read_bank(run)
         if not self._heldout.image_keys:
             raise SynthClipError(
                 f"training.eval: {run.path} holds no held-out images: set balance.heldout, or leave out "
