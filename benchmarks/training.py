@@ -139,7 +139,7 @@ def our_loader(images: int, batch: int, steps: int) -> tuple[float, float]:
             [source],
             Order([len(source)], [1.0], 100, 0),
             build_encode(MODEL),
-            image_size=224,
+            image_size=lambda step: 224,
             crop_scale=(0.5, 1.0),
             context_length=77,
             seed=0,
@@ -161,7 +161,7 @@ def decode_and_crop(images: int, batch: int, steps: int) -> tuple[float, float]:
     started = time.process_time()
     for number, draws in enumerate(np.random.default_rng(0).random((images, DRAWS)).tolist()):
         top, left, h, w = crop_box(256, 256, (0.5, 1.0), draws)
-        resize(decode(files[number])[top : top + h, left : left + w], 224, out[number % 100])
+        resize(decode(files[number])[top : top + h, left : left + w], out[number % 100])
     return measured(images, started)
 
 

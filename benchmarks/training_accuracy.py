@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from synthclip import torchvision_ops
-from synthclip.training.augment import decode
+from synthclip.training.augment import decode, resize
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.config import LossName, ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.training.loader import BadSamples, Loader
@@ -40,6 +40,7 @@ from synthclip.training.loop import Trainer
 from synthclip.training.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
 from synthclip.training.optimizer import build_optimizer, learning_rate
 from synthclip.training.order import Order
+from synthclip.training.resolution import image_size
 from synthclip.training.tables import Concatenated, open_parquet
 
 torchvision_ops.ensure()
@@ -107,8 +108,7 @@ class Test:
 
     def __init__(self, path: Path) -> None:
         table = pq.read_table(path).to_pydict()
-        images = [decode(image["bytes"]) for image in table["image"]]
-        self._images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        self._images = [decode(image["bytes"]) for image in table["image"]]
         self._labels = torch.tensor(table["label"])
 
     @torch.no_grad()
@@ -122,7 +122,11 @@ class Test:
         clip: Any = model
         classes_CE = normalize(clip.encode_text(prompts), dim=-1)
         right = 0
-        for images, labels in zip(self._images.split(500), self._labels.split(500), strict=True):
+        pixels = np.empty((500, config.image_size_px, config.image_size_px, 3), dtype=np.uint8)
+        for at, labels in zip(range(0, len(self._labels), 500), self._labels.split(500), strict=True):
+            for image, out in zip(self._images[at : at + 500], pixels, strict=True):
+                resize(image, out)
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
             features = normalize(clip.encode_image(normalised(images)), dim=-1)
             right += int(((features @ classes_CE.T).argmax(dim=1) == labels).sum())
         return right / len(self._labels)
@@ -138,12 +142,14 @@ def prepared(
 ) -> tuple[nn.Module, Loader, Order]:
     """The first weights and the batches of a seed: the same for both trainers."""
     order = Order([len(source)], [1.0], config.batch_size, seed)
+    steps = int(config.epochs * order.steps_per_epoch)
     loader = Loader(
         [source],
         order,
         build_encode(model),
-        image_size=model.vision.image_size_px,
+        image_size=lambda step: image_size(step, steps, config, model.image_size_px),
         crop_scale=config.crop_scale,
+        horizontal_flip=config.horizontal_flip,
         context_length=model.text.context_length,
         seed=seed,
         bad=BadSamples(0),

@@ -78,7 +78,9 @@ def main() -> None:
     for name, run, tokens in rows:
         rate = run()
         first = first or rate
-        mfu = "-" if peak is None else f"{rate * training_pair(model, tokens) / peak:.1%}"
+        mfu = (
+            "-" if peak is None else f"{rate * training_pair(model, tokens, model.image_size_px) / peak:.1%}"
+        )
         gib = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
         table.add_row(name, f"{rate:.1f}", f"{rate / first:.2f}", mfu, f"{gib:.1f}")
         if torch.cuda.is_available():
@@ -125,7 +127,7 @@ def from_shards(model: ModelConfig, asked: argparse.Namespace) -> Loader:
         [source],
         Order([len(source)], [1.0], asked.batch, 0),
         build_encode(model),
-        image_size=model.vision.image_size_px,
+        image_size=lambda step: model.image_size_px,
         crop_scale=(0.5, 1.0),
         context_length=77,
         seed=0,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from synthclip.backends import LLMConfig, TextToImageConfig
 from synthclip.config import Section, nearest
@@ -16,7 +16,7 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.config import EvaluationConfig
 from synthclip.imagegen.config import ImagesConfig
 from synthclip.textgen.config import BalanceConfig, CaptionsConfig, ConceptsConfig, MatchConfig
-from synthclip.training.config import ModelConfig, TrainingConfig
+from synthclip.training.config import ModelConfig, TrainingConfig, check_resolutions
 
 SAVED_AS = "recipe.yaml"
 """The resolved recipe's file in a run directory."""
@@ -39,6 +39,11 @@ class Recipe(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Recipe":
+        check_resolutions(self.model, self.training)
+        return self
 
     def section_results(self, section: str) -> Any:
         """The values of a section that decide a result, as plain JSON types."""

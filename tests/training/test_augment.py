@@ -6,12 +6,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from shape_runs import with_training
+from torch import Tensor
 
+from synthclip.recipe import Recipe
+from synthclip.store import RunDirectory
 from synthclip.training.augment import DRAWS, crop_box, decode, resize
+from synthclip.training.job import build_trainer
+from synthclip.training.stage import Train
 
 
 def smooth(height: int, width: int) -> NDArray[np.uint8]:
@@ -64,7 +71,6 @@ def test_a_crop_lies_in_the_image(height: int, width: int, low: float, seed: int
 @settings(deadline=None, max_examples=5)
 @given(height=st.integers(150, 300), width=st.integers(150, 300))
 def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
-    import torch
     from torchvision.transforms import RandomResizedCrop
 
     torch.manual_seed(0)
@@ -80,6 +86,22 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
 def test_resize_is_close_to_pillows_antialiased_bilinear(size: int) -> None:
     image = smooth(200, 180)
     out = np.empty((size, size, 3), dtype=np.uint8)
-    resize(image, size, out)
+    resize(image, out)
     expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     assert np.abs(out.astype(int) - expected.astype(int)).mean() < 2
+
+
+def test_a_picture_is_mirrored_by_chance_and_anew_in_each_pass(
+    run: RunDirectory, tiny_recipe: Recipe
+) -> None:
+    def pictures(probability: float) -> Tensor:
+        stage = Train(with_training(tiny_recipe, horizontal_flip=probability), run)
+        trainer = build_trainer(stage, stage.shards()[0], lambda rows, figures: None, lambda: False)
+        return torch.cat([batch.images for batch in trainer.loader.batches(0, 12)])
+
+    plain_BHWC, mirrored_BHWC, some_BHWC = pictures(0), pictures(1).flip(2), pictures(0.5)
+    assert torch.equal(plain_BHWC, mirrored_BHWC)
+    kept_B = (some_BHWC == plain_BHWC).flatten(1).all(dim=1)
+    assert torch.equal(some_BHWC[~kept_B], plain_BHWC[~kept_B].flip(2))
+    assert 60 < kept_B.sum() < 132
+    assert not torch.equal(kept_B[:96], kept_B[96:])

@@ -151,7 +151,7 @@ def _of_recipe(model: Any, of: "ModelConfig") -> OpenedModel:
     from synthclip.training.model import open_clip_config
 
     config = open_clip_config(of)
-    size = of.vision.image_size_px
+    size = of.image_size_px
     preprocess = {"size": (size, size), "mode": "RGB", "fill_color": 0, **config["preprocess_cfg"]}
     return OpenedModel(model.eval(), config["model_cfg"], preprocess, _tokenizer(config["model_cfg"]))
 

@@ -10,7 +10,7 @@ from synthclip.errors import SynthClipError
 from synthclip.plan.devices import Devices
 from synthclip.plan.flops import diffusion_image, llm_parameters, transformer
 from synthclip.recipe import Recipe
-from synthclip.training.flops import clip_pair
+from synthclip.training.flops import clip_pair, mean_pair
 
 _LLM_UTILISATION = 0.2
 _MEMORY_UTILISATION = 0.5
@@ -247,7 +247,7 @@ class _Planner:
         forward, params = clip_pair(recipe.model)
         disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)
         makes = f"{_count(pairs)} pairs seen"
-        flops = pairs * forward * _BACKWARD
+        seen = mean_pair(recipe.model, recipe.training)
         judged = self._by_flops(
             "eval",
             f"{_count(volumes.heldout_images)} images judged",
@@ -259,9 +259,10 @@ class _Planner:
         if self._rates.pairs_per_s:
             return self._stage("train", makes, pairs / self._rates.pairs_per_s, disk, "measured"), judged
         self.assumed.append(
-            f"training: {forward / 1e9:.3g} GFLOP forward a pair, three times that with backward, at "
+            f"training: {seen / 1e9:.3g} GFLOP forward a pair, three times that with backward, at "
             f"{_TRAINING_UTILISATION:.0%} of the peak in {precision}"
         )
+        flops = pairs * seen * _BACKWARD
         return self._by_flops("train", makes, flops, precision, _TRAINING_UTILISATION, disk), judged
 
     def _by_flops(

@@ -54,10 +54,11 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resize(image: NDArray[np.uint8], size: int, out: NDArray[np.uint8]) -> None:
-    """Resize [H, W, 3] to [size, size, 3] into `out`, bilinear; where it shrinks by more than a fifth, by
+def resize(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Resize [H, W, 3] into `out` [size, size, 3], bilinear; where it shrinks by more than a fifth, by
     averaging areas, which takes five times as long and is needed against aliasing only there."""
     import cv2
 
+    size = len(out)
     shrinks = min(image.shape[:2]) > 1.2 * size
     cv2.resize(image, (size, size), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

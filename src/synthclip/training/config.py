@@ -74,6 +74,11 @@ class ModelConfig(Section):
             raise ValueError(f"unknown model {self.name!r}; known: {PAPER_MODEL}, or leave the name out")
         return self
 
+    @property
+    def image_size_px(self) -> int:
+        """The edge of the pictures that the image tower is made for."""
+        return 224 if self.name == PAPER_MODEL else self.vision.image_size_px
+
 
 class SourceConfig(Section):
     """Where training pairs come from; batches mix the sources by weight."""
@@ -121,6 +126,14 @@ class InTrainingEvalConfig(Section):
     after the last step."""
 
 
+class ResolutionConfig(Section):
+    """Steps at a smaller picture size than the model's own."""
+
+    image_size_px: int = Field(ge=16)
+    share: float = Field(gt=0, lt=1)
+    """Of all steps."""
+
+
 class TrainingConfig(Section):
     """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code); `training: paper` in a recipe
     says so."""
@@ -148,6 +161,13 @@ class TrainingConfig(Section):
     eps: float = Field(1e-8, gt=0)
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """RandomResizedCrop's range of area."""
+    horizontal_flip: float = Field(0.0, ge=0, le=1)
+    """The probability that a picture is mirrored, drawn anew each time. Captions that say left or right, and
+    pictures of writing, are then wrong."""
+    resolutions: tuple[ResolutionConfig, ...] = ()
+    """Smaller pictures for the first steps, in ascending order; the steps that remain see the model's own
+    size (progressive learning: EfficientNetV2, arXiv 2104.00298, Section 4; for CLIP: CLIPA, arXiv
+    2305.07017). Position embeddings are interpolated to each size; the weights kept are for the own one."""
     sub_captions: int | None = Field(None, ge=1)
     """Of a caption of several sentences, so many are read each time, drawn anew (DreamLIP, arXiv
     2403.17007). None: the whole caption."""
@@ -191,4 +211,26 @@ class TrainingConfig(Section):
             raise ValueError(f"crop_scale={self.crop_scale} must be two shares of the area, the lower first")
         if self.batch_size % self.processes:
             raise ValueError(f"batch_size={self.batch_size} is no multiple of processes={self.processes}")
+        sizes = [stage.image_size_px for stage in self.resolutions]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"resolutions: sizes {sizes} must ascend")
+        if sum(stage.share for stage in self.resolutions) >= 1:
+            raise ValueError(
+                "resolutions: the shares must leave steps at the model's own size: below 1 in sum"
+            )
         return self
+
+
+def check_resolutions(model: ModelConfig, training: TrainingConfig) -> None:
+    """Raises ValueError where a size of `training.resolutions` is none of the model's image tower."""
+    vision = VisionConfig() if model.name == PAPER_MODEL else model.vision
+    for size in (stage.image_size_px for stage in training.resolutions):
+        problem = None
+        if size >= model.image_size_px:
+            problem = f"is not below the model's {model.image_size_px}"
+        elif vision.timm is None and isinstance(vision.layers, int) and size % (vision.patch_size_px or 1):
+            problem = f"is no multiple of the model's patch_size_px={vision.patch_size_px}"
+        elif vision.timm is None and not isinstance(vision.layers, int) and (size < 32 or size % 2):
+            problem = "is odd or below 32, which a ResNet does not take"
+        if problem:
+            raise ValueError(f"training.resolutions: image_size_px={size} {problem}")

@@ -22,6 +22,7 @@ from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.model import build_encode, build_model
 from synthclip.training.order import Order
+from synthclip.training.resolution import check_tower, image_size
 from synthclip.training.shards import any_shards, own_shards
 from synthclip.training.sources import Source
 from synthclip.training.tables import Concatenated, open_csv, open_parquet
@@ -43,13 +44,16 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
     sizes = [len(source) for source in sources]
     order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
     torch.manual_seed(seed_of("weights", stream="init", seed=recipe.seed) >> 1)
+    steps = max(1, int(config.epochs * order.steps_per_epoch))
+    check_tower(recipe.model, config)
     loader = Loader(
         sources,
         order,
         build_encode(recipe.model),
-        image_size=recipe.model.vision.image_size_px,
+        image_size=lambda step: image_size(step, steps, config, recipe.model.image_size_px),
         context_length=recipe.model.text.context_length,
         crop_scale=config.crop_scale,
+        horizontal_flip=config.horizontal_flip,
         text_masking=config.text_masking,
         sub_captions=config.sub_captions,
         rare=_rare_concepts(stage),
@@ -69,7 +73,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         loader=loader,
         checkpoints=Checkpoints(stage.partial(shard), config.keep_checkpoints),
         device=device,
-        steps=max(1, int(config.epochs * order.steps_per_epoch)),
+        steps=steps,
         steps_per_epoch=order.steps_per_epoch,
         seed=recipe.seed,
         report=report,
@@ -107,12 +111,12 @@ def _threads(wanted: int | str, group: Group) -> int:
     return wanted if isinstance(wanted, int) else max(1, min(16, cores // group.world_size))
 
 
-def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int], float] | None:
+def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int, int], float] | None:
     known = devices_here().device
     if known.name == "cpu":
         return None
     flops = group.world_size * known.peak(precision)
-    return lambda tokens: flops / training_pair(model, tokens)
+    return lambda tokens, image_size_px: flops / training_pair(model, tokens, image_size_px)
 
 
 def _start_from(init: str, model: nn.Module) -> None:

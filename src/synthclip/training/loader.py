@@ -62,9 +62,10 @@ class BadSamples:
 class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
-    One process of `world_size` gets its slice of every batch. A token batch is about as long as its longest
-    text, at most `context_length`. A pair's `text_id` is that of its whole caption. Of a pair's concepts,
-    those in `rare` are told. A sample that cannot be used is replaced by the next one in its source.
+    One process of `world_size` gets its slice of every batch. `image_size(step)` is the edge of a step's
+    images in pixels. A token batch is about as long as its longest text, at most `context_length`. A pair's
+    `text_id` is that of its whole caption. Of a pair's concepts, those in `rare` are told. A sample that
+    cannot be used is replaced by the next one in its source.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Loader:
         order: Order,
         encode: Encode,
         *,
-        image_size: int,
+        image_size: Callable[[int], int],
         crop_scale: tuple[float, float],
+        horizontal_flip: float = 0.0,
         text_masking: float = 0.0,
         sub_captions: int | None = None,
         rare: frozenset[int] = frozenset(),
@@ -88,7 +90,7 @@ class Loader:
     ) -> None:
         self._sources, self._order, self._encode = sources, order, encode
         self._image_size, self._crop_scale, self._seed = image_size, crop_scale, seed
-        self._context_length = context_length
+        self._horizontal_flip, self._context_length = horizontal_flip, context_length
         self._text_masking, self._sub_captions, self._rare = text_masking, sub_captions, rare
         self.bad, self._threads, self._pin_memory = bad, threads, pin_memory
         part = order.batch_size // world_size
@@ -113,7 +115,8 @@ class Loader:
 
     def _start(self, step: int, pool: ThreadPoolExecutor) -> "_Pending":
         slots = self._order.slots(step)[self._mine]
-        shape = (len(slots), self._image_size, self._image_size, 3)
+        size = self._image_size(step)
+        shape = (len(slots), size, size, 3)
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
         chunk = -(-len(slots) // self._threads)
         parts = [slice(at, at + chunk) for at in range(0, len(slots), chunk)]
@@ -122,7 +125,10 @@ class Loader:
 
     def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> "list[_Text]":
         """Decode the images of the slots into `pixels`; what is known of their texts."""
+        import cv2
+
         crop_BD = self._draws(slots, "crop", DRAWS).tolist()
+        flipped_B = (self._draws(slots, "flip", 1)[:, 0] < self._horizontal_flip).tolist()
         kept_BL = None
         if self._text_masking:
             kept_BL = self._draws(slots, "mask", self._context_length) >= self._text_masking
@@ -133,7 +139,9 @@ class Loader:
         for i, (source, index) in enumerate(places):
             image, sample = self._usable(source, index)
             top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, crop_BD[i])
-            resize(image[top : top + h, left : left + w], self._image_size, pixels[i])
+            resize(image[top : top + h, left : left + w], pixels[i])
+            if flipped_B[i]:
+                cv2.flip(pixels[i], 1, dst=pixels[i])
             text = sample.text
             if self._sub_captions and sentence_BD:
                 text = sub_caption(text, self._sub_captions, sentence_BD[i])

@@ -48,9 +48,9 @@ class Trainer:
     report: Report
     stop_asked: Callable[[], bool] = lambda: False
     group: Group = field(default_factory=Group)
-    peak: Callable[[int], float] | None = None
-    """Pairs a second, with texts of so many tokens, at the peak arithmetic of the group's devices; None where
-    that is not known."""
+    peak: Callable[[int, int], float] | None = None
+    """Pairs a second, with texts of so many tokens and images of so many pixels' edge, at the peak arithmetic
+    of the group's devices; None where that is not known."""
     log: Logs | None = None
     """Given to the first process; closed when `fit` returns."""
     validate: Validate | None = None
@@ -114,6 +114,7 @@ class Trainer:
                 pending.rates.append(lr)
                 step += 1
                 pending.tokens += batch.tokens.shape[1]
+                pending.image_size_px = batch.images.shape[1]
                 counted = step == self.steps or step % (self.config.checkpoint_steps or self.steps) == 0
                 judged = self._evaluates_at(step)
                 if len(pending.losses) == _FLUSH_STEPS or counted or judged:
@@ -198,7 +199,7 @@ class Trainer:
             self.curve.append((number, seen, loss, lr, rate, wait))
         figures = {"loss": losses[-1], "lr": pending.rates[-1], "samples/s": rate, "data_wait": wait}
         if self.peak is not None:
-            figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)))
+            figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)), pending.image_size_px)
         figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
         self.report(len(losses) * self.config.batch_size, figures | self._shown)
         if self.log is not None:
@@ -257,5 +258,7 @@ class _Pending:
     losses: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     tokens: int = 0
+    image_size_px: int = 0
+    """Of the last of them."""
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from synthclip import torchvision_ops
 from synthclip.training.config import PAPER_MODEL, ModelConfig
-from synthclip.training.transformer import pooled
+from synthclip.training.transformer import embedded, pooled, positions
 
 torchvision_ops.ensure()
 
 import open_clip  # noqa: E402  torchvision must be mended before it is imported
+from open_clip.modified_resnet import ModifiedResNet  # noqa: E402
 from open_clip.transformer import VisionTransformer  # noqa: E402
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -42,17 +44,21 @@ def build_model(config: ModelConfig) -> nn.Module:
 class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
     """open_clip's CLIP without the work that its features do not need.
 
-    It takes batches of texts shorter than its context: no token sees a later one, so cutting what stands
-    after the last end token changes nothing.
+    Image towers with position embeddings take other sizes than their own, as training at progressive
+    resolution needs; of timm's, those that do so by themselves. Batches of texts may be shorter than the
+    context: no token sees a later one, so cutting what stands after the last end token changes nothing.
     """
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         visual: Any = self.visual
         if isinstance(visual, VisionTransformer):
-            x_BLD = visual._embeds(image)
+            x_BLD = embedded(visual, image)
             class_token_B = torch.zeros(x_BLD.shape[0], dtype=torch.int64, device=x_BLD.device)
             x_BD = visual.ln_post(pooled(visual.transformer, x_BLD, class_token_B, causal=False))
             x_BE: Tensor = x_BD @ visual.proj
+        elif isinstance(visual, ModifiedResNet) and image.shape[-1] != visual.image_size:
+            at_size_LD = positions(visual.attnpool.positional_embedding, image.shape[-1] // 32)
+            x_BE = functional_call(visual, {"attnpool.positional_embedding": at_size_LD}, (image,))
         else:
             x_BE = visual(image)
         return nn.functional.normalize(x_BE, dim=-1) if normalize else x_BE

@@ -1,4 +1,4 @@
-"""The forward pass of open_clip's transformers when only one position of each sequence is wanted.
+"""The forward pass of open_clip's transformers: of one position of each sequence, for images of any size.
 
 The weights stay in open_clip's modules and the features are open_clip's, up to rounding. What is left out is
 work that a CLIP throws away: in the last block only the pooled position needs a query and the MLP, and
@@ -10,6 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
+
+from synthclip import torchvision_ops
+
+torchvision_ops.ensure()
+
+from timm.layers import resample_abs_pos_embed  # noqa: E402  torchvision must be mended before it is imported
 
 
 def pooled(transformer: nn.Module, x_BLD: Tensor, at_B: Tensor, *, causal: bool) -> Tensor:
@@ -27,6 +33,33 @@ def pooled(transformer: nn.Module, x_BLD: Tensor, at_B: Tensor, *, causal: bool)
     x_BD = x_BLD[row_B, at_B] + last.ls_1(_attention_at(last.attn, last.ln_1(x_BLD), at_B, causal))
     out_BD: Tensor = x_BD + last.ls_2(last.mlp(last.ln_2(x_BD)))
     return out_BD
+
+
+def positions(own_LD: Tensor, side: int) -> Tensor:
+    """Position embeddings [1 + side * side, D] for a square grid of patches behind a class token.
+
+    Those of another grid, `own_LD`, are interpolated as timm and open_clip do where they load weights for
+    another image size; for its own grid it is the very same tensor.
+    """
+    if own_LD.shape[0] == 1 + side * side:
+        return own_LD
+    resampled_LD: Tensor = resample_abs_pos_embed(own_LD[None], [side, side])[0]
+    return resampled_LD
+
+
+def embedded(visual: nn.Module, image: Tensor) -> Tensor:
+    """What enters the blocks of an `open_clip.transformer.VisionTransformer`, [B, 1 + patches, D].
+
+    The edge of the squares `image` [B, 3, H, H] is any multiple of its patch.
+    """
+    tower: Any = visual
+    x_BDHW = tower.conv1(image)
+    B, D, H, _ = x_BDHW.shape
+    class_B1D = tower.class_embedding.to(x_BDHW.dtype).expand(B, 1, D)
+    x_BLD = torch.cat([class_B1D, x_BDHW.flatten(2).transpose(1, 2)], dim=1)
+    x_BLD = x_BLD + positions(tower.positional_embedding, H).to(x_BLD.dtype)
+    out_BLD: Tensor = tower.ln_pre(tower.patch_dropout(x_BLD))
+    return out_BLD
 
 
 def _attention(attention: nn.MultiheadAttention, x_BLD: Tensor, causal: bool) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from synthclip import torchvision_ops
-from synthclip.training.transformer import pooled
+from synthclip.training.transformer import pooled, positions
 
 torchvision_ops.ensure()
 
@@ -53,8 +54,9 @@ _TRUNK, _HEAD = "visual.trunk.", "visual.head.proj.weight"
 class SynthClipViTB16(open_clip.CLIP):  # type: ignore[misc]
     """The official `CLIP_VITB16` with open_clip's interface.
 
-    `encode_image` takes float32 [B, 3, 224, 224], `encode_text` token ids int64 [B, L] with L at most 77;
-    both give [B, 512]. The mask is causal, so a batch cut after its longest text gives the same features.
+    `encode_image` takes float32 [B, 3, 224, 224], or squares of another multiple of 16, with positions
+    interpolated; `encode_text` token ids int64 [B, L] with L at most 77; both give [B, 512]. The mask is
+    causal, so a batch cut after its longest text gives the same features.
     Weights start as in the paper's code: timm's own for the image tower, Radford et al. (2021, section 2.4)
     for the text tower, 768^-0.5 for the image projection, ln(1/0.07) for the logit scale.
     """
@@ -63,12 +65,19 @@ class SynthClipViTB16(open_clip.CLIP):  # type: ignore[misc]
         super().__init__(**OPEN_CLIP_CONFIG)
         self.visual: Any = self.visual.trunk
         self.visual.image_size = PREPROCESS["size"]
+        self.visual.patch_embed.strict_img_size = False  # positions are interpolated in `encode_image`
         set_model_preprocess_cfg(self, PREPROCESS)
         width, embed_dim = self.visual.num_features, OPEN_CLIP_CONFIG["embed_dim"]
         self.image_projection = nn.Parameter(torch.empty(width, embed_dim).normal_(std=width**-0.5))
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        features: Tensor = self.visual(image) @ self.image_projection
+        own_LD = self.visual.pos_embed[0]
+        at_size_LD = positions(own_LD, image.shape[-1] // self.visual.patch_embed.patch_size[0])
+        if at_size_LD is own_LD:
+            x_BD = self.visual(image)
+        else:
+            x_BD = functional_call(self.visual, {"pos_embed": at_size_LD[None]}, (image,))
+        features: Tensor = x_BD @ self.image_projection
         return nn.functional.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:

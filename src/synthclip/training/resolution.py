@@ -1,0 +1,33 @@
+"""Progressive resolution: the first steps see smaller pictures than the last ones."""
+
+import torch
+
+from synthclip.errors import SynthClipError
+from synthclip.training.config import ModelConfig, TrainingConfig
+from synthclip.training.model import build_model
+
+
+def image_size(step: int, steps: int, config: TrainingConfig, own: int) -> int:
+    """The edge in pixels of the pictures of iteration `step` of `steps`, counted from 0; `own` is the
+    model's."""
+    share = 0.0
+    for stage in config.resolutions:
+        share += stage.share
+        if step < round(share * steps):
+            return stage.image_size_px
+    return own
+
+
+def check_tower(model: ModelConfig, config: TrainingConfig) -> None:
+    """Raises SynthClipError where the image tower cannot take one of the recipe's sizes: among timm's, those
+    with position embeddings of one size."""
+    with torch.device("meta"), torch.no_grad():
+        tower = build_model(model).eval() if config.resolutions else None
+        for size in (stage.image_size_px for stage in config.resolutions):
+            try:
+                tower.encode_image(torch.empty(1, 3, size, size))  # type: ignore[union-attr, operator]
+            except (AssertionError, RuntimeError) as error:
+                raise SynthClipError(
+                    f"training.resolutions: the image tower takes no pictures of {size} px "
+                    f"({str(error).splitlines()[0]}): leave resolutions out, or choose another tower"
+                ) from None
