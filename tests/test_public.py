@@ -3,8 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import synthclip
+from synthclip.pipeline import STAGES
+from synthclip.recipe import bundled
 
 HEAVY = ["torch", "torchvision", "open_clip", "cv2", "diffusers", "transformers", "xllamacpp", "sklearn"]
 
@@ -50,6 +55,36 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_2() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("synthclip: recipe demo: captions: unknown key")
     assert done.stderr.count("\n") == 1
+
+
+def told_by(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "synthclip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_lists_the_stages_in_their_order_and_names_the_bundled_recipes() -> None:
+    commands = told_by("--help").stdout.partition("Commands:")[2].splitlines()
+    names = [line.split()[0] for line in commands if line.strip()]
+    assert [name for name in names if name in STAGES] == list(STAGES)
+    help_of_run = told_by("run", "--help").stdout
+    assert all(name in help_of_run for name in bundled())
+
+
+def test_the_version_is_told() -> None:
+    assert told_by("--version").stdout == f"synthclip {synthclip.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["status demo", "trace demo KEY"])
+def test_a_recipes_name_is_no_run(command: str, tmp_path: Path) -> None:
+    done = told_by(*command.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "synthclip: demo: no such run directory\n")
+
+
+def test_an_import_of_nothing_makes_nothing(tmp_path: Path) -> None:
+    done = told_by("import", "captions", "nowhere", "demo", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("synthclip: nowhere: no such file")
+    assert not any(tmp_path.iterdir())
 
 
 def test_show_prints_a_recipe_that_loads_again() -> None:

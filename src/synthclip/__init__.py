@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from synthclip.store import RunDirectory as RunDirectory
     from synthclip.textgen.matcher import ConceptMatcher as ConceptMatcher
 
+    __version__: str
+
 _HOME = {
     "ConceptMatcher": "synthclip.textgen.matcher",
     "Recipe": "synthclip.recipe",
@@ -52,6 +54,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import synthclip` is quick."""
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version(__name__)
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """The base of every typed section of a recipe."""
 
 import difflib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,12 +12,32 @@ def runtime(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the nearest known name, nothing where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean …?` with the nearest known name, else the known names."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""
+    """As `did_you_mean`; where none is near, all the known names."""
+    return did_you_mean(name, known) or (f"; known: {', '.join(sorted(known))}" if known else "")
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) for every value in which two nested mappings differ.
+
+    Lists of equal length are compared position by position, others as one value.
+    """
+    inside: list[tuple[Any, Any, Any]] | None = None
+    if isinstance(old, dict) and isinstance(new, dict):
+        inside = [(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        inside = [(at, before, after) for at, (before, after) in enumerate(zip(old, new, strict=True))]
+    if inside is not None:
+        for key, before, after in inside:
+            yield from differences(before, after, f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix, old, new
 
 
 class Section(BaseModel):

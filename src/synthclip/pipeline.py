@@ -3,16 +3,17 @@
 import importlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from synthclip.config import differences
 from synthclip.engine import Done, Progress, Shard, build_engine
 from synthclip.errors import SynthClipError
 from synthclip.progress import Console
-from synthclip.recipe import SAVED_AS, Recipe, held_name, load_recipe
+from synthclip.recipe import SAVED_AS, Recipe, held_name, load_held
 from synthclip.stage import Stage, StageLoad, StageState, Status
-from synthclip.store import Manifest, RunDirectory
+from synthclip.store import Manifest, RunDirectory, disk_errors
 
 STAGES = {
     "concepts": "synthclip.textgen.concepts:Concepts",
@@ -53,9 +54,12 @@ def run(
 
 
 def status(out: Path | str, recipe: Recipe | None = None) -> Status:
-    """How the run in `out` stands against its own recipe, or a given one."""
+    """How the run in `out` stands against its own recipe, or a given one.
+
+    Raises SynthClipError where `out` is no run directory.
+    """
     directory = RunDirectory(out)
-    recipe = recipe or load_recipe(directory.path)
+    recipe = recipe or load_held(directory.path)
     seconds: dict[str, float] = {}
     for line in directory.metrics():
         if line.get("event") == "stage":
@@ -66,16 +70,19 @@ def status(out: Path | str, recipe: Recipe | None = None) -> Status:
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
     """The state of every stage, in order."""
     states: dict[str, StageState] = {}
+    told: set[str] = set()
     for name in STAGES:
         stage = _stage(name, recipe, directory)
         blocked = [read for read in stage.reads if not states[read].usable]
-        states[name] = _state(stage, blocked)
+        changes = _changes(stage) if directory.manifests(name) else []
+        # What waits anyway repeats no change that an earlier stage has told.
+        states[name] = _state(stage, blocked, [one for one in changes if not blocked or one not in told])
+        told.update(changes)
     return list(states.values())
 
 
-def _state(stage: Stage, blocked: Sequence[str]) -> StageState:
+def _state(stage: Stage, blocked: Sequence[str], changes: Sequence[str]) -> StageState:
     whole = stage.run.manifests(stage.name)
-    changes = list(_changes(_saved_values(stage), stage.values)) if whole else []
     if blocked:
         reason = "; ".join([*changes, f"after {', '.join(blocked)}"])
         state: Literal["new", "waiting"] = "waiting" if whole else "new"
@@ -168,8 +175,9 @@ def _drop_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
 
 def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
     path = directory.path
-    if not path.exists():
-        return
+    with disk_errors(path):
+        if not path.exists():
+            return
     if not path.is_dir():
         raise SynthClipError(f"{path}: a file stands there: choose another --out")
     held = held_name(path)
@@ -202,17 +210,10 @@ def _refuse_stale_inputs(
                 )
 
 
-def _saved_values(stage: Stage) -> Any:
-    return stage.run.read_json(f"{stage.name}/stage.json") or {}
-
-
-def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """`dotted.key: old -> new` for every value that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _changes(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif old != new:
-        yield f"{prefix}: {_short(old)} -> {_short(new)}"
+def _changes(stage: Stage) -> list[str]:
+    """`dotted.key: old -> new` for every recipe value that the stage was made with another of."""
+    saved = stage.run.read_json(f"{stage.name}/stage.json") or {}
+    return [f"{key}: {_short(old)} -> {_short(new)}" for key, old, new in differences(saved, stage.values)]
 
 
 def _short(value: Any) -> str:

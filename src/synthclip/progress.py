@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from synthclip.stage import StageState, Status
 
 _PLAIN_SECONDS = 10.0
+_PLAIN_WIDTH = 160
+"""Characters of a line in a file or a pipe, where a table that is folded cannot be searched."""
 
 
 class Console:
@@ -24,6 +26,8 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        if not self._rich.is_terminal:
+            self._rich.width = max(self._rich.width, _PLAIN_WIDTH)
 
     def plan(self, states: Sequence["StageState"]) -> None:
         """Which stages will be worked on and why, before the work begins."""

@@ -15,8 +15,9 @@ from synthclip.backends import build_text_to_image, module
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.painting import encode, fit
 from synthclip.imagegen.stage import SPLITS
-from synthclip.recipe import Recipe, load_recipe
+from synthclip.recipe import Recipe, load_held
 from synthclip.store import RunDirectory
+from synthclip.textgen.bank import read_bank
 from synthclip.textgen.prompts import Prompts
 
 _MOST_ATTEMPTS = 10_000
@@ -69,13 +70,10 @@ class Repainted:
 def trace(path: Path | str, key: str) -> Trace:
     """Follow an image back to the concept. Raises SynthClipError where the run holds no such image."""
     run = RunDirectory(path)
-    recipe = load_recipe(run.path)
+    recipe = load_held(run.path)
     image = _image(run, key)
     caption = _row(run, "captions", "caption_id", pa.scalar(image["caption_id"], pa.uint64()))
-    names: dict[int, str] = {}
-    for file in run.stage("concepts").glob("*.parquet"):
-        table = pq.read_table(file, columns=["concept_id", "text"])
-        names.update(zip(table["concept_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+    names = dict(enumerate(read_bank(run))) if run.manifests("concepts") else {}
     concept = names.get(caption["concept_id"]) if caption else None
     prompt = _prompt(recipe, concept, caption["seed"]) if caption and concept else None
     found = [names[at] for at in image["concept_ids"] if at in names]

@@ -1,6 +1,7 @@
 """The recipe: one YAML file that describes a whole run, typed and checked."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -87,6 +88,13 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise SynthClipError(f"{label}: {_first_line(error)}") from None
 
 
+def load_held(directory: Path) -> Recipe:
+    """The recipe that a run directory holds. Raises SynthClipError where that is no run directory."""
+    if not directory.is_dir():
+        raise SynthClipError(f"{directory}: no such run directory")
+    return load_recipe(directory)
+
+
 def held_name(directory: Path) -> str | None:
     """The name of the recipe that a run directory holds, None where it holds none.
 
@@ -167,14 +175,20 @@ def _step(node: Any, part: str, override: str) -> Any:
 
 def _first_line(error: ValidationError) -> str:
     """The first problem in one line: dotted key, what is wrong, the value."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    # Of the words of Python that pydantic uses, those that a writer of YAML does not know.
+    message = message.partition(", unable to parse")[0].partition(" after validation")[0]
+    message = message.removeprefix("Tuple ").replace("valid tuple", "list")
+    message = re.sub(r"valid dictionary or instance of \w+", "section of keys", message)
     if message.startswith("unknown key "):
         wrong = message.split("'")[1]
         if found := _elsewhere(wrong, cutoff=0.7 if "did you mean" not in message else 0.95):
             message = f"unknown key {wrong!r}; did you mean {found!r}?"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # A list with a bad item is told of once more, as too short without it.
+    count = sum(other["loc"] != first["loc"][: len(other["loc"])] for other in others)
+    more = f" (and {count} more)" if count else ""
     value = first.get("input")
     shown = f", not {value!r}" if isinstance(value, str | int | float | bool) and key else ""
     return f"{key + ': ' if key else ''}{message}{shown}{more}"

@@ -87,7 +87,12 @@ class RunDirectory:
         outlived it by a moment.
         """
         with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:  # what /proc and some network mounts answer
+                raise SynthClipError(
+                    f"{self.path}: no folder can be made there: choose another --out"
+                ) from error
             handle = (self.path / ".lock").open("a+")
         with handle:
             try:
@@ -293,6 +298,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             errno.EDQUOT: "disk quota exceeded: free some and run the same command again",
             errno.EROFS: "the disk is read-only: choose another --out",
             errno.EACCES: "permission denied: choose another --out",
+            errno.EPERM: "permission denied: choose another --out",
+            errno.ENAMETOOLONG: "the name is too long: choose another --out",
             errno.ENOTDIR: "a file stands where a folder should be: choose another --out",
             errno.EEXIST: "a file stands where a folder should be: choose another --out",
         }.get(error.errno or 0)

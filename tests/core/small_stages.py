@@ -54,7 +54,7 @@ class Squares(Stage):
 
 
 class Total(Stage):
-    name, reads, sections = "total", ("squares",), ()
+    name, reads, sections = "total", ("squares",), ("seed",)
 
     def resources(self) -> Resources:
         return Resources(max_workers=1)

@@ -92,6 +92,7 @@ def test_a_changed_value_makes_its_stage_and_what_follows_stale(tmp_path: Path) 
     plan = told.split("done:")[0]
     assert "numbers   stale: seed: 0 -> 2" in plan
     assert "after numbers" in plan
+    assert plan.count("seed: 0 -> 2") == 1, "what waits for a stage repeats none of its changes"
     assert {stage for stage, _ in made(out)[len(before) :]} == {"numbers", "squares", "total"}
     run(tmp_path / "fresh", [*THREE_SHARDS, "seed=2"])
     assert files(out) == files(tmp_path / "fresh")
@@ -105,6 +106,12 @@ def test_a_value_of_a_late_stage_leaves_the_early_ones(tmp_path: Path) -> None:
     assert "numbers   current" in told
     assert "balance.t: 8.0 -> 5.0" in told
     assert sorted(made(out)[len(before) :]) == [("squares", f"0000{n}") for n in range(3)]
+
+
+def test_of_a_changed_list_the_entry_is_named(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    told = run(tmp_path / "run", [*THREE_SHARDS, "captions.templates.0.name=plain"])
+    assert "numbers   stale: captions.templates.0.name: few-shot -> plain" in told
 
 
 def test_fewer_shards_leave_no_trace_of_the_others(tmp_path: Path) -> None:
@@ -171,6 +178,8 @@ def test_directories_that_hold_something_else_are_refused(tmp_path: Path) -> Non
     with pytest.raises(SynthClipError, match="a file stands there"):
         pipeline.run(other, file)
     assert [path.name for path in foreign.iterdir()] == ["cat.jpg"]
+    with pytest.raises(SynthClipError, match="the name is too long: choose another --out"):
+        pipeline.run(other, tmp_path / ("x" * 300))
 
 
 def test_a_damaged_recipe_in_the_directory_is_named(tmp_path: Path) -> None:

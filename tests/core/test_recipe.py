@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthclip.config import differences
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, bundled, load_recipe
 
@@ -40,8 +41,11 @@ def test_numbers_may_carry_underscores(value: int) -> None:
         ("imagse.per_caption=4", "unknown key 'imagse'; did you mean 'images'?"),
         ("llm.modle=x", "llm: unknown key 'modle'; did you mean 'model'?"),
         ("llm.backend=lamacpp", "llm: unknown backend 'lamacpp'; did you mean 'llamacpp'?"),
-        ("captions.per_concept=many", "captions.per_concept: Input should be a valid integer"),
-        ("captions.per_concept=0", "captions.per_concept: Input should be greater than or equal to 1, not 0"),
+        ("captions.per_concept=many", "captions.per_concept: should be a valid integer, not 'many'"),
+        ("captions.per_concept=0", "captions.per_concept: should be greater than or equal to 1, not 0"),
+        ("concepts.sources=birds.txt", "concepts.sources: should be a list, not 'birds.txt'"),
+        ("captions.templates=[]", "captions.templates: should have at least 1 item"),
+        ("balance=10", "balance: should be a section of keys, not 10"),
         ("captions", "override 'captions': expected key=value"),
         ("seed.x=1", "override 'seed.x=1': 'seed' is a value, not a section"),
         ("captions.templates.9.name=x", "'9' is no position in a list of"),
@@ -54,6 +58,13 @@ def test_a_bad_override_is_one_line_with_the_remedy(override: str, message: str)
         load_recipe("demo", [*base, override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bad_item_of_a_list_is_one_mistake() -> None:
+    with pytest.raises(
+        SynthClipError, match=r"concepts\.sources\.0\.kind: should be 'builtin'.*, not 'txt'$"
+    ):
+        load_recipe("demo", ["concepts.sources=[{kind: txt, path: birds.txt}]"])
 
 
 @pytest.mark.parametrize(
@@ -103,3 +114,20 @@ def test_a_recipe_is_frozen() -> None:
     recipe: Recipe = load_recipe("demo")
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3  # type: ignore[misc]
+
+
+def test_differences_are_named_by_their_dotted_keys() -> None:
+    old = {"training": {"lr": 1, "eps": 2}, "seed": 0, "sources": [{"kind": "csv", "path": "a"}], "stop": []}
+    new = {
+        "training": {"lr": 3, "eps": 2},
+        "new": 1,
+        "sources": [{"kind": "csv", "path": "b"}],
+        "stop": ["."],
+    }
+    assert list(differences(old, new)) == [
+        ("new", None, 1),
+        ("seed", 0, None),
+        ("sources.0.path", "a", "b"),
+        ("stop", [], ["."]),
+        ("training.lr", 1, 3),
+    ]

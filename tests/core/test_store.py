@@ -99,6 +99,13 @@ def test_scratch_of_a_killed_run_is_removed(tmp_path: Path) -> None:
         assert not (tmp_path / "stage/.scratch").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux's /proc takes no folders")
+def test_where_no_folder_can_be_made_is_one_line() -> None:
+    run = RunDirectory("/proc/run")
+    with pytest.raises(SynthClipError, match="/proc/run: no folder can be made there"), run.lock():
+        pass
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_one_line_and_the_run_stays_good(tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]

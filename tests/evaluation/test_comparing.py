@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.comparing import RESAMPLES, compare_figures, compare_values, paired_bootstrap
+from synthclip.evaluation.comparing import RESAMPLES, compare_figures, paired_bootstrap
 from synthclip.store import Outcome, RunDirectory
 
 
@@ -66,12 +66,6 @@ def test_other_items_are_not_paired(tmp_path: Path) -> None:
     with_results(tmp_path / "b", [1.0, 1.0], ["x", "z"])
     (found,) = compare_figures(tmp_path / "a", tmp_path / "b")
     assert (found.a, found.b, found.p_value) == (0.5, 1.0, None)
-
-
-def test_values_that_differ() -> None:
-    a = {"training": {"lr": 1, "eps": 2}, "seed": 0}
-    b = {"training": {"lr": 3, "eps": 2}, "seed": 0, "new": 1}
-    assert list(compare_values(a, b)) == [("new", None, 1), ("training.lr", 1, 3)]
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from synthclip.backends.sampling import SamplingConfig
 from synthclip.config import runtime
-from synthclip.errors import SynthClipError
+from synthclip.errors import needs_extra
 
 
 class Config(SamplingConfig):
@@ -36,13 +36,8 @@ class VLLM:
     """`LLM` on vLLM."""
 
     def __init__(self, config: Config) -> None:
-        try:
+        with needs_extra("vllm", "backend 'vllm' (Linux with a GPU; llamacpp and openai need neither)"):
             import vllm
-        except ImportError:
-            raise SynthClipError(
-                "backend 'vllm' needs Linux, a GPU and its package: `pip install 'synthclip[vllm]'`; "
-                "without a GPU choose backend llamacpp or openai"
-            ) from None
         self._config = config
         self._vllm: Any = vllm
         self._engine = vllm.LLM(

@@ -13,15 +13,22 @@ if TYPE_CHECKING:
     from synthclip.recipe import Recipe
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A bundled recipe's name, a YAML file, or a run directory.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A bundled recipe (demo, one-gpu, synthci-30m), a YAML file, or a run directory.",
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace the recipe's.")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Values that replace the recipe's, such as captions.per_concept=4."
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run directory; runs/<recipe> unless given.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 _STAGES = {
     "concepts": "Build the concept bank.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthclip.cli.core import Out, Overrides, run_stages
+from synthclip.cli.core import Out, Overrides, RunArgument, run_stages
 from synthclip.errors import SynthClipError
 
 if TYPE_CHECKING:
@@ -24,24 +24,30 @@ Judged = Annotated[
 ]
 Suite = Annotated[
     str | None,
-    typer.Option("--suite", help="paper, quick, robustness, or data sets with commas between them."),
+    typer.Option(
+        "--suite", metavar="NAME", help="paper, quick, robustness, or data sets with commas between them."
+    ),
 ]
 Data = Annotated[Path | None, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")]
 Against = Annotated[
     list[str] | None,
-    typer.Option("--against", help="A row of the paper, or a results.parquet, to stand beside."),
+    typer.Option(
+        "--against", metavar="ROW", help="A row of the paper, or a results.parquet, to stand beside."
+    ),
 ]
 Templates = Annotated[
     str | None,
-    typer.Option("--templates", help="Zero-shot prompts of all sets: own, imagenet-7 or imagenet-80."),
+    typer.Option(
+        "--templates", metavar="NAME", help="Zero-shot prompts of all sets: own, imagenet-7 or imagenet-80."
+    ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets from the hub into ROOT.")]
 Cache = Annotated[
     Path | None,
     typer.Option("--cache", metavar="DIR", help="Where features are kept; ~/.cache/synthclip unless given."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.")]
-Episodes = Annotated[int, typer.Option("--episodes", min=2, help="Few-shot episodes.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images encoded at once.")]
+Episodes = Annotated[int, typer.Option("--episodes", metavar="N", min=2, help="Few-shot episodes.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -106,8 +112,8 @@ def evaluate(
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run beside it.")],
 ) -> None:
     """Show what differs between two runs: recipe, data, and figures with their significance."""
     from rich.console import Console
@@ -122,9 +128,9 @@ def compare(
 
 
 def leaks(
-    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    run: RunArgument,
     data: Annotated[Path, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")],
-    suite: Annotated[str, typer.Option("--suite", help="A suite, or data sets with commas.")] = "paper",
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="As of `eval`.")] = "paper",
 ) -> None:
     """Look for evaluation captions and images among those that a run trains on."""
     from synthclip.evaluation.leaks import find_leaks
@@ -143,11 +149,11 @@ def leaks(
 
 
 def weakest(
-    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    run: RunArgument,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the concepts here.")
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", min=1, help="How many.")] = 20,
+    classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="How many to name.")] = 20,
 ) -> None:
     """Name the classes a run's model knows least, as a concept list to generate more for."""
     from synthclip.evaluation.weakness import concept_list, weakest_classes

@@ -76,7 +76,9 @@ def fetch_synthci(
 def export_model(
     model: ModelArgument,
     folder: NewFolder,
-    format: Annotated[Literal["open_clip", "official", "hf", "onnx"], typer.Option("--format")] = "open_clip",
+    format: Annotated[
+        Literal["open_clip", "official", "hf", "onnx"], typer.Option("--format", help="Whose format.")
+    ] = "open_clip",
 ) -> None:
     """Write a model for open_clip, the official code, transformers or onnxruntime, and check it."""
     from synthclip.interop.export import export_model
@@ -88,7 +90,9 @@ def export_model(
 def export_images(
     run: RunArgument,
     folder: NewFolder,
-    format: Annotated[Literal["synthci", "parquet"], typer.Option("--format")] = "parquet",
+    format: Annotated[
+        Literal["synthci", "parquet"], typer.Option("--format", help="Whose format.")
+    ] = "parquet",
 ) -> None:
     """Write images and captions as the official zips and CSV, or as Hugging Face Parquet."""
     from synthclip.interop.images import export_images

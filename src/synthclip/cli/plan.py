@@ -24,12 +24,18 @@ def plan(
         str | None,
         typer.Option(metavar="NxNAME", help="Such as 8xA100 or 16xcpu; this machine's unless given."),
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Of an hour of one device.")] = None,
-    concepts: Annotated[
-        int | None, typer.Option(min=1, help="Size of the bank, if its files are not here.")
+    price: Annotated[
+        float | None, typer.Option(metavar="N", min=0, help="What an hour of one device costs.")
     ] = None,
-    llm_params: Annotated[float | None, typer.Option(min=1, help="Parameters of the language model.")] = None,
-    image_flops: Annotated[float | None, typer.Option(min=1, help="FLOPs of painting one image.")] = None,
+    concepts: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Size of the bank, if its files are not here.")
+    ] = None,
+    llm_params: Annotated[
+        float | None, typer.Option(metavar="N", min=1, help="Parameters of the language model, such as 7e9.")
+    ] = None,
+    image_flops: Annotated[
+        float | None, typer.Option(metavar="N", min=1, help="FLOPs of painting one image, such as 80e12.")
+    ] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure for a minute on one device here first.")
     ] = False,

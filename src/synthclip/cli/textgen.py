@@ -56,7 +56,9 @@ def captions(
     ] = False,
     at_least: Annotated[
         int | None,
-        typer.Option("--at-least", min=1, help="With --fill: matched captions wanted of each concept."),
+        typer.Option(
+            "--at-least", metavar="N", min=1, help="With --fill: matched captions wanted of each concept."
+        ),
     ] = None,
     concepts: Annotated[
         Path | None,
@@ -64,7 +66,12 @@ def captions(
             "--concepts", metavar="FILE", help="With --fill: only the concepts in here, one a line."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --fill: at most so many.")] = 5,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds", metavar="N", min=1, help="With --fill: rounds of writing and matching at most."
+        ),
+    ] = 5,
 ) -> None:
     """Write captions with the language model."""
     if not fill:
@@ -90,6 +97,9 @@ def captions(
 
 def _import_command(chosen: tuple[str, ...]) -> Callable[..., None]:
     def command(files: Files, recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+        from synthclip.textgen import official
+
+        official.files(files)  # refuses a wrong path before anything is made
         taken = [f"captions.imported={files.resolve()}", *chosen, *(overrides or [])]
         run_stages(recipe, taken, out, ("concepts", "captions", "match", "balance"))
 

@@ -16,7 +16,8 @@ def train(
     overrides: Overrides = None,
     out: Out = None,
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="Train on so many GPUs of this machine, one process each.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Train on so many GPUs of this machine, one process each."),
     ] = None,
 ) -> None:
     """Train CLIP on the shards; what was stopped goes on from its last checkpoint."""

@@ -1,9 +1,7 @@
 """Two runs side by side: recipe, data and figures, with significance where both judged the same items."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -73,15 +71,6 @@ def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
         else:
             found.append(Difference(dataset, task, metric, a[key], b[key], None))
     return found
-
-
-def compare_values(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys in which two nested mappings differ, with both values."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys()):
-            yield from compare_values(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif a != b:
-        yield prefix, a, b
 
 
 def _folders(run: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from synthclip import schema
-from synthclip.config import nearest
+from synthclip.config import did_you_mean, nearest
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, MissingDataError, Retrieval, open_dataset
 from synthclip.evaluation.data.known import KNOWN
@@ -107,7 +107,9 @@ def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:
             datasets[name] = dataset, evaluators or able_evaluators(dataset)
     if not datasets:
         lines = failed + missing
-        raise SynthClipError(f"none of the suite's {len(lines)} data sets can be used: {lines[0]}")
+        raise SynthClipError(
+            f"none of the suite's {len(lines)} data sets can be used: {lines[0]}{did_you_mean(suite, SUITES)}"
+        )
     return Suite(datasets, tuple(missing), tuple(failed))
 
 

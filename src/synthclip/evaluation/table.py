@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from synthclip.evaluation.comparing import Difference, compare_values
+from synthclip.config import differences
+from synthclip.evaluation.comparing import Difference
 from synthclip.evaluation.paper import METRICS, Row, delta_mtl, paper_rows, published_delta_mtl, row_of
 from synthclip.store import RunDirectory
 
@@ -60,7 +61,7 @@ def run_table(run_a: Path, run_b: Path) -> Table:
     """The recipe values of finished stages, and the rows of each, in which two runs differ."""
     table = Table("differs", str(run_a), str(run_b), box=None, pad_edge=False)
     a, b = (_description(run) for run in (run_a, run_b))
-    for key, ours, theirs in compare_values(a, b):
+    for key, ours, theirs in differences(a, b):
         table.add_row(key, str(ours), str(theirs))
     return table
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from synthclip.config import nearest
+from synthclip.config import did_you_mean
 from synthclip.errors import SynthClipError
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ def _name_and_tag(name: str) -> tuple[str, str]:
     model, _, tag = name.partition(":")
     known = open_clip.list_models()
     if model not in known:
-        close = nearest(model, known) if "did you mean" in nearest(model, known) else ""
-        raise SynthClipError(f"{name}: no such file, folder or open_clip model{close}")
+        raise SynthClipError(f"{name}: no such file, folder or open_clip model{did_you_mean(model, known)}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in tags:
         raise SynthClipError(

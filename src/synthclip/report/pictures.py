@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from synthclip import keys
 from synthclip.store import RunDirectory
+from synthclip.textgen.bank import read_bank
 
 GALLERY_CAPTIONS = 12
 GALLERY_VARIANTS = 2
@@ -47,9 +48,7 @@ def gallery(run: RunDirectory) -> tuple[Picture, ...]:
         jpegs[row["caption_id"]].append(row["jpeg"])
     selected = _where(files(run, "balance", "train/"), "caption_id", pa.array(chosen, pa.uint64()))
     captions = {row["caption_id"]: row for row in selected}
-    ids = sorted({one for row in selected for one in row["concept_ids"]})
-    concepts = _where(files(run, "concepts", ""), "concept_id", pa.array(ids, pa.int32()))
-    names = {row["concept_id"]: row["text"] for row in concepts}
+    names = dict(enumerate(read_bank(run))) if run.manifests("concepts") else {}
     return tuple(
         Picture(
             captions[caption]["text"],

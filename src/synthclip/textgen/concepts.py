@@ -1,9 +1,9 @@
 """The concept bank: sources merged in order, filtered, each entry with where it came from."""
 
-import importlib.util
 import re
 from collections import Counter
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from synthclip import keys
 from synthclip.engine import Resources, Shard, Tick
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.schema import CONCEPT
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
@@ -97,13 +97,9 @@ def _block_list(block: Sequence[str]) -> list[str]:
     terms: list[str] = []
     for name in block:
         if name == "nsfw":
-            spec = importlib.util.find_spec("better_profanity")
-            if spec is None or spec.origin is None:
-                raise SynthClipError(
-                    "concepts.block: 'nsfw' needs the package better-profanity: "
-                    "`pip install 'synthclip[concepts]'`"
-                )
-            path = Path(spec.origin).with_name("profanity_wordlist.txt")
+            with needs_extra("concepts", "concepts.block: 'nsfw'"):
+                words = resources.files("better_profanity")
+            path = Path(str(words / "profanity_wordlist.txt"))
         else:
             path = Path(name).expanduser()
         try:

@@ -5,9 +5,10 @@ A layout is a module here with `fits(folder)` and `read(folder, name)`.
 
 from pathlib import Path
 
+from synthclip.config import did_you_mean
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import captions, folders, parquet, torchvision_sets, webdataset
-from synthclip.evaluation.data.known import hub_repository
+from synthclip.evaluation.data.known import KNOWN, hub_repository
 from synthclip.evaluation.data.types import Classification, Pictures, Retrieval, Split
 
 __all__ = ["Classification", "MissingDataError", "Pictures", "Retrieval", "Split", "open_dataset"]
@@ -36,7 +37,7 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> Classifica
     if folder is None:
         raise MissingDataError(
             f"{root / name}: no data set {name!r} there"
-            + (": --download fetches it from the hub" if hub_repository(name) else "")
+            + (": --download fetches it from the hub" if hub_repository(name) else did_you_mean(name, KNOWN))
         )
     for layout in _LAYOUTS:
         if layout.fits(folder):
