@@ -295,6 +295,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         told = {
             errno.ENOSPC: "no space left on the disk: free some and run the same command again",
+            errno.EFBIG: "a file grows larger than may be written here: see `ulimit -f`",
             errno.EDQUOT: "disk quota exceeded: free some and run the same command again",
             errno.EROFS: "the disk is read-only: choose another --out",
             errno.EACCES: "permission denied: choose another --out",

@@ -123,7 +123,11 @@ def test_folder_that_is_damaged(folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": {**_SMALL, "embed_dim": 48}, "preprocess_cfg": _GREY})
     )
-    with pytest.raises(SynthClipError, match="size mismatch for"):
+    with pytest.raises(SynthClipError, match=r"shapes differ: text_projection is \[32, 32\], not \[32, 48\]"):
+        synthclip.load_model(folder)
+    deeper = {**_SMALL, "text_cfg": {**_SMALL["text_cfg"], "layers": 3}}  # type: ignore[dict-item]
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": deeper, "preprocess_cfg": _GREY}))
+    with pytest.raises(SynthClipError, match=r"lacks transformer\.resblocks\.1\.\S+, \S+, \S+ and 21 more$"):
         synthclip.load_model(folder)
     (folder / "open_clip_config.json").write_text("{")
     with pytest.raises(SynthClipError, match="cannot be loaded"):
@@ -194,6 +198,28 @@ def test_zip_bombs_are_refused_before_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "lying.pt").write_bytes(raw)
     with pytest.raises(SynthClipError, match="refused: declares"):
         synthclip.load_model(tmp_path / "lying.pt")
+
+
+def test_a_folder_of_pickled_weights_is_looked_at_first(folder: Path, tmp_path: Path) -> None:
+    (folder / "open_clip_model.safetensors").unlink()
+    weights, proof = folder / "open_clip_pytorch_model.bin", tmp_path / "proof"
+    state = open_clip.CLIP(**_SMALL).state_dict()
+    torch.save(state, weights)
+    loaded = synthclip.load_model(folder).model.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SynthClipError, match="cut short"):
+        synthclip.load_model(folder)
+    torch.save({**state, "more": _RunsCode(os.mkdir, str(proof))}, weights)
+    with pytest.raises(SynthClipError, match=r"refused.*posix\.mkdir"):
+        synthclip.load_model(folder)
+    assert not proof.exists()
+    with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickle.dumps({}))
+        archive.writestr("x/data/0", bytes(100_000_000))
+    with pytest.raises(SynthClipError, match="refused: declares 100,"):
+        synthclip.load_model(folder)
 
 
 def test_storage_larger_than_its_record_is_refused(official_checkpoint: Path, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from synthclip.training.stage import Train
 def test_the_loss_goes_on_in_two_processes_as_it_would_have_in_one(
     tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
+    """There is one shard only, fewer than processes."""
     recipe = with_training(tiny_recipe, epochs=4)
     alone, grown = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
     for run in (alone, grown):
-        write_images(run, 96)
+        write_images(run, 96, shards=1)
     train(recipe, alone)
 
     stage = Train(recipe, grown)

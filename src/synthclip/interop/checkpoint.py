@@ -2,12 +2,12 @@
 
 import argparse
 import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError
+from synthclip.training.archive import archive_fault
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +24,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    _refuse_bad_archive(path)
+    refuse_unsafe(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise SynthClipError(
-            f"{path}: refused: its pickle asks for more than tensors and arguments{_asked_for(path)}; "
-            "it may run code, so do not load it by other means unless you trust its source"
-        ) from None
+        raise _may_run_code(path, _asked_for(path)) from None
     except Exception as error:  # whatever a malformed file makes the reader raise
         raise SynthClipError(f"{path}: damaged: {_first_line(error)}: download it again") from None
     return checkpoint if isinstance(checkpoint, dict) else {}
@@ -69,38 +66,51 @@ def refuse_other_architecture(
     path: Path, state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]", name: str
 ) -> None:
     """Raise SynthClipError that names the keys in which `state` differs from `expected`, if it does."""
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
+    if told := differences(state, expected):
+        raise SynthClipError(f"{path}: not the weights of {name}: {told}")
+
+
+def differences(state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]") -> str:
+    """The keys in which weights differ from those of an architecture, the first few; empty where none do."""
     reshaped = [
         f"{key} is {list(state[key].shape)}, not {list(expected[key].shape)}"
         for key in expected
         if key in state and state[key].shape != expected[key].shape
     ]
-    parts = [
+    return told_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), reshaped)
+
+
+def told_keys(missing: Iterable[str], unexpected: Iterable[str], reshaped: Sequence[str]) -> str:
+    """`lacks a, b, c and 9 more; has the unknown d; shapes differ: …`: of each kind the first few."""
+    kinds = (
+        ("lacks", sorted(missing)),
+        ("has the unknown", sorted(unexpected)),
+        ("shapes differ:", list(reshaped)),
+    )
+    return "; ".join(
         f"{label} {', '.join(keys[:_SHOWN])}{f' and {len(keys) - _SHOWN} more' if len(keys) > _SHOWN else ''}"
-        for label, keys in (("lacks", missing), ("has the unknown", unexpected), ("shapes differ:", reshaped))
+        for label, keys in kinds
         if keys
-    ]
-    if parts:
-        raise SynthClipError(f"{path}: not the weights of {name}: {'; '.join(parts)}")
+    )
 
 
-def _refuse_bad_archive(path: Path) -> None:
+def refuse_unsafe(path: Path) -> None:
+    """Raise SynthClipError where a checkpoint file is not whole, or more than tensors and plain values."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+        fault = archive_fault(path)
     except OSError as error:
         raise SynthClipError(f"{path}: cannot be read: {error.strerror}") from None
-    except zipfile.BadZipFile:
-        raise SynthClipError(
-            f"{path}: not a checkpoint that torch.save wrote, or cut short: download it again"
-        ) from None
-    declared, held = sum(member.file_size for member in members), path.stat().st_size
-    if declared > held or any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise SynthClipError(
-            f"{path}: refused: declares {declared:,} bytes of data in a file of {held:,} bytes, "
-            "which torch.save never writes"
-        )
+    if fault:
+        raise SynthClipError(f"{path}: {fault}: download it again")
+    if asked := _asked_for(path):
+        raise _may_run_code(path, asked)
+
+
+def _may_run_code(path: Path, asked: str) -> SynthClipError:
+    return SynthClipError(
+        f"{path}: refused: its pickle asks for more than tensors and arguments{asked}; "
+        "it may run code, so do not load it by other means unless you trust its source"
+    )
 
 
 def _asked_for(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Loads a CLIP model from wherever one comes."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,16 @@ def open_model(source: str | Path) -> OpenedModel:
 
 
 def _from_folder(path: Path) -> OpenedModel:
+    from synthclip.interop.checkpoint import refuse_unsafe
+
     folder = next((at for at in (path, path / _IN_RUN) if (at / CONFIG_FILE).is_file()), None)
     if folder is None:
         if (path / "recipe.yaml").is_file():
             raise SynthClipError(f"{path}: this run has no trained model yet: run `synthclip train {path}`")
         raise SynthClipError(f"{path}: neither a run directory nor a model folder: no {CONFIG_FILE} in it")
+    if not any(folder.glob("*.safetensors")):
+        for pickled in sorted([*folder.glob("*.bin"), *folder.glob("*.pth")]):
+            refuse_unsafe(pickled)
     return _from_open_clip(f"{_LOCAL}{folder}", None)
 
 
@@ -223,6 +229,21 @@ def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
 
 
 def _told(error: Exception) -> str:
-    """One line of what went wrong; of a misfit of weights and architecture, the keys too."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """One line of what went wrong; of a misfit of weights and architecture, the first keys."""
+    from synthclip.interop.checkpoint import told_keys
+
+    text = str(error)
+    missing, unexpected = (
+        [
+            key
+            for listed in re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)
+            for key in listed.split('"')[1::2]
+        ]
+        for kind in ("Missing", "Unexpected")
+    )
+    sizes = r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)"
+    reshaped = [f"{key} is {given}, not {wanted}" for key, given, wanted in re.findall(sizes, text)]
+    if keys := told_keys(missing, unexpected, reshaped):
+        return f"not the weights of its architecture: {keys}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] if lines else type(error).__name__

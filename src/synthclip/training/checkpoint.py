@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 
 from synthclip.errors import SynthClipError
 from synthclip.store import disk_errors
+from synthclip.training.archive import archive_fault
 
 FORMAT = "synthclip-train-1"
 
@@ -39,7 +40,7 @@ class Checkpoints:
             writing.result()
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
-        target = self._folder / f"step-{step:09d}.pt"
+        target = self._folder / _name(step)
         partial = target.with_suffix(".partial")
         with disk_errors(target):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -68,13 +69,27 @@ class Checkpoints:
                     raise
         return None
 
+    def last_good(self, step: int) -> Path | None:
+        """The newest checkpoint from before `step`; those from then on, whose weights gave no loss, go."""
+        self.finish()
+        good = [path for path in self._paths() if path.name < _name(step)]
+        for path in self._paths()[len(good) :]:
+            path.unlink(missing_ok=True)
+        return good[-1] if good else None
+
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.pt"))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}.pt"
 
 
 def load(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file, on the CPU. Raises SynthClipError where it is no such file."""
     try:
+        if fault := archive_fault(path):
+            raise ValueError(fault)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         told = str(error).splitlines()[0]

@@ -179,11 +179,11 @@ class TrainingConfig(Section):
     init: str | None = None
     """Weights to start from: whatever `synthclip.load_model` reads, a checkpoint, a folder or a run say."""
     eval: InTrainingEvalConfig = InTrainingEvalConfig()
-    on_bad_loss: Literal["stop", "skip"] = "stop"
-    """What follows a loss that is not finite: the training stops, or that step changes nothing and is
-    counted. Skipping makes the host wait for every step."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
     """Samples that cannot be used are passed over, up to this share of all."""
+    on_bad_loss: Literal["stop", "skip"] = runtime("stop")
+    """What follows a loss that is not finite: the training stops, the last good checkpoint kept, or that step
+    changes nothing and is counted. Skipping makes the host wait for every step."""
     processes: int = runtime(1, ge=1)
     """Processes that share each batch, one a GPU where there are GPUs."""
     micro_batch: int | None = runtime(None, ge=1)
@@ -194,7 +194,8 @@ class TrainingConfig(Section):
     checkpoint_minutes: float = runtime(5.0, gt=0)
     checkpoint_steps: int | None = runtime(None, ge=1)
     """Checkpoints after each so many steps too."""
-    keep_checkpoints: int = runtime(2, ge=1)
+    keep_checkpoints: int = runtime(2, ge=2)
+    """Two at least: the newest may hold weights that give no loss any more."""
     loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))
     """Beside `metrics.jsonl`; TensorBoard's files stand in `logs` of the run."""
     data_threads: int | Literal["auto"] = runtime("auto")

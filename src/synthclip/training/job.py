@@ -120,17 +120,16 @@ def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int, in
 
 
 def _start_from(init: str, model: nn.Module) -> None:
-    """Load weights of the same architecture. Raises SynthClipError with the first name that does not fit."""
+    """Load weights of the same architecture. Raises SynthClipError with the names that do not fit."""
+    from synthclip.interop.checkpoint import differences
     from synthclip.interop.load import load_model
 
-    given, mine = load_model(init).model.state_dict(), model.state_dict()
-    for name in sorted(given.keys() | mine.keys()):
-        shapes = [tuple(state[name].shape) if name in state else "missing" for state in (given, mine)]
-        if shapes[0] != shapes[1]:
-            raise SynthClipError(
-                f"training.init={init}: another architecture than the recipe's model: "
-                f"{name} is {shapes[0]} there, {shapes[1]} here: change model or training.init"
-            )
+    given = load_model(init).model.state_dict()
+    if told := differences(given, model.state_dict()):
+        raise SynthClipError(
+            f"training.init={init}: another architecture than the recipe's model: {told}: "
+            "change model or training.init"
+        )
     model.load_state_dict(given)
 
 

@@ -49,14 +49,21 @@ class BadSamples:
     reasons: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self._refuse_too_many()
+
     def add(self, bad: SampleError) -> None:
         with self._lock:
             self.reasons[bad.name] = bad.reason
-            if len(self.reasons) > self.limit:
-                raise SynthClipError(
-                    f"training: more than {self.limit} samples cannot be used, the last {bad.name}: "
-                    f"{bad.reason}: mend the shards or raise training.max_bad_share"
-                )
+            self._refuse_too_many()
+
+    def _refuse_too_many(self) -> None:
+        if len(self.reasons) > self.limit:
+            name, reason = next(reversed(self.reasons.items()))
+            raise SynthClipError(
+                f"training: more than {self.limit} samples cannot be used, the last {name}: "
+                f"{reason}: mend the shards or raise training.max_bad_share"
+            )
 
 
 class Loader:

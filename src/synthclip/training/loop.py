@@ -91,8 +91,8 @@ class Trainer:
     def fit(self) -> bool:
         """Train until the last step, or until asked to stop; True when all steps are done.
 
-        Either way the state is saved. Raises SynthClipError at a loss that is not finite: the newest
-        checkpoint is then from before it, unless the recipe says to skip such steps.
+        Either way the state is saved. Raises SynthClipError at a loss that is not finite, unless the recipe
+        says to skip such steps: the newest checkpoint is then one whose weights still gave a loss.
         """
         with kept_memory():
             return self._fit()
@@ -191,10 +191,7 @@ class Trainer:
         first = step - len(losses)
         for number, (loss, lr) in enumerate(zip(losses, pending.rates, strict=True), first):
             if not math.isfinite(loss) and self.config.on_bad_loss == "stop":
-                raise SynthClipError(
-                    f"training: the loss is {loss} at step {number}; the newest checkpoint is older: "
-                    "lower training.lr or lengthen training.warmup_epochs"
-                )
+                raise self._bad_loss(loss, number)
             seen = (number + 1) * self.config.batch_size
             self.curve.append((number, seen, loss, lr, rate, wait))
         figures = {"loss": losses[-1], "lr": pending.rates[-1], "samples/s": rate, "data_wait": wait}
@@ -204,6 +201,14 @@ class Trainer:
         self.report(len(losses) * self.config.batch_size, figures | self._shown)
         if self.log is not None:
             self.log("train", step, figures)
+
+    def _bad_loss(self, loss: float, step: int) -> SynthClipError:
+        good = self.checkpoints.last_good(step)
+        return SynthClipError(
+            f"training: the loss is {loss} at step {step}; "
+            + (f"the last good checkpoint is {good}: " if good else "there is no checkpoint from before: ")
+            + "lower training.lr, lengthen training.warmup_epochs, or set training.on_bad_loss=skip"
+        )
 
     def _save(self, step: int) -> None:
         bad = self.group.union(self.loader.bad.reasons)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from synthclip import torchvision_ops
+from synthclip.errors import SynthClipError
 from synthclip.training.config import PAPER_MODEL, ModelConfig
 from synthclip.training.transformer import embedded, pooled, positions
 
@@ -149,4 +151,9 @@ def save_open_clip(model: nn.Module, config: ModelConfig, folder: Path) -> None:
     text = json.dumps(open_clip_config(config), indent=2) + "\n"
     (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(whole, folder / "open_clip_model.safetensors")
+    try:
+        save_file(whole, folder / "open_clip_model.safetensors")
+    except SafetensorError as error:  # a full disk, say: it is no OSError
+        raise SynthClipError(
+            f"{folder}: the model cannot be written ({error}): run the same command again"
+        ) from None

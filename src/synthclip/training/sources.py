@@ -82,6 +82,8 @@ class TarSource:
             text = members["txt"].decode("utf-8")
         except (StopIteration, KeyError, UnicodeDecodeError):
             raise SampleError("incomplete sample", self.name_of(index)) from None
+        if not text.strip():
+            raise SampleError("empty caption", self.name_of(index))
         return Sample(image, text, members.get("json", b""))
 
     def name_of(self, index: int) -> str:

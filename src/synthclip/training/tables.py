@@ -5,6 +5,7 @@ mapped into memory from there: it takes address space, not memory.
 """
 
 import bisect
+import contextlib
 import itertools
 import json
 import os
@@ -12,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
@@ -20,24 +20,33 @@ from synthclip.keys import digest
 from synthclip.store import disk_errors
 from synthclip.training import files
 from synthclip.training.sources import Sample, SampleError
+from synthclip.training.tab_separated import RowError, numbered_rows
 
-_SCHEMA = pa.schema([("image", pa.large_binary()), ("path", pa.string()), ("text", pa.string())])
+_SCHEMA = pa.schema(
+    [("image", pa.large_binary()), ("path", pa.string()), ("text", pa.string()), ("place", pa.int64())]
+)
+"""`place` is the row's number, or the line's, in the file that it came from."""
+_FORMAT = "2"
+"""Raised when the same file would be kept otherwise."""
 _ROWS = 1024
 """Rows that are converted at a time."""
 _BAD = ".bad.json"
 
-Write = Callable[[Sequence[bytes | None], Sequence[str | None], Sequence[str | None]], None]
-"""Takes images, paths and texts of some rows."""
+Write = Callable[[Sequence[bytes | None], Sequence[str | None], Sequence[str | None], Sequence[int]], None]
+"""Takes images, paths, texts and places of some rows."""
 Convert = Callable[[Write], dict[str, str]]
 """Writes all rows of a table; returns where rows stand that could not be read, and why."""
 
 
 class TableSource:
-    """Rows of `image` (the bytes of an image file) or `path` (of one, relative to `root`), and `text`."""
+    """Rows of `image` (the bytes of an image file) or `path` (of one, relative to `root`), and `text`.
+
+    `name` says where a row stands: `{}` in it is the row's place.
+    """
 
     def __init__(self, arrow: Path, name: str, root: str) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()
-        self._image, self._path, self._text = (table[column] for column in ("image", "path", "text"))
+        self._image, self._path, self._text, self._place = (table[column] for column in _SCHEMA.names)
         self._name, self._root = name, root
         self.bad_rows: dict[str, str] = json.loads(arrow.with_suffix(_BAD).read_bytes())
         """Rows that could not be read at all: where, and why."""
@@ -47,20 +56,23 @@ class TableSource:
 
     def read(self, index: int) -> Sample:
         text = self._text[index].as_py()
+        if not text or not text.strip():
+            raise SampleError("empty caption", self.name_of(index))
         image = self._image[index].as_py()
         if image is None and (path := self._path[index].as_py()):
             full = path if files.is_remote(path) else f"{self._root.rstrip('/')}/{path}"
             try:
                 with files.open_binary(full) as handle:
                     image = handle.read()
-            except OSError as error:
-                raise SampleError("missing image", f"{full} ({error.strerror})") from None
-        if not image or not text:
+            except (OSError, ValueError) as error:  # ValueError: no name of a file
+                told = getattr(error, "strerror", None) or error
+                raise SampleError("missing image", f"{self.name_of(index)}: {full} ({told})") from None
+        if not image:
             raise SampleError("incomplete sample", self.name_of(index))
         return Sample(image, text)
 
     def name_of(self, index: int) -> str:
-        return f"{self._name} row {index}"
+        return self._name.replace("{}", str(self._place[index].as_py()))
 
 
 class Concatenated:
@@ -97,23 +109,31 @@ def open_parquet(path: str, text_column: str, template: str | None) -> TableSour
     def convert(write: Write) -> dict[str, str]:
         with files.open_binary(path) as handle:
             parquet = pq.ParquetFile(handle)
-            missing = {"image", text_column} - set(parquet.schema_arrow.names)
+            schema = parquet.schema_arrow
+            missing = {"image", text_column} - set(schema.names)
             if missing:
                 raise SynthClipError(f"{path}: no column {min(missing)!r}: check training.sources")
-            names = _class_names(parquet.schema_arrow, text_column)
+            kind = schema.field("image").type
+            if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+                raise SynthClipError(
+                    f"{path}: column 'image' holds {kind}, not image files: check training.sources"
+                )
+            names = _class_names(schema, text_column)
+            row = 0
             for batch in parquet.iter_batches(_ROWS, columns=["image", text_column]):
                 images = batch["image"].to_pylist()
-                texts = [None if value is None else str(value) for value in batch[text_column].to_pylist()]
-                if names:
-                    texts = [None if text is None else names[int(text)] for text in texts]
+                values = batch[text_column].to_pylist()
+                texts = [_class_name(value, names) for value in values] if names else _as_texts(values)
                 if template:
                     texts = [None if text is None else template.replace("{}", text) for text in texts]
                 parts = [image if isinstance(image, dict) else {"bytes": image} for image in images]
-                write([part.get("bytes") for part in parts], [part.get("path") for part in parts], texts)
+                bytes_, paths = ([part.get(key) for part in parts] for key in ("bytes", "path"))
+                write(bytes_, paths, texts, range(row, row + len(parts)))
+                row += len(parts)
         return {}
 
-    arrow = _cached(path, f"parquet {text_column} {template}", convert)
-    return TableSource(arrow, path, path.rpartition("/")[0] or ".")
+    how = f"parquet {text_column} {template}"
+    return _open(path, how, f"{path} row {{}}", path.rpartition("/")[0] or ".", convert)
 
 
 def open_csv(path: str, root: str | None) -> TableSource:
@@ -122,28 +142,33 @@ def open_csv(path: str, root: str | None) -> TableSource:
 
     def convert(write: Write) -> dict[str, str]:
         bad: dict[str, str] = {}
+        good: list[tuple[str, str, int]] = []
 
-        def refuse(row: pyarrow.csv.InvalidRow) -> str:
-            bad[f"{path} line {row.number}"] = "bad CSV row"
-            return "skip"
+        def flush() -> None:
+            write([None] * len(good), *zip(*good, strict=True))
+            good.clear()
 
-        # One thread: only then are lines counted.
         with files.open_binary(path) as handle:
-            reader = pyarrow.csv.open_csv(
-                handle,
-                pyarrow.csv.ReadOptions(use_threads=False),
-                pyarrow.csv.ParseOptions(delimiter="\t", invalid_row_handler=refuse),
-                pyarrow.csv.ConvertOptions(
-                    include_columns=["image_path", "caption"],
-                    column_types={"image_path": pa.string(), "caption": pa.string()},
-                ),
-            )
-            for batch in reader:
-                paths, texts = batch["image_path"].to_pylist(), batch["caption"].to_pylist()
-                write([None] * len(paths), paths, texts)
+            for line, _, row in numbered_rows(handle, path):
+                if isinstance(row, RowError):
+                    bad[f"{path} line {line}"] = f"CSV row: {row}"
+                    continue
+                good.append((*row, line))
+                if len(good) == _ROWS:
+                    flush()
+        if good:
+            flush()
         return bad
 
-    return TableSource(_cached(path, "csv", convert), path, root or path.rpartition("/")[0] or ".")
+    return _open(path, "csv", f"{path} line {{}}", root or path.rpartition("/")[0] or ".", convert)
+
+
+def _class_name(value: object, names: Sequence[str]) -> str | None:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
+def _as_texts(values: Sequence[object]) -> list[str | None]:
+    return [None if value is None else str(value) for value in values]
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
@@ -155,12 +180,12 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
         return []
 
 
-def _cached(path: str, how: str, convert: Convert) -> Path:
-    """The Arrow file made of a table, from the cache, or by `convert` where it is not there."""
+def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableSource:
+    """A table from the cache; what is not there, or not whole, is made by `convert`."""
     try:
-        target = files.cache_folder() / "tables" / f"{digest(files.identity(path), how)[:32]}.arrow"
-        if target.is_file():
-            return target
+        target = files.cache_folder() / "tables" / f"{digest(files.identity(path), how, _FORMAT)[:32]}.arrow"
+        with contextlib.suppress(OSError, ValueError):
+            return TableSource(target, name, root)
         with disk_errors(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_suffix(f".{os.getpid()}.partial")
@@ -170,15 +195,16 @@ def _cached(path: str, how: str, convert: Convert) -> Path:
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise SynthClipError(f"{path}: cannot be read ({error}): check training.sources") from None
-    return target
+        return TableSource(target, name, root)
+    except (OSError, pa.ArrowException) as error:
+        told = str(error).splitlines()[0]
+        raise SynthClipError(f"{path}: cannot be read ({told}): check training.sources") from None
 
 
 def _write(target: Path, convert: Convert) -> dict[str, str]:
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as out:
 
-        def write(*columns: Sequence[bytes | None] | Sequence[str | None]) -> None:
+        def write(*columns: Sequence[bytes | None] | Sequence[str | None] | Sequence[int]) -> None:
             arrays = [pa.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
             out.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
 
