@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
 
 from synthclip.engine import Done, Progress, Shard, Tick, Work
 from synthclip.engine.stopping import asked_to_stop
@@ -18,7 +21,8 @@ class Load:
     """Writes one file a shard into a run. What a shard's payload asks for happens on the first attempt:
 
     `die` kills the worker, `error` raises, `mend` raises what a user can mend, `pause` waits for so
-    many seconds, `linger` too, but it ticks meanwhile and saves if it is asked to stop.
+    many seconds, `linger` too, but it ticks meanwhile and saves if it is asked to stop; `arrow` makes a table
+    of lists, then hands it to pandas.
     """
 
     path: Path
@@ -37,6 +41,10 @@ class Load:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if asked.get("error") and (first or asked.get("always")):
                     raise ZeroDivisionError("seven by none")
+                if asked.get("arrow"):
+                    table = pa.table({"size": [shard.size]})
+                    _note(self.path, f"pandas imported: {'pandas' in sys.modules}")
+                    _note(self.path, f"pandas used: {table.to_pandas()['size'][0] == shard.size}")
                 if asked.get("mend"):
                     raise SynthClipError("bank.txt, row 3: empty: remove it")
                 if first:

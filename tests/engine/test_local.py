@@ -34,6 +34,12 @@ def test_a_worker_loads_once(tmp_path: Path) -> None:
     assert 1 <= sum(note.startswith("load") for note in notes(tmp_path)) <= 2
 
 
+def test_a_worker_imports_pandas_only_where_it_is_used(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    done(build_engine(local(1)).map(Load(tmp_path), shards(1, s0={"arrow": True}), ONE_EACH))
+    assert {"pandas imported: False", "pandas used: True"} <= set(notes(tmp_path))
+
+
 def test_no_more_workers_than_are_of_use(tmp_path: Path) -> None:
     done(build_engine(local(2)).map(Load(tmp_path), shards(4), Resources(max_workers=1)))
     assert sum(note.startswith("load") for note in notes(tmp_path)) == 1

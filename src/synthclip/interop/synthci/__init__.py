@@ -17,8 +17,6 @@ from synthclip.engine import Done, EngineConfig, Progress, Resources, Shard, bui
 from synthclip.errors import SynthClipError
 from synthclip.interop.synthci.captions import split_csv
 from synthclip.interop.synthci.shard import STAGE, LoadShardMaker, fingerprint
-from synthclip.progress import Console
-from synthclip.recipe import SAVED_AS
 from synthclip.store import RunDirectory, quick_digest
 
 SUBFOLDER = "SynthCI-30"
@@ -50,6 +48,8 @@ def import_synthci(source: Path, out: Path, workers: int | Literal["auto"] = "au
 
     Raises SynthClipError where `source` is not in the official layout or `out` holds something else.
     """
+    from synthclip.progress import Console  # here, as every worker imports this package
+
     csv_path, data = _locate(source)
     whole, broken = _zips(data)
     directory = RunDirectory(out)
@@ -123,6 +123,8 @@ def _shard(number: int, path: Path, csv_digest: str) -> Shard:
 
 
 def _refuse_foreign(directory: RunDirectory) -> None:
+    from synthclip.recipe import SAVED_AS
+
     if (directory.path / SAVED_AS).exists() or (
         directory.stage(STAGE).exists() and directory.read_json(f"{STAGE}/stage.json") is None
     ):
