@@ -1,12 +1,12 @@
 """Training beside what one would use instead: the loader beside webdataset with Pillow and torchvision, the
 trainer beside open_clip's own.
 
-    python benchmarks/training.py loader [--images 1000 2000]
+    python benchmarks/training.py loader [--images 1000 2000] [--px 256 512]
     python benchmarks/training.py trainer [--batch 64 128 256] [--steps 2]
 
-Loader: 256 px JPEGs (12 kB each, chroma at half resolution) in a tar to 224 px random crops. Ours gives uint8
-and tokens, to be normalised on the device; theirs gives normalised floats and no tokens; `decode and crop` is
-what simplejpeg and OpenCV take with the bytes already in memory: no loader can be faster with them.
+Loader: JPEGs (of 256 px 12 kB each, chroma at half resolution) in a tar to 224 px random crops. Ours gives
+uint8 and tokens, to be normalised on the device; theirs gives normalised floats and no tokens; `decode and
+crop` is what simplejpeg and OpenCV take with the bytes already in memory, in the loader's way.
 
 Trainer: a ViT-Ti/4 at 32 px with a text tower of the same size, float32, the captions "a photo of a
 {class}."; `77 tokens` hands both the same tensors, `trimmed` is what our loader makes of such short captions.
@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from synthclip import torchvision_ops
-from synthclip.training.augment import DRAWS, crop_box, decode, resize
+from synthclip.training.augment import DRAWS, random_crop
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.config import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.training.loader import BadSamples, Batch, Loader
@@ -63,42 +63,30 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["loader", "trainer"])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 2000])
+    parser.add_argument("--px", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(ONE[asked.one](asked.images[0], asked.batch[0], asked.steps)))
+        print(json.dumps(ONE[asked.one](asked)))
     elif asked.what == "loader":
-        table(
-            "Loader, images a CPU second",
-            ["webdataset", "loader", "decode and crop"],
-            "--images",
-            asked.images,
-            asked.steps,
-        )
+        for px in asked.px:
+            names = ["webdataset", "loader", "decode and crop"]
+            table(f"Loader, {px} px images a CPU second", names, "images", asked.images, ["--px", str(px)])
     else:
         names = ["open_clip 77 tokens", "trainer 77 tokens", "trainer trimmed"]
-        table("Trainer, pairs a CPU second", names, "--batch", asked.batch, asked.steps)
+        steps = ["--steps", str(asked.steps)]
+        table("Trainer, pairs a CPU second", names, "batch", asked.batch, steps)
 
 
-def table(title: str, names: list[str], option: str, sizes: list[int], steps: int) -> None:
-    out = Table("", option[2:], "per CPU second", "times the first", "peak MiB", title=title)
+def table(title: str, names: list[str], option: str, sizes: list[int], more: list[str]) -> None:
+    out = Table("", option, "per CPU second", "times the first", "peak MiB", title=title)
+    what = "loader" if option == "images" else "trainer"
     for size in sizes:
         base = None
         for name in names:
-            what = "loader" if option == "--images" else "trainer"
-            command = [
-                sys.executable,
-                __file__,
-                what,
-                option,
-                str(size),
-                "--steps",
-                str(steps),
-                "--one",
-                name,
-            ]
+            command = [sys.executable, __file__, what, f"--{option}", str(size), "--one", name, *more]
             one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
             told = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout
             rate, peak = json.loads(told.splitlines()[-1])
@@ -113,28 +101,30 @@ def measured(samples: int, started: float) -> tuple[float, float]:
     return rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def shard(folder: Path, images: int) -> Path:
-    """A tar of so many smooth 256 px JPEGs with captions."""
+def shard(folder: Path, images: int, px: int) -> Path:
+    """A tar of so many smooth JPEGs, a hundred different ones, with captions."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:256, 0:256]
+    y, x = np.mgrid[0:px, 0:px] * (256 / px)
+    jpegs = []
+    for _ in range(100):
+        a, b, c = rng.uniform(5, 60, 3)
+        waves = np.stack([np.sin(x / a), np.cos(y / b), np.sin((x + y) / c)], axis=-1)
+        pixels = (127 + 100 * waves + rng.normal(0, 3, waves.shape)).clip(0, 255).astype(np.uint8)
+        jpegs.append(simplejpeg.encode_jpeg(pixels, 90, colorsubsampling="420"))
     path = folder / "00000.tar"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(images):
-            a, b, c = rng.uniform(5, 60, 3)
-            waves = np.stack([np.sin(x / a), np.cos(y / b), np.sin((x + y) / c)], axis=-1)
-            pixels = (127 + 100 * waves + rng.normal(0, 3, waves.shape)).clip(0, 255).astype(np.uint8)
-            jpeg = simplejpeg.encode_jpeg(pixels, 90, colorsubsampling="420")
             caption = f"A photo of a {CLASSES[number % 10]}, number {number}."
-            for kind, content in (("jpg", jpeg), ("txt", caption.encode())):
+            for kind, content in (("jpg", jpegs[number % 100]), ("txt", caption.encode())):
                 entry = tarfile.TarInfo(f"{number:06d}.{kind}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
     return path
 
 
-def our_loader(images: int, batch: int, steps: int) -> tuple[float, float]:
+def our_loader(images: int, px: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
-        source = any_shards([str(shard(Path(folder), images))])
+        source = any_shards([str(shard(Path(folder), images, px))])
         loader = Loader(
             [source],
             Order([len(source)], [1.0], 100, 0),
@@ -153,19 +143,21 @@ def our_loader(images: int, batch: int, steps: int) -> tuple[float, float]:
             return measured(seen, started)
 
 
-def decode_and_crop(images: int, batch: int, steps: int) -> tuple[float, float]:
+def decode_and_crop(images: int, px: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
-        source = any_shards([str(shard(Path(folder), images))])
+        source = any_shards([str(shard(Path(folder), images, px))])
         files = [source.read(index).image for index in range(images)]
     out = np.empty((100, 224, 224, 3), dtype=np.uint8)
-    started = time.process_time()
-    for number, draws in enumerate(np.random.default_rng(0).random((images, DRAWS)).tolist()):
-        top, left, h, w = crop_box(256, 256, (0.5, 1.0), draws)
-        resize(decode(files[number])[top : top + h, left : left + w], out[number % 100])
-    return measured(images, started)
+    draws = np.random.default_rng(0).random((images, DRAWS)).tolist()
+    with kept_memory():
+        for warm in (True, False):
+            started = time.process_time()
+            for number in range(400 if warm else images):
+                random_crop(files[number], (0.5, 1.0), draws[number], out[number % 100])
+        return measured(images, started)
 
 
-def webdataset_loader(images: int, batch: int, steps: int) -> tuple[float, float]:
+def webdataset_loader(images: int, px: int) -> tuple[float, float]:
     import webdataset as wds
     from torchvision import transforms
 
@@ -177,7 +169,7 @@ def webdataset_loader(images: int, batch: int, steps: int) -> tuple[float, float
         ]
     )
     with tempfile.TemporaryDirectory() as folder:
-        path = str(shard(Path(folder), images))
+        path = str(shard(Path(folder), images, px))
         pipeline = wds.WebDataset(path, shardshuffle=False, empty_check=False).shuffle(500).decode("pil")
         pipeline = pipeline.to_tuple("jpg", "txt").map_tuple(crop, str).batched(100)
         next(iter(pipeline))
@@ -280,13 +272,13 @@ def open_clip_trainer(batch: int, steps: int) -> tuple[float, float]:
     return measured(steps * batch, started)
 
 
-ONE: dict[str, Callable[[int, int, int], tuple[float, float]]] = {
-    "loader": our_loader,
-    "webdataset": webdataset_loader,
-    "decode and crop": decode_and_crop,
-    "open_clip 77 tokens": lambda images, batch, steps: open_clip_trainer(batch, steps),
-    "trainer 77 tokens": lambda images, batch, steps: our_trainer(77, batch, steps),
-    "trainer trimmed": lambda images, batch, steps: our_trainer(16, batch, steps),
+ONE: dict[str, Callable[[argparse.Namespace], tuple[float, float]]] = {
+    "loader": lambda asked: our_loader(asked.images[0], asked.px[0]),
+    "webdataset": lambda asked: webdataset_loader(asked.images[0], asked.px[0]),
+    "decode and crop": lambda asked: decode_and_crop(asked.images[0], asked.px[0]),
+    "open_clip 77 tokens": lambda asked: open_clip_trainer(asked.batch[0], asked.steps),
+    "trainer 77 tokens": lambda asked: our_trainer(77, asked.batch[0], asked.steps),
+    "trainer trimmed": lambda asked: our_trainer(16, asked.batch[0], asked.steps),
 }
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
-from synthclip.training.augment import DRAWS, crop_box, decode, resize
+from synthclip.training.augment import DRAWS, crop_box, decode, random_crop, resize
 from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train
 
@@ -88,7 +88,39 @@ def test_resize_is_close_to_pillows_antialiased_bilinear(size: int) -> None:
     out = np.empty((size, size, 3), dtype=np.uint8)
     resize(image, out)
     expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    assert np.abs(out.astype(int) - expected.astype(int)).mean() < 2
+    difference = np.abs(out.astype(int) - expected.astype(int))
+    assert difference.mean() < 2
+    if 1.2 * size < 180:
+        assert difference.max() <= 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(height=st.integers(1, 1200), width=st.integers(1, 1200), seed=st.integers(0, 1000))
+def test_a_crop_of_a_file_is_torchvisions_of_its_pixels(height: int, width: int, seed: int) -> None:
+    """However much of the JPEG was decoded: a crop begins at most half a pixel of the result elsewhere."""
+    from torchvision.transforms.functional import resized_crop
+
+    draws = np.random.default_rng(seed).random(DRAWS).tolist()
+    picture = Image.fromarray(smooth(60, 80)).resize((width, height), Image.Resampling.BICUBIC)
+    jpeg = simplejpeg.encode_jpeg(np.asarray(picture), 95, colorsubsampling="444")
+    out = np.empty((224, 224, 3), dtype=np.uint8)
+    random_crop(jpeg, (0.5, 1.0), draws, out)
+    box = crop_box(height, width, (0.5, 1.0), draws)
+    expected = np.asarray(resized_crop(Image.open(io.BytesIO(jpeg)), *box, [224, 224]))
+    assert np.abs(out.astype(int) - expected.astype(int)).mean() < 3
+
+
+def test_a_crop_keeps_at_least_its_own_resolution() -> None:
+    """One pixel in two of a chequerboard survives whole decoding only."""
+    fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (128, 128))[..., None].repeat(3, axis=2)
+    jpeg = simplejpeg.encode_jpeg(fine, 95, colorsubsampling="444")
+    draws = [0.0] * DRAWS
+    contrast = []
+    for size in (256, 128):
+        out = np.empty((size, size, 3), dtype=np.uint8)
+        random_crop(jpeg, (1.0, 1.0), [0.0] * 10 + [0.5] * 10 + draws[20:], out)
+        contrast.append(int(out.max()) - int(out.min()))
+    assert contrast[0] > 200 > 50 > contrast[1]
 
 
 def test_a_picture_is_mirrored_by_chance_and_anew_in_each_pass(

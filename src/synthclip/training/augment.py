@@ -4,8 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
+import simplejpeg
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 _TRIES = 10
 DRAWS = 4 * _TRIES
@@ -13,14 +17,35 @@ DRAWS = 4 * _TRIES
 _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
-def decode(image: bytes) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, or cut short."""
-    import cv2
-    import simplejpeg
+def random_crop(
+    image: bytes, scale: tuple[float, float], uniform_D: Sequence[float], out: NDArray[np.uint8]
+) -> None:
+    """A random resized crop of an image file into `out`, uint8 [S, S, 3] in RGB; see `crop_box`.
 
-    if image[:2] == b"\xff\xd8":
+    Raises ValueError where the file is no image, or cut short.
+    """
+    whole = None if _is_jpeg(image) else decode(image)
+    height, width = simplejpeg.decode_jpeg_header(image)[:2] if whole is None else whole.shape[:2]
+    top, left, h, w = crop_box(height, width, scale, uniform_D)
+    if whole is None:
+        share = len(out) / min(h, w)
+        whole = decode(image, math.ceil(share * height), math.ceil(share * width))
+    eighths = 8 * max(whole.shape[:2]) // max(height, width)
+    top, left, bottom, right = (round(e * eighths / 8) for e in (top, left, top + h, left + w))
+    resize(whole[top:bottom, left:right], out)
+
+
+def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, or cut short.
+
+    Where it has twice the least size wanted or more, a JPEG may come smaller, at so many eighths of its size:
+    its higher frequencies are left out instead of being computed and averaged away.
+    """
+    if _is_jpeg(image):
+        # The sizes between half and whole take longer than the whole.
+        least = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
         try:
-            decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(image, "RGB")
+            decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(image, "RGB", **least)
             return decoded
         except ValueError as error:
             if "Unsupported color conversion" not in str(error):
@@ -31,6 +56,10 @@ def decode(image: bytes) -> NDArray[np.uint8]:
         raise ValueError("not an image")
     rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _is_jpeg(image: bytes) -> bool:
+    return image[:2] == b"\xff\xd8"
 
 
 def crop_box(
@@ -55,10 +84,12 @@ def crop_box(
 
 
 def resize(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Resize [H, W, 3] into `out` [size, size, 3], bilinear; where it shrinks by more than a fifth, by
-    averaging areas, which takes five times as long and is needed against aliasing only there."""
-    import cv2
-
-    size = len(out)
-    shrinks = min(image.shape[:2]) > 1.2 * size
-    cv2.resize(image, (size, size), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    """Resize [H, W, 3] into `out` [S, S, 3], bilinear, as Pillow and torchvision do: where it shrinks, each
+    pixel is an average over all that falls into it. OpenCV's, which is faster, takes four pixels always and
+    so does only where it shrinks by less than a fifth."""
+    if min(image.shape[:2]) <= 1.2 * len(out):
+        cv2.resize(image, out.shape[:2], dst=out, interpolation=cv2.INTER_LINEAR)
+        return
+    image_1CHW = torch.from_numpy(image).unsqueeze(0).permute(0, 3, 1, 2)
+    small_1CHW = interpolate(image_1CHW, size=out.shape[:2], mode="bilinear", antialias=True)
+    np.copyto(out, small_1CHW[0].permute(1, 2, 0).numpy())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import text_id, uniform
-from synthclip.training.augment import DRAWS, crop_box, decode, resize
+from synthclip.training.augment import DRAWS, random_crop
 from synthclip.training.order import Order, Slots
 from synthclip.training.sources import Sample, SampleError, Source
 from synthclip.training.texts import SENTENCES, sub_caption
@@ -105,8 +106,6 @@ class Loader:
 
     def batches(self, first: int, end: int) -> Generator[Batch]:
         """The batches of the steps from `first` up to `end`, in order."""
-        import cv2
-
         cv2.setNumThreads(1)  # every image has a thread of ours already
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
             waiting: deque[_Pending] = deque()
@@ -124,7 +123,10 @@ class Loader:
         slots = self._order.slots(step)[self._mine]
         size = self._image_size(step)
         shape = (len(slots), size, size, 3)
-        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+        if self._pin_memory:
+            images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:  # NumPy asks for huge pages, whose first use costs a fraction
+            images = torch.from_numpy(np.empty(shape, dtype=np.uint8))
         chunk = -(-len(slots) // self._threads)
         parts = [slice(at, at + chunk) for at in range(0, len(slots), chunk)]
         pixels = images.numpy()
@@ -132,8 +134,6 @@ class Loader:
 
     def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> "list[_Text]":
         """Decode the images of the slots into `pixels`; what is known of their texts."""
-        import cv2
-
         crop_BD = self._draws(slots, "crop", DRAWS).tolist()
         flipped_B = (self._draws(slots, "flip", 1)[:, 0] < self._horizontal_flip).tolist()
         kept_BL = None
@@ -144,9 +144,7 @@ class Loader:
         texts = []
         places = zip(slots.source_B.tolist(), slots.index_B.tolist(), strict=True)
         for i, (source, index) in enumerate(places):
-            image, sample = self._usable(source, index)
-            top, left, h, w = crop_box(image.shape[0], image.shape[1], self._crop_scale, crop_BD[i])
-            resize(image[top : top + h, left : left + w], pixels[i])
+            sample = self._usable(source, index, crop_BD[i], pixels[i])
             if flipped_B[i]:
                 cv2.flip(pixels[i], 1, dst=pixels[i])
             text = sample.text
@@ -165,14 +163,16 @@ class Loader:
         ids = slots.index_B[:, None] * 64 + slots.source_B[:, None]
         return uniform(ids, stream=stream, seed=self._seed, index=index)
 
-    def _usable(self, number: int, index: int) -> tuple[NDArray[np.uint8], Sample]:
+    def _usable(self, number: int, index: int, crop_D: Sequence[float], pixels: NDArray[np.uint8]) -> Sample:
+        """The sample, or the next one that can be used, with its crop in `pixels`."""
         source = self._sources[number]
         for step in range(len(source)):
             place = (index + step) % len(source)
             try:
                 sample = source.read(place)
                 try:
-                    return decode(sample.image), sample
+                    random_crop(sample.image, self._crop_scale, crop_D, pixels)
+                    return sample
                 except ValueError as error:
                     raise SampleError("undecodable image", f"{source.name_of(place)} ({error})") from None
             except SampleError as bad:

@@ -1,8 +1,9 @@
 """The CLIP that a recipe describes, out of open_clip's modules."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,18 @@ def build_encode(config: ModelConfig) -> Callable[[str], tuple[int, ...]]:
     context = config.text.context_length
     end_kept = config.name != PAPER_MODEL
 
-    @lru_cache(maxsize=1 << 17)
+    @lru_cache(maxsize=1 << 16)
+    def word_ids(word: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(word))
+
+    def text_ids(text: str) -> Iterable[int]:
+        # Such a text has nothing to repair, so that its words can be looked up one by one.
+        if text.isascii() and text.isprintable() and "&" not in text:
+            return chain.from_iterable(map(word_ids, tokenizer.pat.findall(text.lower())))
+        return tokenizer.encode(text)  # type: ignore[no-any-return]
+
     def encode(text: str) -> tuple[int, ...]:
-        ids = (tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id)
+        ids = (tokenizer.sot_token_id, *text_ids(text), tokenizer.eot_token_id)
         if len(ids) > context and end_kept:
             return (*ids[: context - 1], tokenizer.eot_token_id)
         return ids[:context]

@@ -35,7 +35,7 @@ CURVE = pa.schema(
 
 class Train(Stage):
     name = "train"
-    revision = 2
+    revision = 3
     reads = ("images",)
     sections = ("seed", "model", "training")
 

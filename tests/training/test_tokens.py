@@ -1,0 +1,34 @@
+"""The ids that training makes of a text, against open_clip's own tokenizer."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synthclip.training.config import ModelConfig, TextConfig
+from synthclip.training.model import build_encode
+
+CONTEXT = 24
+ENCODE = build_encode(ModelConfig(text=TextConfig(context_length=CONTEXT)))
+
+PIECES = [
+    "it's ",
+    "THE",
+    " 3rd",
+    "don't ",
+    "&amp;",
+    "<start_of_text>",
+    "\n",
+    "é",
+    "ﬁ",
+    " \u00a0",
+    "â€™",
+    "snow-white",
+]
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=12).map("".join))
+def test_ids_are_open_clips(text: str) -> None:
+    import open_clip
+
+    expected = open_clip.SimpleTokenizer(context_length=CONTEXT)([text])[0].tolist()
+    ids = ENCODE(text)
+    assert [*ids, *[0] * (CONTEXT - len(ids))] == expected
