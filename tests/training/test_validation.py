@@ -1,19 +1,28 @@
 """Evaluation while a model is trained: it chooses the weights that are kept, and changes nothing else."""
 
+import multiprocessing
+import os
+import time
 from pathlib import Path
+from typing import get_args
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from shape_runs import losses, train, weights, with_training, write_heldout, write_images
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.evaluators import EVALUATORS
 from synthclip.evaluation.stage import Eval
+from synthclip.evaluation.suites import evaluate
 from synthclip.recipe import Recipe
 from synthclip.stage import StageLoad
 from synthclip.store import RunDirectory
-from synthclip.training.job import build_trainer
+from synthclip.training.config import EvaluatorName
 from synthclip.training.stage import Train
 
+SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
 METRIC = "text_retrieval/R@5"
 
 
@@ -61,19 +70,43 @@ def test_the_model_is_the_best_one_and_its_figures_are_those_of_the_eval_stage(
     assert seen == pytest.approx({name: best[name] for name in seen})
 
 
-def test_a_training_that_was_stopped_chooses_the_same_weights(tmp_path: Path, tiny_recipe: Recipe) -> None:
-    recipe = with_training(tiny_recipe, epochs=4, lr=0.005, eval={"every_epochs": 0.5, "metric": METRIC})
-    undisturbed, stopped = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    for run in (undisturbed, stopped):
+def figures(run: RunDirectory) -> list[dict[str, object]]:
+    """The figures taken in training, as the stage keeps them."""
+    return list(pq.read_table(run.file("train", "figures.parquet")).to_pylist())
+
+
+def test_a_killed_training_has_the_same_figures_and_chooses_the_same_weights(
+    tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    torch.set_num_threads(1)
+    recipe = with_training(
+        tiny_recipe,
+        epochs=6,
+        lr=0.005,
+        ema_decay=0.7,
+        checkpoint_steps=4,
+        eval={"every_epochs": 0.5, "metric": METRIC},
+    )
+    undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    for run in (undisturbed, killed):
         write_images(run, 96)
         write_heldout(run, 36)
     train(recipe, undisturbed)
-    stage = Train(recipe, stopped)
-    for _ in range(3):
-        assert not build_trainer(stage, stage.shards()[0], lambda rows, figures: None, lambda: True).fit()
-    train(recipe, stopped)
-    assert weights(stopped) == weights(undisturbed)
-    assert losses(stopped) == losses(undisturbed)
+    folder = Train(recipe, killed).partial(Train(recipe, killed).shards()[0])
+    for wait in (0.0, 0.1, 0.2):
+        process = multiprocessing.get_context("fork").Process(target=train, args=(recipe, killed))
+        process.start()
+        before = set(folder.glob("step-*.pt"))
+        while process.is_alive() and set(folder.glob("step-*.pt")) <= before:
+            time.sleep(0.005)
+        time.sleep(wait)
+        process.kill()
+        process.join()
+    assert killed.manifest("train", "all") is None
+    train(recipe, killed)
+    assert weights(killed) == weights(undisturbed)
+    assert figures(killed) == figures(undisturbed)
+    assert [row["step"] for row in figures(killed) if row["figure"] == METRIC] == list(range(0, 37, 3))
 
 
 def test_two_processes_evaluate_once(judged_run: RunDirectory, tiny_recipe: Recipe) -> None:
@@ -81,6 +114,95 @@ def test_two_processes_evaluate_once(judged_run: RunDirectory, tiny_recipe: Reci
     judged_run.write_text("recipe.yaml", recipe.to_yaml())
     train(recipe, judged_run)
     assert [line["step"] for line in judged_run.metrics() if line["event"] == "eval"] == [0, 6, 12]
+
+
+@pytest.fixture
+def cifar10(tmp_path: Path) -> Path:
+    """A folder of data sets: sixty pictures of CIFAR-10's test split, as `cifar10`."""
+    root = tmp_path / "data"
+    (root / "cifar10").mkdir(parents=True)
+    first = next(pq.ParquetFile(SHARED / "data/cifar10/test.parquet").iter_batches(60))
+    pq.write_table(pa.Table.from_batches([first]), root / "cifar10" / "test.parquet")
+    return root
+
+
+@pytest.mark.skipif(not (SHARED / "data/cifar10").is_dir(), reason=f"no CIFAR-10 in {SHARED}")
+def test_figures_on_a_data_set_of_the_suite_choose_the_weights_and_are_those_of_the_eval_command(
+    judged_run: RunDirectory, tiny_recipe: Recipe, cifar10: Path
+) -> None:
+    metric = "cifar10/zero_shot/top5"
+    chosen = {"every_epochs": 1, "suite": "heldout, cifar10", "data": str(cifar10), "metric": metric}
+    recipe = with_training(tiny_recipe, epochs=3, lr=0.005, ema_decay=0.7, eval=chosen)
+    outcome = train(recipe, judged_run)
+    by_step = {row["step"]: row["value"] for row in figures(judged_run) if row["figure"] == metric}
+    assert list(by_step) == [0, 6, 12, 18]
+    assert METRIC in {row["figure"] for row in figures(judged_run)}
+    assert outcome.notes[metric] == pytest.approx(max(by_step.values()), abs=1e-6)
+    rows = evaluate(
+        judged_run.path, "cifar10", data=cifar10, cache=cifar10.parent / "cache", out=cifar10.parent / "out"
+    ).results
+    best = {
+        row["figure"]: row["value"]
+        for row in figures(judged_run)
+        if row["step"] == outcome.notes["best_step"]
+    }
+    told = {f"cifar10/{row['task']}/{row['metric']}": row["value"] for row in rows}
+    assert told["cifar10/zero_shot/top1"] == pytest.approx(best["cifar10/zero_shot/top1"])
+    assert told[metric] == pytest.approx(best[metric])
+
+
+@pytest.mark.skipif(not (SHARED / "data/cifar10").is_dir(), reason=f"no CIFAR-10 in {SHARED}")
+def test_another_data_set_makes_a_training_stale_and_no_heldout_data_is_asked_for(
+    run: RunDirectory, tiny_recipe: Recipe, cifar10: Path
+) -> None:
+    chosen = {
+        "every_epochs": 2,
+        "suite": ["cifar10"],
+        "data": str(cifar10),
+        "metric": "cifar10/zero_shot/top1",
+    }
+    recipe = with_training(tiny_recipe, epochs=1, eval=chosen)
+
+    def fingerprint() -> str:
+        return Train(recipe, run).fingerprint(Train(recipe, run).shards()[0])
+
+    first = fingerprint()
+    train(recipe, run)
+    assert fingerprint() == first
+    os.utime(cifar10 / "cifar10" / "test.parquet", (1, 1))
+    assert fingerprint() != first
+
+
+@pytest.mark.skipif(not (SHARED / "data/cifar10").is_dir(), reason=f"no CIFAR-10 in {SHARED}")
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"suite": "cifar1O"}, "no data set 'cifar1O' there; did you mean 'cifar10'"),
+        ({"data": None}, "suite names 'cifar10': data=ROOT must say where"),
+        ({"metric": "cifar10/zero_shot/top_1"}, "did you mean 'zero_shot/top1'"),
+        (
+            {"metric": "zero_shot/top1"},
+            "of no set in training.eval.suite; did you mean 'cifar10/zero_shot/top1'",
+        ),
+        (
+            {"metric": "cifar10/few_shot/top1"},
+            "not to be had of this data; did you mean 'cifar10/zero_shot/top1'",
+        ),
+        ({"evaluators": ["zeroshot"]}, "zero_shot"),
+        ({"evaluators": ["linear_probe"]}, "cifar10 takes none of them, but zero_shot"),
+    ],
+)
+def test_names_that_are_not_known_are_refused_before_the_first_step(
+    run: RunDirectory, tiny_recipe: Recipe, cifar10: Path, wrong: dict[str, object], told: str
+) -> None:
+    chosen = {"every_epochs": 1, "suite": "cifar10", "data": str(cifar10), "metric": "cifar10/zero_shot/top1"}
+    with pytest.raises((SynthClipError, ValueError), match=told):
+        train(with_training(tiny_recipe, eval=chosen | wrong), run)
+    assert not [line for line in run.metrics() if line["event"] == "train"]
+
+
+def test_the_evaluators_of_a_recipe_are_those_of_the_suites() -> None:
+    assert set(get_args(EvaluatorName)) == EVALUATORS.keys()
 
 
 def test_other_prompts_make_a_training_stale_only_where_it_evaluates(

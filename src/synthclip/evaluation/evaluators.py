@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import metrics
 from synthclip.evaluation.data import Classification, Retrieval
-from synthclip.evaluation.features import Features
+from synthclip.evaluation.features import ModelFeatures
 from synthclip.evaluation.few_shot import EPISODES, few_shot
 from synthclip.evaluation.linear_probe import Probe, fit_probe, judge_probe
 from synthclip.evaluation.metrics import Measurement
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 def evaluate_zero_shot(
-    features: Features, dataset: Classification | Retrieval, settings: Settings
+    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
 ) -> Evaluation:
     """Each test image is given the class whose prompts are nearest."""
     data = _classification(dataset)
@@ -57,7 +57,7 @@ def evaluate_zero_shot(
 
 
 def evaluate_retrieval(
-    features: Features, dataset: Classification | Retrieval, settings: Settings
+    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
 ) -> Evaluation:
     """Images for each text, and texts for each image."""
     if not isinstance(dataset, Retrieval):
@@ -85,7 +85,7 @@ def evaluate_retrieval(
 
 
 def evaluate_linear_probe(
-    features: Features, dataset: Classification | Retrieval, settings: Settings
+    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
 ) -> Evaluation:
     """A logistic regression on the training split's features; fitted at last on validation images too."""
     import torch
@@ -109,7 +109,7 @@ def evaluate_linear_probe(
 
 
 def evaluate_few_shot(
-    features: Features, dataset: Classification | Retrieval, settings: Settings
+    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
 ) -> Evaluation:
     """Episodes that learn from the training split and are judged on the test split."""
     data = _classification(dataset)
@@ -127,7 +127,7 @@ def evaluate_few_shot(
     return Evaluation([(figure, names)], unreadable=unreadable + more)
 
 
-Evaluator = Callable[[Features, Classification | Retrieval, Settings], Evaluation]
+Evaluator = Callable[[ModelFeatures, Classification | Retrieval, Settings], Evaluation]
 
 EVALUATORS: dict[str, Evaluator] = {
     "zero_shot": evaluate_zero_shot,
@@ -151,7 +151,7 @@ def _classification(dataset: Classification | Retrieval) -> Classification:
 
 
 def _split(
-    features: Features, data: Classification, split: str
+    features: ModelFeatures, data: Classification, split: str
 ) -> tuple[Any, Any, list[str], tuple[str, ...]]:
     """Features [N, D], labels [N] and names of the images that can be read, and the names of the others."""
     if split not in data.splits:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -36,6 +36,40 @@ class Watch:
 
     def encoded(self, done: int, total: int) -> None:
         """So many images of one split have their features."""
+
+
+class ModelFeatures(Protocol):
+    """What the evaluators ask of a model."""
+
+    def images(self, pictures: Pictures) -> Encoded: ...
+
+    def texts(self, texts: Sequence[str]) -> "Tensor": ...
+
+    def classifier(self, names: Sequence[str], templates: Sequence[str]) -> "Tensor": ...
+
+    def probe(self, parts: Sequence[str], fit: Callable[[], Probe]) -> Probe: ...
+
+
+class PassingFeatures:
+    """Features of a model that changes: held in memory, for one evaluation."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._images: dict[str, Encoded] = {}
+
+    def images(self, pictures: Pictures) -> Encoded:
+        if pictures.digest not in self._images:
+            self._images[pictures.digest] = self._encoder.images(pictures.read())
+        return self._images[pictures.digest]
+
+    def texts(self, texts: Sequence[str]) -> "Tensor":
+        return self._encoder.texts(texts)
+
+    def classifier(self, names: Sequence[str], templates: Sequence[str]) -> "Tensor":
+        return self._encoder.classifier(names, templates)
+
+    def probe(self, parts: Sequence[str], fit: Callable[[], Probe]) -> Probe:
+        return fit()
 
 
 class Features:

@@ -77,13 +77,19 @@ class SuiteResult:
 
 
 def plan_of(suite: str) -> Plan:
-    """The plan of a suite's name, or of a list of data sets with commas between them."""
-    if suite in SUITES:
-        return SUITES[suite]()
+    """The plan of names with commas between them, each a suite or a data set."""
     names = [name.strip() for name in suite.split(",") if name.strip()]
     if not names:
         raise SynthClipError(f"--suite {suite!r}: name a suite or data sets{nearest(suite, list(SUITES))}")
-    return dict.fromkeys(names, ())
+    return plan_of_names(names)
+
+
+def plan_of_names(names: Sequence[str]) -> Plan:
+    """The plan of suites and data sets together."""
+    plan: Plan = {}
+    for name in names:
+        plan |= SUITES[name]() if name in SUITES else {name: ()}
+    return plan
 
 
 def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:

@@ -3,9 +3,9 @@
 import math
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from synthclip.config import Section, runtime
+from synthclip.config import Section, nearest, runtime
 
 PAPER_MODEL = "synthclip-vitb16"
 LossName = Literal["clip", "siglip", "multi-positive"]
@@ -103,27 +103,57 @@ class SourceConfig(Section):
         return self
 
 
-Metric = Literal[
-    "zero_shot/top1",
-    "zero_shot/top5",
-    "zero_shot/mean_per_class",
-    "image_retrieval/R@1",
-    "image_retrieval/R@5",
-    "text_retrieval/R@1",
-    "text_retrieval/R@5",
-]
+EvaluatorName = Literal["zero_shot", "retrieval", "linear_probe", "few_shot"]
+
+HELDOUT = "heldout"
+"""The run's own held-out captions and images, by the name that results give them."""
+
+_METRICS = {
+    "zero_shot": ("top1", "top5", "mean_per_class"),
+    "image_retrieval": ("R@1", "R@5", "R@10"),
+    "text_retrieval": ("R@1", "R@5", "R@10"),
+    "linear_probe": ("top1", "mean_per_class"),
+    "few_shot": ("top1",),
+}
 
 
 class InTrainingEvalConfig(Section):
-    """Figures on the run's held-out captions and images while the model is trained, of the averaged weights
-    where there are such. `evaluation` says how many captions, and the prompts."""
+    """Figures taken while the model is trained, of the averaged weights where there are such."""
 
     every_epochs: float | None = Field(None, gt=0)
     """Before the first step, after each so many passes, and at the end. None: never."""
-    metric: Metric = "zero_shot/top1"
+    suite: tuple[str, ...] = Field((HELDOUT,), min_length=1)
+    """On what: `heldout` are the run's own captions and images (`evaluation` says how many, and the prompts);
+    all others are data sets and suites as `synthclip eval --suite` names them."""
+    data: str | None = None
+    """The folder of the data sets, as `synthclip eval --data` names it."""
+    evaluators: tuple[EvaluatorName, ...] = Field(("zero_shot", "retrieval"), min_length=1)
+    """The tasks that each data set is put to, where it has what they take."""
+    metric: str = "zero_shot/top1"
+    """Chooses the best weights: `task/metric` of the held-out set, `set/task/metric` of a data set."""
     keep: Literal["best", "last"] = "best"
     """Which weights become the run's model: those with the highest `metric`, the earliest of equals, or those
     after the last step."""
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """What `suite` names beside the held-out set."""
+        return tuple(name for name in self.suite if name != HELDOUT)
+
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _with_commas(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "InTrainingEvalConfig":
+        if self.data_sets and self.data is None:
+            raise ValueError(f"suite names {self.data_sets[0]!r}: data=ROOT must say where the data sets are")
+        kind = "/".join(self.metric.split("/")[-2:])
+        known = [f"{task}/{metric}" for task, metrics in _METRICS.items() for metric in metrics]
+        if kind not in known:
+            raise ValueError(f"unknown metric {self.metric!r}{nearest(kind, known)}")
+        return self
 
 
 class ResolutionConfig(Section):

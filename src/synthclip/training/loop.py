@@ -59,6 +59,8 @@ class Trainer:
     """One row a step: step, samples seen, loss, learning rate, samples a second, share of time waiting."""
     skipped: int = 0
     """Steps that changed nothing because their loss was not finite."""
+    evaluated: dict[int, dict[str, float]] = field(default_factory=dict)
+    """In the first process: the figures that `validate` gave, by the steps done."""
     best: "Best | None" = None
     """In the first process: the weights that `config.eval` chooses so far."""
 
@@ -66,7 +68,6 @@ class Trainer:
         config = self.config
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
-        self._shown: dict[str, float] = {}
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.average = (
@@ -175,12 +176,16 @@ class Trainer:
         weights = self.average or self.model.state_dict()
         figures = self.validate(self.model, weights)
         value = figures[self.config.eval.metric]
-        self._shown = {self.config.eval.metric: value}
+        self.evaluated[step] = figures
         if self.log is not None:
             self.log("eval", step, figures)
         if self.config.eval.keep == "best" and (self.best is None or value > self.best.value):
             kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
             self.best = Best(step, value, kept)
+
+    def _last_figure(self) -> dict[str, float]:
+        metric = self.config.eval.metric
+        return {metric: list(self.evaluated.values())[-1][metric]} if self.evaluated else {}
 
     def _flush(self, step: int, pending: "_Pending") -> None:
         """Bring the losses of the last steps to the host, check them, report them."""
@@ -198,7 +203,7 @@ class Trainer:
         if self.peak is not None:
             figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)), pending.image_size_px)
         figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
-        self.report(len(losses) * self.config.batch_size, figures | self._shown)
+        self.report(len(losses) * self.config.batch_size, figures | self._last_figure())
         if self.log is not None:
             self.log("train", step, figures)
 
@@ -224,6 +229,7 @@ class Trainer:
                     "curve": torch.tensor(self.curve, dtype=torch.float64),
                     "bad": bad,
                     "skipped": self.skipped,
+                    "evaluated": self.evaluated,
                     "best": None if self.best is None else vars(self.best),
                 },
             )
@@ -241,6 +247,7 @@ class Trainer:
         self.curve = [tuple(row) for row in state["curve"].tolist()]
         self.loader.bad.reasons.update(state["bad"])
         self.skipped = state["skipped"]
+        self.evaluated = state["evaluated"]
         self.best = None if state["best"] is None else Best(**state["best"])
         step: int = state["step"]
         self.report(step * self.config.batch_size, {})

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,14 @@ import pyarrow as pa
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data import identity
 from synthclip.evaluation.heldout import PARTS, digest_of
+from synthclip.evaluation.suites import plan_of_names
 from synthclip.keys import digest
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
 from synthclip.training import files
+from synthclip.training.config import HELDOUT
 
 if TYPE_CHECKING:
     from synthclip.training.loop import Report
@@ -32,6 +35,12 @@ CURVE = pa.schema(
 )
 """`curve.parquet`, one row a step; `data_wait` is the share of the wall time spent waiting for data."""
 
+FIGURES = pa.schema(
+    [("step", pa.int64()), ("samples_seen", pa.int64()), ("figure", pa.string()), ("value", pa.float64())]
+)
+"""`figures.parquet`, where the recipe evaluates in training: a row a figure, as `training.eval.metric` names
+them."""
+
 
 class Train(Stage):
     name = "train"
@@ -47,7 +56,7 @@ class Train(Stage):
                 table = f"{manifest.shard}.parquet"
                 inputs[table] = manifest.digest(table)
                 tables[table] = manifest.rows
-        inputs |= self._outside() | self._heldout()
+        inputs |= self._outside() | self._evaluated()
         config = self.recipe.training
         # The progress bar's length; where another source comes first, only its index can tell.
         steps = int(config.epochs * (sum(tables.values()) // config.batch_size))
@@ -65,14 +74,21 @@ class Train(Stage):
             inputs |= {str(path): files.identity(str(path)) for path in found or [Path(config.init)]}
         return inputs
 
-    def _heldout(self) -> dict[str, str]:
+    def _evaluated(self) -> dict[str, str]:
         """What evaluation in training follows from, where there is any."""
-        if self.recipe.training.eval.every_epochs is None:
+        config = self.recipe.training.eval
+        if config.every_epochs is None:
             return {}
-        how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
-        return {f"heldout {stage}": digest_of(self.whole(stage), start) for stage, start in PARTS.items()} | {
-            "heldout evaluation": digest(how)
-        }
+        inputs: dict[str, str] = {}
+        if HELDOUT in config.suite:
+            how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
+            inputs = {
+                f"heldout {stage}": digest_of(self.whole(stage), start) for stage, start in PARTS.items()
+            }
+            inputs["heldout evaluation"] = digest(how)
+        for name in plan_of_names(config.data_sets):
+            inputs[f"data set {name}"] = identity(name, Path(config.data or "").expanduser())
+        return inputs
 
     def resources(self) -> Resources:
         return Resources(gpus=self.recipe.training.processes)
@@ -99,6 +115,8 @@ class Train(Stage):
         arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, CURVE.types, strict=True)]
         with writer.table("curve.parquet", CURVE) as out:
             out.write_table(pa.table(arrays, CURVE))
+        if state["evaluated"]:
+            writer.rows("figures.parquet", FIGURES, _figures(state["evaluated"], recipe.training.batch_size))
         notes = {"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)}
         if best:
             notes |= {"best_step": best["step"], recipe.training.eval.metric: round(best["value"], 6)}
@@ -120,3 +138,9 @@ class Train(Stage):
 
         with asked_to_stop() as stop:
             build_trainer(self, shard, report, stop).fit()
+
+
+def _figures(evaluated: Mapping[int, Mapping[str, float]], batch_size: int) -> Iterator[dict[str, object]]:
+    for step, figures in evaluated.items():
+        for figure, value in figures.items():
+            yield {"step": step, "samples_seen": step * batch_size, "figure": figure, "value": value}

@@ -1,34 +1,50 @@
-"""A model's figures on the run's held-out set, while it is trained."""
+"""A model's figures while it is trained: on the run's held-out set, and on data sets of the suites."""
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from synthclip.config import nearest
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data import Classification, Retrieval, open_dataset
 from synthclip.evaluation.encoder import Encoder
-from synthclip.evaluation.heldout import judge, read_heldout
+from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
+from synthclip.evaluation.features import PassingFeatures
+from synthclip.evaluation.heldout import Heldout, judge, read_heldout
+from synthclip.evaluation.suites import plan_of_names
 from synthclip.interop.load import loaded_as
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
 from synthclip.textgen.bank import read_bank
+from synthclip.training.config import HELDOUT
 
 
 class Validation:
-    """Evaluates as the `eval` stage does, on a copy: the model that is trained is left as it is."""
+    """Evaluates as `synthclip eval` does, on a copy: the model that is trained is left as it is.
+
+    All that the recipe names has to be there: SynthClipError says what is not, before the first step.
+    """
 
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
-        self._recipe = recipe
-        self._heldout = read_heldout(run, recipe.evaluation.captions, recipe.seed)
-        self._names = read_bank(run)
-        if not self._heldout.image_keys:
+        self._recipe, self._config = recipe, recipe.training.eval
+        self._heldout = _heldout(recipe, run) if HELDOUT in self._config.suite else None
+        self._names = read_bank(run) if self._heldout else ()
+        plan = plan_of_names(self._config.data_sets)
+        self._sets = {name: self._open(name, tasks) for name, tasks in plan.items()}
+        of, _, _ = self._config.metric.rpartition("/")[0].rpartition("/")
+        if of not in self._sets and (of or self._heldout is None):
+            kind = "/".join(self._config.metric.split("/")[-2:])
+            known = [f"{name}/{kind}" for name in self._sets] + ([kind] if self._heldout else [])
             raise SynthClipError(
-                f"training.eval: {run.path} holds no held-out images: set balance.heldout, or leave out "
-                "training.eval.every_epochs"
+                f"training.eval.metric={self._config.metric}: of no set in training.eval.suite"
+                f"{nearest(self._config.metric, known)}"
             )
 
     def __call__(self, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]:
-        """The figures of `model` with these weights, each as `task/metric`.
+        """The figures of `model` with these weights: of the held-out set each as `task/metric`, of the data
+        sets as `set/task/metric`.
 
         Raises SynthClipError where the recipe's metric is not among them.
         """
@@ -38,12 +54,42 @@ class Validation:
             *loaded_as(judged_model.eval(), self._recipe.model),
             batch_size=self._recipe.evaluation.batch_size,
         )
-        judged = judge(encoder, self._heldout, self._names, self._recipe.evaluation.templates)
-        figures = {f"{figure.task}/{figure.metric}": figure.value for figure, _ in judged.figures}
-        wanted = self._recipe.training.eval.metric
-        if wanted not in figures:
+        figures: dict[str, float] = {}
+        if self._heldout is not None:
+            judged = judge(encoder, self._heldout, self._names, self._recipe.evaluation.templates)
+            figures |= {f"{figure.task}/{figure.metric}": figure.value for figure, _ in judged.figures}
+        features = PassingFeatures(encoder)
+        for name, (dataset, evaluators) in self._sets.items():
+            for evaluator in evaluators:
+                found = EVALUATORS[evaluator](features, dataset, Settings())
+                figures |= {
+                    f"{name}/{figure.task}/{figure.metric}": figure.value for figure, _ in found.figures
+                }
+        if self._config.metric not in figures:
             raise SynthClipError(
-                f"training.eval.metric={wanted}: not to be had of these held-out images"
-                f"{nearest(wanted, list(figures))}"
+                f"training.eval.metric={self._config.metric}: not to be had of this data"
+                f"{nearest(self._config.metric, list(figures))}"
             )
         return figures
+
+    def _open(self, name: str, planned: Sequence[str]) -> tuple[Classification | Retrieval, tuple[str, ...]]:
+        assert self._config.data is not None
+        dataset = open_dataset(name, Path(self._config.data).expanduser())
+        able = planned or able_evaluators(dataset)
+        evaluators = tuple(evaluator for evaluator in able if evaluator in self._config.evaluators)
+        if not evaluators:
+            raise SynthClipError(
+                f"training.eval.evaluators={list(self._config.evaluators)}: {name} takes none of them, but "
+                f"{', '.join(able)}"
+            )
+        return dataset, evaluators
+
+
+def _heldout(recipe: Recipe, run: RunDirectory) -> Heldout:
+    heldout = read_heldout(run, recipe.evaluation.captions, recipe.seed)
+    if not heldout.image_keys:
+        raise SynthClipError(
+            f"training.eval: {run.path} holds no held-out images: set balance.heldout, or leave out "
+            "training.eval.every_epochs"
+        )
+    return heldout

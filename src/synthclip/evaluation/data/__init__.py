@@ -9,9 +9,9 @@ from synthclip.config import did_you_mean
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import captions, folders, parquet, torchvision_sets, webdataset
 from synthclip.evaluation.data.known import KNOWN, hub_repository
-from synthclip.evaluation.data.types import Classification, Pictures, Retrieval, Split
+from synthclip.evaluation.data.types import Classification, Pictures, Retrieval, Split, loose_files
 
-__all__ = ["Classification", "MissingDataError", "Pictures", "Retrieval", "Split", "open_dataset"]
+__all__ = ["Classification", "MissingDataError", "Pictures", "Retrieval", "Split", "identity", "open_dataset"]
 
 _LAYOUTS = (webdataset, parquet, captions, folders)
 
@@ -35,10 +35,7 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> Classifica
     if folder is None and download:
         folder = _download(name, root)
     if folder is None:
-        raise MissingDataError(
-            f"{root / name}: no data set {name!r} there"
-            + (": --download fetches it from the hub" if hub_repository(name) else did_you_mean(name, KNOWN))
-        )
+        raise _missing(name, root)
     for layout in _LAYOUTS:
         if layout.fits(folder):
             dataset: Classification | Retrieval = layout.read(folder, name)
@@ -47,6 +44,26 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> Classifica
         f"{folder}: no data in any known layout: class folders, Parquet, WebDataset tars, or captions beside "
         "their images"
     )
+
+
+def identity(name: str, root: Path) -> str:
+    """A digest that changes when the data set's files do, by their names, sizes and times; opens none.
+
+    Raises MissingDataError where there is no such set.
+    """
+    if torchvision_sets.fits(name, root):
+        folder: Path | None = root / torchvision_sets.SETS[name].folder
+    else:
+        folder = _folder(name, root)
+    if folder is None:
+        raise _missing(name, root)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return loose_files(folder, files).digest
+
+
+def _missing(name: str, root: Path) -> MissingDataError:
+    told = ": --download fetches it from the hub" if hub_repository(name) else did_you_mean(name, KNOWN)
+    return MissingDataError(f"{root / name}: no data set {name!r} there{told}")
 
 
 def _folder(name: str, root: Path) -> Path | None:
