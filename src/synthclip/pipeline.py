@@ -61,10 +61,14 @@ def status(out: Path | str, recipe: Recipe | None = None) -> Status:
     directory = RunDirectory(out)
     recipe = recipe or load_held(directory.path)
     seconds: dict[str, float] = {}
+    evaluated = None
     for line in directory.metrics():
-        if line.get("event") == "stage":
+        event = line.pop("event", None)
+        if event == "stage":
             seconds[line["stage"]] = line["seconds"]
-    return Status(directory.path, tuple(survey(recipe, directory)), seconds)
+        elif event == "eval":
+            evaluated = {name: value for name, value in line.items() if name != "time"}
+    return Status(directory.path, tuple(survey(recipe, directory)), seconds, evaluated)
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:

@@ -57,6 +57,11 @@ class Console:
                 "-" if seconds is None else f"{seconds:.1f}",
             )
         self._rich.print(table)
+        if status.evaluated:
+            figures = dict(status.evaluated)
+            step = figures.pop("step")
+            told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            self.line(f"evaluated in training, after step {step}: {told}")
 
     @contextlib.contextmanager
     def stage(self, name: str, todo: Sequence[Shard], total: int) -> Iterator["StageBar"]:

@@ -3,11 +3,11 @@
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from synthclip.engine import Resources, Shard, Tick, Work
 from synthclip.errors import SynthClipError
@@ -132,6 +132,8 @@ class Status:
     path: Path
     stages: tuple[StageState, ...]
     seconds: dict[str, float] = field(default_factory=dict)
+    evaluated: Mapping[str, Any] | None = None
+    """The last figures that a training took on its way, by name, and their `step`."""
 
 
 @dataclass(frozen=True)

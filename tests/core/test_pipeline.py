@@ -58,6 +58,15 @@ def test_result_is_right_and_told(tmp_path: Path) -> None:
     assert state["squares"].rejected == {"odd": 15}
 
 
+def test_the_last_figures_taken_in_training_are_shown(tmp_path: Path) -> None:
+    run(tmp_path)
+    for step, value in ((0, 0.1), (50, 0.25)):
+        RunDirectory(tmp_path).log(event="eval", step=step, **{"cifar10/zero_shot/top1": value})
+    told = io.StringIO()
+    Console(told).status(pipeline.status(tmp_path))
+    assert "evaluated in training, after step 50: cifar10/zero_shot/top1 0.25" in told.getvalue()
+
+
 def test_second_run_makes_nothing(tmp_path: Path) -> None:
     run(tmp_path / "run")
     before = made(tmp_path / "run")

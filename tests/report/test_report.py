@@ -18,6 +18,7 @@ from synthclip.report.stage import Report
 from synthclip.report.suites import read_suites
 from synthclip.stage import StageLoad
 from synthclip.store import Outcome, RunDirectory
+from synthclip.training.stage import FIGURES
 
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"
 CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
@@ -187,6 +188,33 @@ def test_another_evaluation_makes_the_report_stale(recipe: Recipe, whole_run: Ru
         writer.rows("quick/results.parquet", schema.EVAL_RESULT, [])
         writer.commit(Outcome(0))
     assert stage.fingerprint(stage.shards()[0]) != before
+
+
+def test_figures_taken_in_training_are_drawn_over_its_steps(
+    recipe: Recipe, textgen_run: RunDirectory
+) -> None:
+    rising = {
+        "zero_shot/top1": 0.2,
+        "zero_shot/top5": 0.4,
+        "text_retrieval/R@1": 0.1,
+        "<b>\0</b>/few_shot/top1": 0.3,
+    }
+    rows = [
+        {"step": step, "samples_seen": 16 * step, "figure": name, "value": start + 0.1 * (step == 10)}
+        for step in (0, 10, 20)
+        for name, start in rising.items()
+    ]
+    with textgen_run.begin("train", "all", "f") as writer:
+        writer.rows("figures.parquet", FIGURES, rows)
+        writer.commit(Outcome(20))
+    values = {"training": {"eval": {"keep": "best", "metric": "zero_shot/top1"}}}
+    contents = read_contents(textgen_run)
+    text = Page(render("drawn", values, contents)).text
+    assert text.count("Evaluation during training") == 2
+    assert "The weights kept are those after step 10: zero shot/top1 30.0 %." in text
+    assert "zero shot/top1 text retrieval/R@1" in text
+    values["training"]["eval"]["keep"] = "last"
+    assert "weights kept" not in Page(render("drawn", values, contents)).text
 
 
 def test_a_run_that_stopped_early_leaves_sections_out(recipe: Recipe, textgen_run: RunDirectory) -> None:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,7 +70,7 @@ def test_the_model_is_the_best_one_and_its_figures_are_those_of_the_eval_stage(
     assert seen == pytest.approx({name: best[name] for name in seen})
 
 
-def figures(run: RunDirectory) -> list[dict[str, object]]:
+def figures(run: RunDirectory) -> list[dict[str, Any]]:
     """The figures taken in training, as the stage keeps them."""
     return list(pq.read_table(run.file("train", "figures.parquet")).to_pylist())
 

@@ -62,6 +62,8 @@ class Contents:
     gallery: tuple[Picture, ...]
     findings: tuple[Finding, ...]
     curve: pa.Table | None
+    figures: pa.Table | None
+    """Those taken while the model was trained."""
     results: tuple[Mapping[str, Any], ...]
     per_class: pa.Table | None
     suites: Suites | None
@@ -79,6 +81,7 @@ def read_contents(run: RunDirectory) -> Contents:
         gallery=gallery(run),
         findings=findings(run),
         curve=_table(run, "train", "curve.parquet"),
+        figures=_table(run, "train", "figures.parquet"),
         results=tuple(_rows(_table(run, "eval", "results.parquet"))),
         per_class=_table(run, "eval", "per_class.parquet"),
         suites=read_suites(run),

@@ -40,6 +40,8 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
             length_chart=charts.histogram(contents.caption_words, "words in a caption", "captions"),
             loss_chart=_loss_chart(contents.curve, recipe),
             training=_training(contents.curve),
+            figure_charts=_figure_charts(contents.figures),
+            chosen=_chosen(contents.figures, recipe),
             suites=contents.suites,
             ours=OURS,
             class_charts=[_class_chart(classes.accuracy) for classes in contents.suites.classes]
@@ -142,6 +144,36 @@ def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
     batch = recipe.get("training", {}).get("batch_size")
     marks = {f"chance, ln {batch}": math.log(batch)} if batch else {}
     return charts.lines(series, charts.Axis("step"), charts.Axis("contrastive loss"), marks=marks)
+
+
+def _figure_charts(figures: pa.Table | None) -> list[Markup]:
+    """The figures taken in training over its steps: of each task on each set the first, a chart a set."""
+    by_set: dict[str, dict[str, str]] = {}
+    for figure in [] if figures is None else figures["figure"].unique().to_pylist():
+        of, task, _ = figure.rsplit("/", 2) if figure.count("/") > 1 else ("", *figure.split("/"))
+        by_set.setdefault(of, {}).setdefault(task, figure)
+    return [_figure_chart(figures, list(tasks.values())) for tasks in by_set.values()]
+
+
+def _figure_chart(figures: pa.Table, shown: Sequence[str]) -> Markup:
+    series = []
+    for number, figure in enumerate(shown, 1):
+        rows = figures.filter(pc.equal(figures["figure"], figure))
+        percent = 100 * rows["value"].to_numpy()
+        series.append(
+            charts.Series(visible(figure.replace("_", " ")), rows["step"].to_numpy(), percent, f"s{number}")
+        )
+    return charts.lines(series, charts.Axis("step"), charts.Axis("%"))
+
+
+def _chosen(figures: pa.Table | None, recipe: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The row of the figure that chose the weights, where one did: the highest, the earliest of equals."""
+    asked = recipe.get("training", {}).get("eval", {})
+    if figures is None or asked.get("keep") != "best":
+        return None
+    rows = figures.filter(pc.equal(figures["figure"], asked["metric"])).to_pylist()
+    best: dict[str, Any] | None = max(rows, key=lambda row: row["value"], default=None)
+    return best
 
 
 def _class_chart(accuracy: Sequence[float]) -> Markup:
