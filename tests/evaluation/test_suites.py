@@ -214,6 +214,7 @@ def test_bad_commands(
     model_folder: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
     told = CliRunner().invoke(app, ["eval", str(model_folder), *arguments])
     assert isinstance(told.exception, SynthClipError)
     assert message in str(told.exception)
@@ -226,3 +227,26 @@ def test_a_set_with_nothing_to_learn_from_is_zero_shot_only(
     found = judge(model_folder, "shapes", root, tmp_path)
     assert {row["task"] for row in found.results} == {"zero_shot"}
     assert np.isfinite([row["value"] for row in found.results]).all()
+
+
+def test_a_root_without_data_and_a_set_without_a_readable_image_are_told(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    with pytest.raises(SynthClipError, match=rf"^{root}: an empty folder: --data names the one"):
+        judge(model_folder, "paper", root, tmp_path)
+    (root / "shapes").mkdir()
+    with pytest.raises(SynthClipError, match=rf"^{root}/shapes: no data in any known layout"):
+        judge(model_folder, "shapes", root, tmp_path)
+    class_folders(root / "shapes")
+    for path in root.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(
+        SynthClipError, match=r"shapes, zero_shot: none of 9 images can be read \(test/apple/0\.jpg, …\)"
+    ):
+        judge(model_folder, "shapes", root, tmp_path)
+    for path in root.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(SynthClipError, match=rf"^{root}/shapes/train: no images in its class folders"):
+        judge(model_folder, "shapes", root, tmp_path)

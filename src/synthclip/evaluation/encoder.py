@@ -56,11 +56,17 @@ class Encoder:
         self._preprocess, self._tokenizer = preprocess, tokenizer
         self._batch_size = batch_size
 
-    def images(self, pictures: Iterable[Any], tick: Callable[[int], None] | None = None) -> Encoded:
+    def images(
+        self,
+        pictures: Iterable[Any],
+        tick: Callable[[int], None] | None = None,
+        names: Sequence[str] = (),
+    ) -> Encoded:
         """Features of pictures (encoded bytes or PIL images), decoded on threads while the model works.
 
         What cannot be read is left out and reported in `Encoded.unreadable`. Raises SynthClipError where
-        nothing can be read, or the model wants another resolution than its preprocessing makes.
+        nothing can be read (it tells the first of `names`, the pictures'), or the model wants another
+        resolution than its preprocessing makes.
         """
         import torch
 
@@ -80,7 +86,8 @@ class Encoder:
                 if tick is not None:
                     tick(len(batch))
         if not features:
-            raise SynthClipError(f"none of {start} images can be read: check the data")
+            first = f" ({names[0]}, …)" if names else ""
+            raise SynthClipError(f"none of {start} images can be read{first}: check the data")
         return Encoded(torch.cat(features), np.array(kept, np.int64), tuple(unreadable))
 
     def texts(self, texts: Sequence[str]) -> "Tensor":

@@ -59,7 +59,7 @@ class PassingFeatures:
 
     def images(self, pictures: Pictures) -> Encoded:
         if pictures.digest not in self._images:
-            self._images[pictures.digest] = self._encoder.images(pictures.read())
+            self._images[pictures.digest] = self._encoder.images(pictures.read(), names=pictures.names)
         return self._images[pictures.digest]
 
     def texts(self, texts: Sequence[str]) -> "Tensor":
@@ -102,7 +102,7 @@ class Features:
             done += more
             self.watch.encoded(done, total)
 
-        encoded = self._loaded().images(pictures.read(), tick)
+        encoded = self._loaded().images(pictures.read(), tick, pictures.names)
         import torch
 
         unreadable_U = torch.tensor(encoded.unreadable, dtype=torch.int64)

@@ -99,6 +99,8 @@ def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:
     """
     if not root.is_dir():
         raise SynthClipError(f"{root}: no such folder: --data names the folder that holds the data sets")
+    if not download and not any(root.iterdir()):
+        raise SynthClipError(f"{root}: an empty folder: --data names the one that holds the data sets")
     datasets: dict[str, tuple[Classification | Retrieval, tuple[str, ...]]] = {}
     missing: list[str] = []
     failed: list[str] = []
@@ -113,9 +115,9 @@ def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:
             datasets[name] = dataset, evaluators or able_evaluators(dataset)
     if not datasets:
         lines = failed + missing
-        raise SynthClipError(
-            f"none of the suite's {len(lines)} data sets can be used: {lines[0]}{did_you_mean(suite, SUITES)}"
-        )
+        close = "" if suite in SUITES else did_you_mean(suite, SUITES)
+        of = f"none of the suite's {len(lines)} data sets can be used: " if len(lines) > 1 else ""
+        raise SynthClipError(f"{of}{lines[0]}{close}")
     return Suite(datasets, tuple(missing), tuple(failed))
 
 

@@ -146,24 +146,21 @@ def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
     return charts.lines(series, charts.Axis("step"), charts.Axis("contrastive loss"), marks=marks)
 
 
-def _figure_charts(figures: pa.Table | None) -> list[Markup]:
-    """The figures taken in training over its steps: of each task on each set the first, a chart a set."""
-    by_set: dict[str, dict[str, str]] = {}
-    for figure in [] if figures is None else figures["figure"].unique().to_pylist():
-        of, task, _ = figure.rsplit("/", 2) if figure.count("/") > 1 else ("", *figure.split("/"))
-        by_set.setdefault(of, {}).setdefault(task, figure)
-    return [_figure_chart(figures, list(tasks.values())) for tasks in by_set.values()]
-
-
-def _figure_chart(figures: pa.Table, shown: Sequence[str]) -> Markup:
-    series = []
-    for number, figure in enumerate(shown, 1):
-        rows = figures.filter(pc.equal(figures["figure"], figure))
-        percent = 100 * rows["value"].to_numpy()
-        series.append(
-            charts.Series(visible(figure.replace("_", " ")), rows["step"].to_numpy(), percent, f"s{number}")
-        )
-    return charts.lines(series, charts.Axis("step"), charts.Axis("%"))
+def _figure_charts(figures: pa.Table | None) -> dict[str, Markup]:
+    """The figures taken in training over its steps, a chart a set: of each task the first metric."""
+    if figures is None:
+        return {}
+    by_set: dict[str, dict[str, charts.Series]] = {}
+    for figure in figures["figure"].unique().to_pylist():
+        *of, task, metric = figure.split("/")
+        lines = by_set.setdefault("/".join(of) or "held-out data", {})
+        if task not in lines:
+            rows = figures.filter(pc.equal(figures["figure"], figure))
+            name = f"{task.replace('_', ' ')}, {metric}"
+            percent = 100 * rows["value"].to_numpy()
+            lines[task] = charts.Series(name, rows["step"].to_numpy(), percent, f"s{len(lines) + 1}")
+    step, share = charts.Axis("step"), charts.Axis("%")
+    return {of: charts.lines(list(lines.values()), step, share) for of, lines in by_set.items()}
 
 
 def _chosen(figures: pa.Table | None, recipe: Mapping[str, Any]) -> Mapping[str, Any] | None:
