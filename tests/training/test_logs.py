@@ -50,6 +50,21 @@ def test_wandb_keeps_the_run_where_there_is_no_network(
         assert any(b"train/loss" in file and str(line["loss"]).encode() in file for file in told)
 
 
+def test_trackio_goes_on_with_the_same_run(
+    run: RunDirectory, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # it reads this when it is imported
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    run_id = stop_and_go_on(with_training(tiny_recipe, loggers=("trackio",)), run)
+    told = SQLiteStorage.get_logs("synthclip", f"run-{run_id}")
+    lines = [line for line in run.metrics() if line["event"] == "train"]
+    assert [(line["step"], line["train/loss"]) for line in told] == [
+        (line["step"], line["loss"]) for line in lines
+    ]
+
+
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_logger_that_is_not_installed_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: LoggerName

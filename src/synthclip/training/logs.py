@@ -68,8 +68,14 @@ def _trackio(path: Path, run_id: str) -> _Logger:
     with needs_extra("trackio", "training.loggers=[trackio]"):
         import trackio
 
-    run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
-    return _Logger(lambda step, figures: run.log(dict(figures), step=step), run.finish)
+    try:
+        run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
+    except Exception as error:  # trackio and the hub's client share no base class
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SynthClipError(
+            f"training.loggers=[trackio]: {told}: run `hf auth login`, or unset TRACKIO_SPACE_ID"
+        ) from None
+    return _Logger(lambda step, figures: run.log(dict(figures), step=step), trackio.finish)
 
 
 _OPEN: Mapping[LoggerName, Callable[[Path, str], _Logger]] = {
