@@ -68,6 +68,19 @@ def test_a_crop_lies_in_the_image(height: int, width: int, low: float, seed: int
     assert w > 0
 
 
+def test_a_small_file_of_a_huge_picture_is_refused_before_memory_is_taken() -> None:
+    forged = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), dtype=np.uint8)))
+    size = forged.index(b"\xff\xc0") + 5
+    forged[size : size + 4] = (65_000).to_bytes(2, "big") * 2
+    png = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(png, "PNG")
+    for image in (bytes(forged), png.getvalue()):
+        with pytest.raises(ValueError, match="pixels"):
+            decode(image)
+        with pytest.raises(ValueError, match="pixels"):
+            random_crop(image, (0.5, 1.0), [0.5] * DRAWS, np.empty((32, 32, 3), dtype=np.uint8))
+
+
 @settings(deadline=None, max_examples=5)
 @given(height=st.integers(150, 300), width=st.integers(150, 300))
 def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:

@@ -1,5 +1,6 @@
 """From the bytes of an image file to a uint8 crop. Normalisation is left to the device."""
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,11 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn.functional import interpolate
 
+_MAX_PIXELS = 178_956_970
+"""Where Pillow, too, takes an image for a decompression bomb."""
 _TRIES = 10
 DRAWS = 4 * _TRIES
 """Uniform numbers that one crop takes."""
@@ -36,11 +40,15 @@ def random_crop(
 
 
 def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, or cut short.
+    """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, cut short, or so
+    large that a small file would take all memory.
 
     Where it has twice the least size wanted or more, a JPEG may come smaller, at so many eighths of its size:
     its higher frequencies are left out instead of being computed and averaged away.
     """
+    height, width = _size(image)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels")
     if _is_jpeg(image):
         # The sizes between half and whole take longer than the whole.
         least = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
@@ -56,6 +64,18 @@ def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.
         raise ValueError("not an image")
     rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _size(image: bytes) -> tuple[int, int]:
+    """Height and width as the file's header tells them."""
+    if _is_jpeg(image):
+        height, width = simplejpeg.decode_jpeg_header(image)[:2]
+        return height, width
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return opened.height, opened.width
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error).partition("<")[0].strip()) from None
 
 
 def _is_jpeg(image: bytes) -> bool:
