@@ -17,7 +17,7 @@ from synthclip.evaluation.data import Classification, open_dataset
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.features import Features, Watch
 from synthclip.evaluation.linear_probe import fit_probe
-from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of
+from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of, plan_of_names
 from synthclip.interop.load import load_model
 
 
@@ -167,6 +167,12 @@ def test_the_papers_suite_is_its_table() -> None:
     assert plan["coco"] == ("retrieval",)
     assert plan["imagenet"] == ("zero_shot",)
     assert len(plan) == 13
+    assert plan_of("quick,dtd") == {"cifar10": (), "flickr8k": (), "dtd": ()}
+    some = plan_of_names(["paper", "dtd"], ["zero_shot", "retrieval"])
+    assert some == dict.fromkeys(("coco", "flickr8k", "flickr30k"), ("retrieval",)) | {
+        "imagenet": ("zero_shot",),
+        "dtd": (),
+    }
 
 
 def test_a_model_of_another_resolution_has_its_own(root: Path, tmp_path: Path) -> None:

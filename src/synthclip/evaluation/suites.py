@@ -1,6 +1,6 @@
 """Named lists of data sets and tasks, and a model's evaluation on one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,17 @@ def plan_of(suite: str) -> Plan:
     return plan_of_names(names)
 
 
-def plan_of_names(names: Sequence[str]) -> Plan:
-    """The plan of suites and data sets together."""
+def plan_of_names(names: Sequence[str], evaluators: Collection[str] = EVALUATORS) -> Plan:
+    """The plan of suites and data sets together.
+
+    Of a suite's tasks those among `evaluators`; a set that is left with none is left out.
+    """
     plan: Plan = {}
     for name in names:
-        plan |= SUITES[name]() if name in SUITES else {name: ()}
+        for dataset, planned in (SUITES[name]() if name in SUITES else {name: ()}).items():
+            wanted = tuple(evaluator for evaluator in planned if evaluator in evaluators)
+            if wanted or not planned:
+                plan[dataset] = wanted
     return plan
 
 

@@ -86,7 +86,7 @@ class Train(Stage):
                 f"heldout {stage}": digest_of(self.whole(stage), start) for stage, start in PARTS.items()
             }
             inputs["heldout evaluation"] = digest(how)
-        for name in plan_of_names(config.data_sets):
+        for name in plan_of_names(config.data_sets, config.evaluators):
             inputs[f"data set {name}"] = identity(name, Path(config.data or "").expanduser())
         return inputs
 

@@ -31,7 +31,7 @@ class Validation:
         self._recipe, self._config = recipe, recipe.training.eval
         self._heldout = _heldout(recipe, run) if HELDOUT in self._config.suite else None
         self._names = read_bank(run) if self._heldout else ()
-        plan = plan_of_names(self._config.data_sets)
+        plan = plan_of_names(self._config.data_sets, self._config.evaluators)
         self._sets = {name: self._open(name, tasks) for name, tasks in plan.items()}
         of, _, _ = self._config.metric.rpartition("/")[0].rpartition("/")
         if of not in self._sets and (of or self._heldout is None):
