@@ -188,6 +188,10 @@ def test_another_data_set_makes_a_training_stale_and_no_heldout_data_is_asked_fo
             {"metric": "cifar10/few_shot/top1"},
             "not to be had of this data; did you mean 'cifar10/zero_shot/top1'",
         ),
+        (
+            {"suite": "blank", "metric": "blank/zero_shot/top1"},
+            "training.eval, blank, zero_shot: none of 2 images can be read \\(cat/0.jpg",
+        ),
         ({"evaluators": ["zeroshot"]}, "zero_shot"),
         ({"evaluators": ["linear_probe"]}, "cifar10 takes none of them, but zero_shot"),
     ],
@@ -195,6 +199,9 @@ def test_another_data_set_makes_a_training_stale_and_no_heldout_data_is_asked_fo
 def test_names_that_are_not_known_are_refused_before_the_first_step(
     run: RunDirectory, tiny_recipe: Recipe, cifar10: Path, wrong: dict[str, object], told: str
 ) -> None:
+    for name in ("cat", "dog"):
+        (cifar10 / "blank" / name).mkdir(parents=True)
+        (cifar10 / "blank" / name / "0.jpg").write_bytes(b"")
     chosen = {"every_epochs": 1, "suite": "cifar10", "data": str(cifar10), "metric": "cifar10/zero_shot/top1"}
     with pytest.raises((SynthClipError, ValueError), match=told):
         train(with_training(tiny_recipe, eval=chosen | wrong), run)

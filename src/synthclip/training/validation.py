@@ -61,7 +61,10 @@ class Validation:
         features = PassingFeatures(encoder)
         for name, (dataset, evaluators) in self._sets.items():
             for evaluator in evaluators:
-                found = EVALUATORS[evaluator](features, dataset, Settings())
+                try:
+                    found = EVALUATORS[evaluator](features, dataset, Settings())
+                except SynthClipError as error:
+                    raise SynthClipError(f"training.eval, {name}, {evaluator}: {error}") from None
                 figures |= {
                     f"{name}/{figure.task}/{figure.metric}": figure.value for figure, _ in found.figures
                 }
