@@ -8,15 +8,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from synthclip.recipe import Recipe
-from synthclip.training.config import LossName
+from synthclip.training.config import LossName, ParallelName
 from synthclip.training.distributed import Group
 from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch
 from synthclip.training.losses import build_loss
 from synthclip.training.model import build_model
+from synthclip.training.parallel import build_parallel
 
+ALONE = Group()
 LOSSES = ["clip", "siglip", "multi-positive"]
 
 
@@ -43,13 +46,20 @@ def model(recipe: Recipe, name: str) -> nn.Module:
 
 
 def gradients(
-    clip: nn.Module, wrapped: nn.Module, name: str, data: Batch, group: Group, micro_batch: int | None
+    clip: nn.Module,
+    name: str,
+    data: Batch,
+    micro_batch: int | None,
+    group: Group = ALONE,
+    parallel: ParallelName = "ddp",
 ) -> dict[str, Tensor]:
+    wrapped = build_parallel(clip, parallel, group, torch.device("cpu"), compile=False)
     loss = build_loss(cast(LossName, name), mask_false_negatives=name != "multi-positive")
     compute = Gradients(wrapped, loss, group, torch.device("cpu"), torch.float32, micro_batch)
     value = compute.backward(data, seed=0, grad_scale=torch.ones(()))
-    grads = {key: p.grad.clone() for key, p in clip.named_parameters() if p.grad is not None}
-    return {**grads, "loss": group.mean(value)}
+    grads = {key: p.grad for key, p in clip.named_parameters() if p.grad is not None}
+    whole = {key: grad.full_tensor() if isinstance(grad, DTensor) else grad for key, grad in grads.items()}
+    return {**whole, "loss": group.mean(value)}
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 12])
@@ -58,34 +68,36 @@ def test_grad_cache_gives_the_gradient_of_the_whole_batch(
     tiny_recipe: Recipe, name: str, micro_batch: int
 ) -> None:
     whole, parts = model(tiny_recipe, name), model(tiny_recipe, name)
-    expected = gradients(whole, whole, name, batch(12), Group(), None)
-    got = gradients(parts, parts, name, batch(12), Group(), micro_batch)
+    expected = gradients(whole, name, batch(12), None)
+    got = gradients(parts, name, batch(12), micro_batch)
     assert "logit_scale" in got
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def in_group(rank: int, folder: Path, recipe: Recipe, name: str, micro_batch: int | None) -> None:
+def in_group(
+    rank: int, folder: Path, recipe: Recipe, name: str, micro_batch: int | None, parallel: ParallelName
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     clip = model(recipe, name)
-    wrapped = nn.parallel.DistributedDataParallel(clip)
     mine = part(batch(12), slice(rank * 6, rank * 6 + 6))
-    got = gradients(clip, wrapped, name, mine, Group(rank, 2), micro_batch)
+    got = gradients(clip, name, mine, micro_batch, Group(rank, 2), parallel)
     torch.save(got, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize(
     ("name", "micro_batch"), [("clip", None), ("clip", 2), ("siglip", 4), ("multi-positive", None)]
 )
 def test_two_processes_give_the_gradient_of_one(
-    tmp_path: Path, tiny_recipe: Recipe, name: str, micro_batch: int | None
+    tmp_path: Path, tiny_recipe: Recipe, name: str, micro_batch: int | None, parallel: ParallelName
 ) -> None:
     alone = model(tiny_recipe, name)
-    expected = gradients(alone, alone, name, batch(12), Group(), None)
+    expected = gradients(alone, name, batch(12), None)
     context = multiprocessing.get_context("fork")
-    arguments: list[tuple[Any, ...]] = [(rank, tmp_path, tiny_recipe, name, micro_batch) for rank in (0, 1)]
-    processes = [context.Process(target=in_group, args=args) for args in arguments]
+    rest: tuple[Any, ...] = (tmp_path, tiny_recipe, name, micro_batch, parallel)
+    processes = [context.Process(target=in_group, args=(rank, *rest)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:

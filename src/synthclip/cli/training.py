@@ -17,9 +17,16 @@ def train(
     out: Out = None,
     gpus: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Train on so many GPUs of this machine, one process each."),
+        typer.Option(metavar="N", min=1, help="Train on so many GPUs of each node, one process each."),
     ] = None,
 ) -> None:
-    """Train CLIP on the shards; what was stopped goes on from its last checkpoint."""
+    """Train CLIP on the shards; what was stopped goes on from its last checkpoint.
+
+    Several nodes: `engine.kind=slurm training.nodes=4 --gpus 8` has SLURM start them. Or start them yourself,
+    with the run where all see it, one command a node; `synthclip train RUN` then writes the model:
+
+    torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=FIRST_NODE:29400
+    -m synthclip.training.worker RUN
+    """
     asked = [] if gpus is None else [f"training.processes={gpus}"]
     run_stages(recipe, [*(overrides or []), *asked], out, ("train",))

@@ -31,10 +31,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker of a stage wants. `max_workers` bounds how many are of use, None for no bound."""
+    """What one worker of a stage wants. `max_workers` bounds how many are of use, None for no bound.
+
+    With several `nodes`, which `slurm` alone can give, `cpus` and `gpus` are those of each; the worker runs
+    on the first and starts what runs on the others itself.
+    """
 
     cpus: int = 1
     gpus: int = 0
+    nodes: int = 1
     max_workers: int | None = None
 
 

@@ -80,6 +80,8 @@ class SlurmEngine:
             "slurm_account": config.account,
             "slurm_additional_parameters": config.options or None,
         }
+        if resources.nodes > 1 and executor.cluster == "slurm":
+            wanted |= {"nodes": resources.nodes, "slurm_srun_args": ["--nodes=1", "--ntasks=1"]}
         executor.update_parameters(**{name: value for name, value in wanted.items() if value})
         return executor
 

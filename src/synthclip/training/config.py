@@ -10,6 +10,7 @@ from synthclip.config import Section, nearest, runtime
 PAPER_MODEL = "synthclip-vitb16"
 LossName = Literal["clip", "siglip", "multi-positive"]
 LoggerName = Literal["tensorboard", "wandb", "trackio"]
+ParallelName = Literal["ddp", "fsdp"]
 
 
 class VisionConfig(Section):
@@ -215,7 +216,12 @@ class TrainingConfig(Section):
     """What follows a loss that is not finite: the training stops, the last good checkpoint kept, or that step
     changes nothing and is counted. Skipping makes the host wait for every step."""
     processes: int = runtime(1, ge=1)
-    """Processes that share each batch, one a GPU where there are GPUs."""
+    """Processes of each node, which share every batch; one a GPU where there are GPUs."""
+    nodes: int = runtime(1, ge=1)
+    """Machines to train on: those of a SLURM allocation, which `engine.kind=slurm` asks for."""
+    parallel: ParallelName = runtime("ddp")
+    """What each process holds: `ddp` the whole model, `fsdp` a part of each weight, gradient and optimiser
+    state, for models too large for one GPU."""
     micro_batch: int | None = runtime(None, ge=1)
     """Pairs that one process holds activations of at a time; the gradient stays that of the whole batch
     (GradCache, arXiv 2101.06983). None: all of its share."""
@@ -240,8 +246,11 @@ class TrainingConfig(Section):
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale={self.crop_scale} must be two shares of the area, the lower first")
-        if self.batch_size % self.processes:
-            raise ValueError(f"batch_size={self.batch_size} is no multiple of processes={self.processes}")
+        if self.batch_size % (self.nodes * self.processes):
+            times = f"nodes={self.nodes} times " if self.nodes > 1 else ""
+            raise ValueError(
+                f"batch_size={self.batch_size} is no multiple of {times}processes={self.processes}"
+            )
         sizes = [stage.image_size_px for stage in self.resolutions]
         if sizes != sorted(set(sizes)):
             raise ValueError(f"resolutions: sizes {sizes} must ascend")

@@ -3,33 +3,33 @@
 import contextlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from synthclip.training.distributed import Group
 from synthclip.training.loader import Batch
 from synthclip.training.losses import Features, Loss
 from synthclip.training.model import IMAGE_MEAN, IMAGE_STD
+from synthclip.training.parallel import Parallel
 
 
 class Gradients:
     """Runs a model over this process's part of a batch and leaves the global batch's gradient in `.grad`.
 
-    `model(images, tokens)` is what training calls, a compiled or distributed wrapper say. With `micro_batch`,
-    no more than so many pairs hold activations at a time (GradCache, Gao et al., arXiv 2101.06983): features
-    are computed without a graph, the loss gives their gradients, and a second pass carries these into the
-    weights. Both passes of a part draw the same random numbers.
+    With `micro_batch`, no more than so many pairs hold activations at a time (GradCache, Gao et al.,
+    arXiv 2101.06983): features are computed without a graph, the loss gives their gradients, and a second
+    pass carries these into the weights. Both passes of a part draw the same random numbers.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        parallel: Parallel,
         loss: Loss,
         group: Group,
         device: torch.device,
         precision: torch.dtype,
         micro_batch: int | None,
     ) -> None:
-        self._model, self._loss, self._group = model, loss, group
+        self._parallel, self._loss, self._group = parallel, loss, group
         self._device, self._precision, self._micro_batch = device, precision, micro_batch
         mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
         std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
@@ -45,6 +45,7 @@ class Gradients:
             outputs = self._forward(batch, slice(0, B), seed)
             loss = self._of(batch, *outputs)
             (loss * grad_scale).backward()
+            self._parallel.finish_backward()
             return loss.detach()
         parts = [slice(at, min(B, at + self._micro_batch)) for at in range(0, B, self._micro_batch)]
         with torch.no_grad():
@@ -62,13 +63,13 @@ class Gradients:
         ]
         for at, part in enumerate(parts):
             last = at == len(parts) - 1
-            with contextlib.nullcontext() if last else self._without_sync():
+            with contextlib.nullcontext() if last else self._parallel.accumulating():
                 image, text, *scalars = self._forward(batch, part, seed + at)
-                grads = [image_grad[part], text_grad[part]]
                 # What the scalars got counts once; in the other parts they are only kept in the graph.
                 of_scalars = [grad if last else torch.zeros_like(grad) for grad in scalar_grads]
                 grads = [image_grad[part], text_grad[part], *of_scalars]
                 torch.autograd.backward([image, text, *scalars], grads)
+        self._parallel.finish_backward()
         return loss.detach()
 
     def _forward(self, batch: Batch, part: slice, seed: int) -> tuple[Tensor, ...]:
@@ -79,7 +80,7 @@ class Gradients:
         tokens = batch.tokens[part].to(self._device, non_blocking=True)
         enabled = self._precision is not torch.float32
         with torch.autocast(self._device.type, self._precision, enabled=enabled):
-            outputs = self._model(pixels, tokens)
+            outputs = self._parallel.module(pixels, tokens)
         return tuple(output.float() for output in outputs)
 
     def _of(
@@ -88,9 +89,3 @@ class Gradients:
         text_id_B = batch.text_ids.to(self._device, non_blocking=True)
         concept_BK = batch.concepts.to(self._device, non_blocking=True)
         return self._loss(Features(image, text, scale, bias, text_id_B, concept_BK), self._group)
-
-    def _without_sync(self) -> contextlib.AbstractContextManager[None]:
-        if isinstance(self._model, nn.parallel.DistributedDataParallel):
-            quiet: contextlib.AbstractContextManager[None] = self._model.no_sync()
-            return quiet
-        return contextlib.nullcontext()

@@ -19,13 +19,14 @@ from synthclip.training.logs import Logs
 from synthclip.training.losses import build_loss
 from synthclip.training.memory import kept_memory
 from synthclip.training.optimizer import build_optimizer, clamp_logit_scale, learning_rate
+from synthclip.training.parallel import build_parallel, fill, load_optimizer, whole
 
 _FLUSH_STEPS = 10
 """Losses stay on the device for so many steps: reading one makes the host wait."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-Validate = Callable[[nn.Module, dict[str, Tensor]], dict[str, float]]
-"""Gives figures, by name, of a model with these weights; must leave the model as it is."""
+Validate = Callable[[dict[str, Tensor]], dict[str, float]]
+"""Gives figures, by name, of the model with these weights."""
 Report = Callable[[int, dict[str, float]], None]
 """Called with the samples done since the last call and figures worth showing."""
 
@@ -66,8 +67,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
+        parallel = build_parallel(
+            self.model, config.parallel, self.group, self.device, compile=config.compile
+        )
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.average = (
@@ -75,13 +78,8 @@ class Trainer:
             if config.ema_decay is not None
             else None
         )
-        trained: nn.Module = self.model
-        if config.compile:
-            trained = torch.compile(trained)  # type: ignore[assignment]
-        if self.group.world_size > 1:
-            trained = nn.parallel.DistributedDataParallel(trained, gradient_as_bucket_view=True)
         self._gradients = Gradients(
-            trained,
+            parallel,
             build_loss(config.loss, config.mask_false_negatives is not None),
             self.group,
             self.device,
@@ -171,10 +169,12 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         """Take the figures, and the weights where they are the best so far."""
+        if self.config.eval.every_epochs is None:
+            return
+        weights = whole(self.average or self.model.state_dict(), self.group)
         if self.validate is None:
             return
-        weights = self.average or self.model.state_dict()
-        figures = self.validate(self.model, weights)
+        figures = self.validate(weights)
         value = figures[self.config.eval.metric]
         self.evaluated[step] = figures
         if self.log is not None:
@@ -217,14 +217,18 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         bad = self.group.union(self.loader.bad.reasons)
+        parts = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        trained = whole(parts, self.group)
         if self.group.rank == 0:
             self.checkpoints.save(
                 step,
                 {
                     "steps": self.steps,
-                    "model": self.model.state_dict(),
-                    "average": self.average,
-                    "optimizer": self.optimizer.state_dict(),
+                    **trained,
                     "scaler": self.scaler.state_dict(),
                     "curve": torch.tensor(self.curve, dtype=torch.float64),
                     "bad": bad,
@@ -238,11 +242,10 @@ class Trainer:
         state = self.checkpoints.latest()
         if state is None:
             return 0
-        self.model.load_state_dict(state["model"])
+        fill(self.model.state_dict(), state["model"])
         if self.average is not None:
-            for name, tensor in state["average"].items():
-                self.average[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
+            fill(self.average, state["average"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.curve = [tuple(row) for row in state["curve"].tolist()]
         self.loader.bad.reasons.update(state["bad"])

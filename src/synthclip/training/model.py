@@ -16,7 +16,7 @@ from torch.func import functional_call
 from synthclip import torchvision_ops
 from synthclip.errors import SynthClipError
 from synthclip.training.config import PAPER_MODEL, ModelConfig
-from synthclip.training.transformer import embedded, pooled, positions
+from synthclip.training.transformer import embedded, lean, pooled, positions
 
 torchvision_ops.ensure()
 
@@ -51,6 +51,12 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
     resolution needs; of timm's, those that do so by themselves. Batches of texts may be shorter than the
     context: no token sees a later one, so cutting what stands after the last end token changes nothing.
     """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        lean(self.transformer)
+        if isinstance(self.visual, VisionTransformer):
+            lean(self.visual.transformer)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         visual: Any = self.visual

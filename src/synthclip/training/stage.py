@@ -91,7 +91,8 @@ class Train(Stage):
         return inputs
 
     def resources(self) -> Resources:
-        return Resources(gpus=self.recipe.training.processes)
+        config = self.recipe.training
+        return Resources(gpus=config.processes, nodes=config.nodes)
 
     def load(self) -> Maker:
         return self._make
@@ -129,10 +130,11 @@ class Train(Stage):
 
     def _train(self, shard: Shard, report: "Report") -> None:
         """Train up to the last step, or until asked to stop; either way a checkpoint holds all."""
-        if self.recipe.training.processes > 1:
+        config = self.recipe.training
+        if config.nodes * config.processes > 1:
             from synthclip.training.launch import torchrun
 
-            torchrun(self.run.path, self.recipe.training.processes, report)
+            torchrun(self.run.path, config.nodes, config.processes, report)
             return
         from synthclip.training.job import build_trainer
 

@@ -18,20 +18,43 @@ torchvision_ops.ensure()
 from timm.layers import resample_abs_pos_embed  # noqa: E402  torchvision must be mended before it is imported
 
 
-def pooled(transformer: nn.Module, x_BLD: Tensor, at_B: Tensor, *, causal: bool) -> Tensor:
-    """The output of a transformer [B, D] at position `at_B` (int64) of each sequence.
+class Block(nn.Module):
+    """The weights of an `open_clip.transformer.ResidualAttentionBlock`, under the same names.
 
-    `transformer` is an `open_clip.transformer.Transformer` of plain blocks; with `causal`, no position sees
-    a later one.
+    One call does all that a block does, so that what hooks a module's forward, such as FSDP, sees it.
     """
-    blocks: Any = transformer.resblocks
-    for block in blocks[:-1]:
-        x_BLD = x_BLD + block.ls_1(_attention(block.attn, block.ln_1(x_BLD), causal))
-        x_BLD = x_BLD + block.ls_2(block.mlp(block.ln_2(x_BLD)))
-    last = blocks[-1]
-    row_B = torch.arange(x_BLD.shape[0], device=x_BLD.device)
-    x_BD = x_BLD[row_B, at_B] + last.ls_1(_attention_at(last.attn, last.ln_1(x_BLD), at_B, causal))
-    out_BD: Tensor = x_BD + last.ls_2(last.mlp(last.ln_2(x_BD)))
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.ln_1, self.attn, self.ls_1 = block.ln_1, block.attn, block.ls_1
+        self.ln_2, self.mlp, self.ls_2 = block.ln_2, block.mlp, block.ls_2
+
+    def forward(self, x_BLD: Tensor, at_B: Tensor | None, causal: bool) -> Tensor:
+        """The output [B, L, D], or [B, D] at position `at_B` (int64) of each sequence."""
+        out: Tensor
+        if at_B is None:
+            out = x_BLD + self.ls_1(_attention(self.attn, self.ln_1(x_BLD), causal))
+        else:
+            row_B = torch.arange(x_BLD.shape[0], device=x_BLD.device)
+            out = x_BLD[row_B, at_B] + self.ls_1(_attention_at(self.attn, self.ln_1(x_BLD), at_B, causal))
+        out = out + self.ls_2(self.mlp(self.ln_2(out)))
+        return out
+
+
+def lean(transformer: Any) -> None:
+    """Prepare an `open_clip.transformer.Transformer` of plain blocks for `pooled`, then its only use."""
+    transformer.resblocks = nn.ModuleList(Block(block) for block in transformer.resblocks)
+
+
+def pooled(transformer: Any, x_BLD: Tensor, at_B: Tensor, *, causal: bool) -> Tensor:
+    """The output of a lean transformer [B, D] at position `at_B` (int64) of each sequence.
+
+    With `causal`, no position sees a later one.
+    """
+    *first, last = transformer.resblocks
+    for block in first:
+        x_BLD = block(x_BLD, None, causal)
+    out_BD: Tensor = last(x_BLD, at_B, causal)
     return out_BD
 
 

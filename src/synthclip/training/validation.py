@@ -1,10 +1,9 @@
 """A model's figures while it is trained: on the run's held-out set, and on data sets of the suites."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from synthclip.config import nearest
 from synthclip.errors import SynthClipError
@@ -19,10 +18,11 @@ from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
 from synthclip.textgen.bank import read_bank
 from synthclip.training.config import HELDOUT
+from synthclip.training.model import build_model
 
 
 class Validation:
-    """Evaluates as `synthclip eval` does, on a copy: the model that is trained is left as it is.
+    """Evaluates as `synthclip eval` does, on a model of its own.
 
     All that the recipe names has to be there: SynthClipError says what is not, before the first step.
     """
@@ -42,16 +42,17 @@ class Validation:
                 f"{nearest(self._config.metric, known)}"
             )
 
-    def __call__(self, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]:
-        """The figures of `model` with these weights: of the held-out set each as `task/metric`, of the data
-        sets as `set/task/metric`.
+    def __call__(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        """The figures of the recipe's model with these weights.
+
+        Of the held-out set each is `task/metric`, of the data sets `set/task/metric`.
 
         Raises SynthClipError where the recipe's metric is not among them.
         """
-        judged_model = copy.deepcopy(model)
-        judged_model.load_state_dict(weights)
+        model = build_model(self._recipe.model)
+        model.load_state_dict(weights)
         encoder = Encoder(
-            *loaded_as(judged_model.eval(), self._recipe.model),
+            *loaded_as(model, self._recipe.model),
             batch_size=self._recipe.evaluation.batch_size,
         )
         figures: dict[str, float] = {}

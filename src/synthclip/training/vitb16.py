@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from synthclip import torchvision_ops
-from synthclip.training.transformer import pooled, positions
+from synthclip.training.transformer import lean, pooled, positions
 
 torchvision_ops.ensure()
 
@@ -63,6 +63,7 @@ class SynthClipViTB16(open_clip.CLIP):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(**OPEN_CLIP_CONFIG)
+        lean(self.transformer)
         self.visual: Any = self.visual.trunk
         self.visual.image_size = PREPROCESS["size"]
         self.visual.patch_embed.strict_img_size = False  # positions are interpolated in `encode_image`

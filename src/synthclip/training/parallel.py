@@ -1,0 +1,153 @@
+"""How the model lies over the processes that train it: whole in each (DDP), or a part in each (FSDP2).
+
+Either way its state is saved whole, so that a run goes on in any number of processes, with or without FSDP.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
+
+from synthclip.training.config import ParallelName
+from synthclip.training.distributed import Group
+
+
+class Parallel(Protocol):
+    """Runs the model, and shares the gradients of its processes."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What a step calls."""
+        ...
+
+    def accumulating(self) -> contextlib.AbstractContextManager[None]:
+        """Around each backward pass of a step but the last."""
+        ...
+
+    def finish_backward(self) -> None:
+        """After the last backward pass of a step: `.grad` is then the mean over the processes."""
+        ...
+
+
+def build_parallel(
+    model: nn.Module, name: ParallelName, group: Group, device: torch.device, *, compile: bool
+) -> Parallel:
+    """Moves the model to the device. With FSDP its parameters become parts, so optimisers are built later."""
+    if name == "fsdp" and group.world_size > 1:
+        return Sharded(model, group, device, compile=compile)
+    return Replicated(model, group, device, compile=compile)
+
+
+class Replicated:
+    """The whole model in each process, by DDP where there are several."""
+
+    def __init__(self, model: nn.Module, group: Group, device: torch.device, *, compile: bool) -> None:
+        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
+        if group.world_size > 1:
+            self.module = nn.parallel.DistributedDataParallel(self.module, gradient_as_bucket_view=True)
+
+    def accumulating(self) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self.module, nn.parallel.DistributedDataParallel):
+            quiet: contextlib.AbstractContextManager[None] = self.module.no_sync()
+            return quiet
+        return contextlib.nullcontext()
+
+    def finish_backward(self) -> None:
+        pass
+
+
+class Sharded:
+    """A part of every parameter, its gradient and its optimiser state in each process, by FSDP2.
+
+    Each block is put together for as long as it runs. Gradients are summed into their parts after every
+    backward pass: holding them whole until the last would cost the memory that sharding saves.
+    """
+
+    def __init__(self, model: nn.Module, group: Group, device: torch.device, *, compile: bool) -> None:
+        self._group = group
+        # FSDP refuses scalars: every process holds the inverse temperature and the bias.
+        self._scalars = [parameter for parameter in model.parameters() if parameter.ndim == 0]
+        for scalar in self._scalars:
+            scalar.data = scalar.data.to(device)
+        mesh = init_device_mesh(device.type, (group.world_size,))
+        # Block by block before the whole moves: no device ever holds all of the model.
+        for block in _blocks(model):
+            if compile:
+                block.compile()
+            fully_shard(block, mesh=mesh)
+        self.module: nn.Module = model
+        fully_shard(model, mesh=mesh, ignored_params=set(self._scalars))
+        model.to(device)
+
+    def accumulating(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def finish_backward(self) -> None:
+        for scalar in self._scalars:
+            if scalar.grad is not None:
+                dist.all_reduce(scalar.grad)
+                scalar.grad /= self._group.world_size
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers that repeat: elements, with children of their own, of the outermost lists of modules."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from (block for block in child if next(block.children(), None) is not None)
+        else:
+            yield from _blocks(child)
+
+
+def whole(state: dict[str, Any], group: Group) -> dict[str, Any]:
+    """A tree of tensors, those that are sharded put together on the CPU of the first process.
+
+    None stands in their place in the other processes, all of which must call it.
+    """
+
+    def together(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        full = value.full_tensor()
+        return full.cpu() if group.rank == 0 else None
+
+    joined: dict[str, Any] = tree_map(together, state)
+    return joined
+
+
+@torch.no_grad()
+def fill(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into those of the same names, each process its parts."""
+    for name, tensor in tensors.items():
+        _fill(tensor, state[name])
+
+
+@torch.no_grad()
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the whole state of an optimiser over the same parameters, each process its parts."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def placed(value: Tensor, parameter: Tensor) -> Tensor:
+        """Laid out in memory as its parameter is: fused optimisers walk both as one."""
+        return _fill(torch.empty_like(parameter), value) if value.shape == parameter.shape else value
+
+    of_parameters = {
+        number: {name: placed(value, parameters[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": of_parameters})
+
+
+def _fill(tensor: Tensor, value: Tensor) -> Tensor:
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(
+            value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+        )
+    return tensor.copy_(value)

@@ -1,0 +1,85 @@
+"""Training over several nodes: torchrun started by hand on each, or by SLURM."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from shape_runs import losses, train, with_training, write_images
+from torch.testing import assert_close
+
+from synthclip.engine import Done, EngineConfig, SlurmConfig, build_engine
+from synthclip.errors import SynthClipError
+from synthclip.recipe import Recipe
+from synthclip.stage import StageLoad
+from synthclip.store import RunDirectory
+from synthclip.training.stage import Train
+
+SMOOTH = {"eps": 1e-3}
+"""With the usual eps, Adam makes steps of full length of gradients that are zero but for rounding."""
+
+
+def slurm_nodes() -> int:
+    if shutil.which("sinfo") is None:
+        return 0
+    told = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, text=True)
+    return len(set(told.stdout.split()))
+
+
+@pytest.fixture
+def recipe(tiny_recipe: Recipe) -> Recipe:
+    return with_training(tiny_recipe, **SMOOTH)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, recipe: Recipe) -> RunDirectory:
+    """What one process makes."""
+    run = RunDirectory(tmp_path / "alone")
+    write_images(run, 96)
+    train(recipe, run)
+    return run
+
+
+def assert_the_same(run: RunDirectory, alone: RunDirectory) -> None:
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-5)
+    models = [load_file(one.file("train", "model/open_clip_model.safetensors")) for one in (run, alone)]
+    assert_close(*models, rtol=1e-5, atol=1e-5)
+
+
+def test_torchrun_by_hand_on_two_nodes(run: RunDirectory, recipe: Recipe, alone: RunDirectory) -> None:
+    run.write_text("recipe.yaml", recipe.to_yaml())
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{probe.getsockname()[1]}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meet]
+    agents = [
+        subprocess.Popen([*command, "-m", "synthclip.training.worker", str(run.path)]) for _ in range(2)
+    ]
+    assert [agent.wait() for agent in agents] == [0, 0]
+    train(recipe, run)
+    assert_the_same(run, alone)
+
+
+@pytest.mark.skipif(slurm_nodes() < 2, reason="no SLURM of two nodes answers here")
+def test_slurm_trains_on_two_nodes(
+    run: RunDirectory, recipe: Recipe, alone: RunDirectory, tmp_path: Path
+) -> None:
+    where = SlurmConfig(folder=str(tmp_path / "jobs"), timeout_min=5, gpus=0)
+    engine = EngineConfig(kind="slurm", slurm=where)
+    two = with_training(recipe, nodes=2, parallel="fsdp").model_copy(update={"engine": engine})
+    run.write_text("recipe.yaml", two.to_yaml())
+    stage = Train(two, run)
+    events = build_engine(engine).map(StageLoad(Train, two, run.path), stage.shards(), stage.resources())
+    assert [type(event) for event in events][-1] is Done
+    assert_the_same(run, alone)
+
+
+def test_nodes_without_an_allocation_are_refused(run: RunDirectory, recipe: Recipe) -> None:
+    if "SLURM_JOB_NUM_NODES" in os.environ:
+        pytest.skip("inside an allocation")
+    with pytest.raises(SynthClipError, match=r"training\.nodes=2: .*engine\.kind=slurm, or start torchrun"):
+        train(with_training(recipe, nodes=2), run)
