@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -81,8 +82,9 @@ def main() -> None:
         trained = ours(BEST_MODEL, config, source, seed=asked.seeds[0])
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         print(f"top-1 {test.accuracy(trained, BEST_MODEL):.4f} after {seconds:.0f} s, {cpu:.0f} CPU s")
-        print({"model": BEST_MODEL.model_dump(exclude_defaults=True)})
-        print({"training": config.model_dump(exclude_defaults=True)})
+        sections = {"model": BEST_MODEL, "training": config}
+        recipe = {name: part.model_dump(mode="json", exclude_defaults=True) for name, part in sections.items()}
+        print(yaml.safe_dump(recipe, sort_keys=False, width=100))
         return
     config = PLAIN.model_copy(update=longer)
     rows: dict[str, Any] = {
