@@ -35,7 +35,14 @@ from torch.nn.functional import normalize
 from synthclip import torchvision_ops
 from synthclip.training.augment import decode, resize
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import LossName, ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.training.config import (
+    LossName,
+    ModelConfig,
+    ResolutionConfig,
+    TextConfig,
+    TrainingConfig,
+    VisionConfig,
+)
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.loop import Trainer
 from synthclip.training.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
@@ -57,9 +64,26 @@ SMALL = ModelConfig(
 PLAIN = TrainingConfig(
     epochs=2, batch_size=256, lr=2e-3, warmup_epochs=0.5, weight_decay=0.2, eps=1e-6, loggers=()
 )
-BEST_MODEL = ModelConfig(embed_dim=64, vision=VisionConfig(image_size_px=32, timm="resnet18"), text=TEXT)
-BEST = PLAIN.model_copy(
-    update={"epochs": 10.0, "lr": 1e-3, "warmup_epochs": 1.0, "loss": "multi-positive", "ema_decay": 0.998}
+BEST_MODEL = ModelConfig(
+    embed_dim=64,
+    vision=VisionConfig(image_size_px=64, layers=(1, 1, 1, 1), width=32, patch_size_px=None),
+    text=TEXT,
+)
+BEST = TrainingConfig(
+    epochs=8,
+    batch_size=96,
+    lr=2e-3,
+    warmup_epochs=0.5,
+    weight_decay=0.2,
+    eps=1e-6,
+    loss="multi-positive",
+    crop_scale=(0.7, 1.0),
+    horizontal_flip=0.5,
+    resolutions=(
+        ResolutionConfig(image_size_px=32, share=0.3),
+        ResolutionConfig(image_size_px=48, share=0.5),
+    ),
+    loggers=(),
 )
 
 
@@ -83,7 +107,9 @@ def main() -> None:
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         print(f"top-1 {test.accuracy(trained, BEST_MODEL):.4f} after {seconds:.0f} s, {cpu:.0f} CPU s")
         sections = {"model": BEST_MODEL, "training": config}
-        recipe = {name: part.model_dump(mode="json", exclude_defaults=True) for name, part in sections.items()}
+        recipe = {
+            name: part.model_dump(mode="json", exclude_defaults=True) for name, part in sections.items()
+        }
         print(yaml.safe_dump(recipe, sort_keys=False, width=100))
         return
     config = PLAIN.model_copy(update=longer)
