@@ -90,7 +90,9 @@ class StageBar:
 
     def __init__(self, name: str, todo: Sequence[Shard]) -> None:
         self._name = name
-        self._size = max(1, sum(shard.size for shard in todo))
+        sizes = [shard.size for shard in todo]
+        self._size = sum(sizes) if all(sizes) else None
+        """The rows to expect, None where a shard cannot tell."""
         self._shards = len(todo)
         self._shards_done = 0
         self._inside: dict[str, int] = {}
@@ -102,7 +104,8 @@ class StageBar:
 
     def progress(self, event: Progress) -> None:
         name = event.shard.name
-        self._inside[name] = min(event.shard.size, self._inside.get(name, 0) + event.rows)
+        rows = self._inside.get(name, 0) + event.rows
+        self._inside[name] = min(event.shard.size, rows) if event.shard.size else rows
         if event.figures:
             self._figures = " ".join(
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
@@ -111,8 +114,8 @@ class StageBar:
         self._show()
 
     def done(self, event: Done) -> None:
-        self._inside.pop(event.shard.name, None)
-        self._finished += event.shard.size
+        inside = self._inside.pop(event.shard.name, 0)
+        self._finished += event.shard.size or inside
         self._shards_done += 1
         self._rows += event.outcome.rows
         self._rejected += sum(event.outcome.rejected.values())
@@ -159,8 +162,9 @@ class _PlainBar(StageBar):
         if now - self._last < _PLAIN_SECONDS:
             return
         self._last = now
-        left = (self._size - self._done) / max(self._done, 1) * self._seconds()
-        self._console.line(
-            f"{self._name:9} {self._done}/{self._size} ({self._done / self._size:.0%}), {self._rate()}, "
-            f"{left:.0f} s left {self._figures}".rstrip()
-        )
+        told = f"{self._done}, {self._rate()}"
+        if self._size:
+            left = (self._size - self._done) / max(self._done, 1) * self._seconds()
+            share = f"{self._done / self._size:.0%}"
+            told = f"{self._done}/{self._size} ({share}), {self._rate()}, {left:.0f} s left"
+        self._console.line(f"{self._name:9} {told} {self._figures}".rstrip())

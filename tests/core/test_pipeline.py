@@ -10,7 +10,7 @@ import pytest
 import small_stages
 
 from synthclip import pipeline
-from synthclip.engine import Shard
+from synthclip.engine import Progress, Shard
 from synthclip.errors import SynthClipError
 from synthclip.progress import Console
 from synthclip.recipe import load_recipe
@@ -121,6 +121,19 @@ def test_of_a_changed_list_the_entry_is_named(tmp_path: Path) -> None:
     run(tmp_path / "run")
     told = run(tmp_path / "run", [*THREE_SHARDS, "captions.templates.0.name=plain"])
     assert "numbers   stale: captions.templates.0.name: few-shot -> plain" in told
+
+
+def test_a_shard_of_unknown_size_is_told_without_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthclip.progress._PLAIN_SECONDS", 0)
+    told = io.StringIO()
+    for size in (0, 40):
+        shard = Shard("all", {}, size=size)
+        with Console(told).stage("train", [shard], 1) as bar:
+            bar.progress(Progress(shard, 10, {"loss": 0.5}))
+    unknown, known = (line for line in told.getvalue().splitlines() if "loss" in line)
+    assert "%" not in unknown
+    assert "left" not in unknown
+    assert "10/40 (25%)" in known
 
 
 def test_fewer_shards_leave_no_trace_of_the_others(tmp_path: Path) -> None:

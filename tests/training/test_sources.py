@@ -142,6 +142,15 @@ def test_the_official_csv(tmp_path: Path) -> None:
         source.read(1)
 
 
+def test_a_csv_may_have_commas(tmp_path: Path) -> None:
+    (tmp_path / "0.jpeg").write_bytes(jpeg())
+    table = 'caption,image_path\n"a cat, asleep",0.jpeg\na dog,0.jpeg\na bird, alas,0.jpeg\n'
+    (tmp_path / "all.csv").write_text(table, encoding="utf-8-sig")
+    source = open_csv(str(tmp_path / "all.csv"), None)
+    assert [source.read(index).text for index in range(len(source))] == ["a cat, asleep", "a dog"]
+    assert list(source.bad_rows.values()) == ["CSV row: wrong number of columns"]
+
+
 def test_a_csv_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text("image\ttext\n0.jpeg\tno\n")
     with pytest.raises(SynthClipError, match=r"all\.csv, line 1: expected .*image_path"):
@@ -156,7 +165,7 @@ def test_parquet_with_classes_and_a_template(tmp_path: Path) -> None:
     source = open_parquet(str(tmp_path / "0.parquet"), "label", "a photo of a {}.")
     assert [source.read(i).text for i in (3, 0)] == ["a photo of a dog.", "a photo of a cat."]
     assert source.read(4).image == jpeg(4)
-    with pytest.raises(SynthClipError, match="no column 'nope'"):
+    with pytest.raises(SynthClipError, match=r"no column 'nope' among image, label: .*text_column"):
         open_parquet(str(tmp_path / "0.parquet"), "nope", None)
 
 

@@ -27,6 +27,7 @@ class Shard:
     inputs: Mapping[str, str]
     payload: Mapping[str, Any] = field(default_factory=dict)
     size: int = 1
+    """Rows to expect, for the progress bar; 0 where only the work itself can tell."""
 
 
 @dataclass(frozen=True)

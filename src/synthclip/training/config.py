@@ -85,8 +85,8 @@ class SourceConfig(Section):
     """Where training pairs come from; batches mix the sources by weight."""
 
     kind: Literal["run", "webdataset", "csv", "parquet"] = "run"
-    """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: tab-separated with
-    `image_path` and `caption`. `parquet`: in Hugging Face's layout."""
+    """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: with the columns
+    `image_path` and `caption`, tabs or commas between them. `parquet`: in Hugging Face's layout."""
     path: str | None = None
     """Files, by a glob pattern or a URL."""
     weight: float = Field(1.0, gt=0)

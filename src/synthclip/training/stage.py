@@ -58,9 +58,10 @@ class Train(Stage):
                 tables[table] = manifest.rows
         inputs |= self._outside() | self._evaluated()
         config = self.recipe.training
-        # The progress bar's length; where another source comes first, only its index can tell.
-        steps = int(config.epochs * (sum(tables.values()) // config.batch_size))
-        return [Shard("all", inputs, {"tables": sorted(tables)}, size=max(1, steps * config.batch_size))]
+        size = 0  # where another source comes first, only its index can tell
+        if config.sources[0].kind == "run":
+            size = int(config.epochs * (sum(tables.values()) // config.batch_size)) * config.batch_size
+        return [Shard("all", inputs, {"tables": sorted(tables)}, size=size)]
 
     def _outside(self) -> dict[str, str]:
         """What is read from outside the run, and what tells when it changes."""

@@ -1,4 +1,5 @@
-"""The rows of the official CSV: tab-separated, with the columns `image_path` and `caption`.
+"""The rows of the official CSV: tab-separated, with the columns `image_path` and `caption`. A file
+whose header has no tab is read with commas between its columns.
 
 A row is one line, as the official captions have no newline: so an unbalanced quote spoils its own row and no
 other.
@@ -23,22 +24,24 @@ def numbered_rows(lines: IO[bytes], path: str) -> Iterator[tuple[int, bytes, tup
     Raises SynthClipError where the header lacks a column.
     """
     header = lines.readline(_LONGEST_HEADER)
-    names = [name.strip('"') for name in header.decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")]
+    told = header.decode("utf-8-sig", "replace").rstrip("\r\n")
+    delimiter = "\t" if "\t" in told else ","
+    names = [name.strip('"') for name in told.split(delimiter)]
     if not {"image_path", "caption"} <= set(names):
         raise SynthClipError(
-            f"{path}, line 1: expected the tab-separated columns image_path and caption, not "
-            f"{', '.join(names)[:200]!r}"
+            f"{path}, line 1: expected the columns image_path and caption, with tabs or commas between them, "
+            f"not {', '.join(names)[:200]!r}"
         )
     image, caption = names.index("image_path"), names.index("caption")
     for number, line in enumerate(lines, start=2):
         try:
-            fields = _fields(line, len(names))
+            fields = _fields(line, len(names), delimiter)
             yield number, line, (fields[image], fields[caption].strip())
         except RowError as error:
             yield number, line, error
 
 
-def _fields(line: bytes, width: int) -> list[str]:
+def _fields(line: bytes, width: int, delimiter: str) -> list[str]:
     try:
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
@@ -46,10 +49,10 @@ def _fields(line: bytes, width: int) -> list[str]:
     if "\0" in text:
         raise RowError("NUL byte")
     if '"' not in text:
-        fields = text.split("\t")
+        fields = text.split(delimiter)
     else:
         try:
-            fields = next(csv.reader([text], delimiter="\t", strict=True))
+            fields = next(csv.reader([text], delimiter=delimiter, strict=True))
         except csv.Error:
             raise RowError("quotes do not match") from None
     if len(fields) != width:

@@ -1,4 +1,4 @@
-"""Tables of images and texts: Hugging Face Parquet, and the tab-separated CSV of the official data set.
+"""Tables of images and texts: Hugging Face Parquet, and CSV like the official data set's.
 
 Neither can be read row by row in random order, so a table is written once, uncompressed, into the cache and
 mapped into memory from there: it takes address space, not memory.
@@ -112,7 +112,10 @@ def open_parquet(path: str, text_column: str, template: str | None) -> TableSour
             schema = parquet.schema_arrow
             missing = {"image", text_column} - set(schema.names)
             if missing:
-                raise SynthClipError(f"{path}: no column {min(missing)!r}: check training.sources")
+                raise SynthClipError(
+                    f"{path}: no column {min(missing)!r} among {', '.join(schema.names)}: check "
+                    "training.sources, where text_column names the captions"
+                )
             kind = schema.field("image").type
             if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
                 raise SynthClipError(
@@ -137,8 +140,8 @@ def open_parquet(path: str, text_column: str, template: str | None) -> TableSour
 
 
 def open_csv(path: str, root: str | None) -> TableSource:
-    """A tab-separated file with the columns `image_path` and `caption`; paths are relative to `root`, or to
-    the file's own folder."""
+    """A file with the columns `image_path` and `caption`, tabs or commas between them; paths are relative to
+    `root`, or to the file's own folder."""
 
     def convert(write: Write) -> dict[str, str]:
         bad: dict[str, str] = {}
