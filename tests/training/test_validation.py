@@ -54,9 +54,14 @@ def test_evaluation_changes_nothing_but_what_is_kept(
 def test_the_model_is_the_best_one_and_its_figures_are_those_of_the_eval_stage(
     judged_run: RunDirectory, tiny_recipe: Recipe, ema_decay: float | None
 ) -> None:
-    """The rate is far too high, so that the last weights are not the best."""
+    """The rate grows until it spoils what was learned, so that the last weights are not the best."""
     recipe = with_training(
-        tiny_recipe, epochs=4, lr=0.005, ema_decay=ema_decay, eval={"every_epochs": 0.5, "metric": METRIC}
+        tiny_recipe,
+        epochs=4,
+        lr=0.003,
+        lr_end=0.2,
+        ema_decay=ema_decay,
+        eval={"every_epochs": 0.5, "metric": METRIC},
     )
     outcome = train(recipe, judged_run)
     figures = {step: line[METRIC] for step, line in evaluated(judged_run).items()}
