@@ -1,10 +1,18 @@
 """A training that is stopped goes on with another number of processes."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from shape_runs import losses, train, with_training, write_images
+from shape_runs import losses, train, weights, with_training, write_images
 
+from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
 from synthclip.training.job import build_trainer
@@ -35,3 +43,46 @@ def test_the_loss_goes_on_in_two_processes_as_it_would_have_in_one(
 def test_a_batch_that_does_not_divide_is_refused(tiny_recipe: Recipe) -> None:
     with pytest.raises(ValueError, match=r"batch_size=16 is no multiple of processes=3"):
         with_training(tiny_recipe, processes=3)
+
+
+def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    two = with_training(tiny_recipe, epochs=10, processes=2, checkpoint_steps=5)
+    undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    for run in (undisturbed, killed):
+        write_images(run, 96)
+        run.write_text("recipe.yaml", two.to_yaml())
+    train(two, undisturbed)
+    killer = threading.Thread(target=kill_second_process, args=(two, killed))
+    killer.start()
+    with pytest.raises(SynthClipError, match=r"a training process died .*: the same command goes on"):
+        train(two, killed)
+    killer.join()
+    train(two, killed)
+    assert losses(killed) == losses(undisturbed)
+    assert weights(killed) == weights(undisturbed)
+
+
+def kill_second_process(recipe: Recipe, run: RunDirectory) -> None:
+    """SIGKILL it once a checkpoint is there."""
+    stage = Train(recipe, run)
+    partial = stage.partial(stage.shards()[0])
+    while not list(partial.glob("step-*.pt")):
+        time.sleep(0.01)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if str(run.path).encode() in command and b"RANK=1" in variables:
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def test_processes_that_do_not_share_the_batch_evenly_are_told_in_one_line(
+    run: RunDirectory, tiny_recipe: Recipe
+) -> None:
+    run.write_text("recipe.yaml", tiny_recipe.to_yaml())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    command += ["-m", "synthclip.training.worker", str(run.path)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode != 0
+    assert "training.batch_size=16 is no multiple of the 3 processes" in told.stdout
+    assert "Traceback" not in told.stdout
