@@ -36,7 +36,7 @@ class VLLM:
     """`LLM` on vLLM."""
 
     def __init__(self, config: Config) -> None:
-        with needs_extra("vllm", "llm.backend vllm (for Linux and a GPU; without, choose llamacpp or openai)"):
+        with needs_extra("vllm", "llm.backend vllm (for Linux and a GPU; else choose llamacpp or openai)"):
             import vllm
         self._config = config
         self._vllm: Any = vllm
