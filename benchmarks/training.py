@@ -16,7 +16,9 @@ is a process of its own, and so is its peak memory.
 """
 
 import argparse
+import contextlib
 import io
+import itertools
 import json
 import os
 import resource
@@ -54,6 +56,8 @@ MODEL = ModelConfig(
     vision=VisionConfig(image_size_px=32, layers=12, width=192, head_width=64, patch_size_px=4),
     text=TextConfig(context_length=77, width=192, heads=3, layers=12),
 )
+WARM = 10
+"""Batches that the loader makes before it is measured, and is ready to make afterwards."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -135,11 +139,12 @@ def our_loader(images: int, px: int) -> tuple[float, float]:
             seed=0,
             bad=BadSamples(0),
         )
-        with kept_memory():  # as in training
-            for _ in loader.batches(0, 4):  # imports and first allocations
+        batches = loader.batches(0, images // 100 + 2 * WARM)
+        with kept_memory(), contextlib.closing(batches):  # as in training
+            for _ in itertools.islice(batches, WARM):  # imports and first allocations
                 pass
             started = time.process_time()
-            seen = sum(len(made.images) for made in loader.batches(0, images // 100))
+            seen = sum(len(made.images) for made in itertools.islice(batches, images // 100))
             return measured(seen, started)
 
 
