@@ -2,11 +2,16 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PATIENCE = timedelta(hours=6)
+"""The other processes wait while the first evaluates; NCCL by itself gives up after ten minutes. One that dies
+is noticed by torchrun at once."""
 
 
 @dataclass(frozen=True)
@@ -72,5 +77,5 @@ def join() -> tuple[Group, torch.device]:
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Group(), device
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE, device_id=device if cuda else None)
     return Group(dist.get_rank(), dist.get_world_size()), device

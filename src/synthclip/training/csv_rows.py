@@ -1,5 +1,5 @@
-"""The rows of the official CSV: tab-separated, with the columns `image_path` and `caption`. A file
-whose header has no tab is read with commas between its columns.
+"""The rows of a CSV with the columns `image_path` and `caption`: the official one's, which has tabs between
+them, or commas where the header has no tab.
 
 A row is one line, as the official captions have no newline: so an unbalanced quote spoils its own row and no
 other.
