@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 _PATIENCE = timedelta(hours=6)
-"""The other processes wait while the first evaluates; NCCL by itself gives up after ten minutes. One that dies
-is noticed by torchrun at once."""
+"""The other processes wait while the first evaluates; NCCL by itself gives up after ten minutes. A process
+that dies is noticed by torchrun at once."""
 
 
 @dataclass(frozen=True)
