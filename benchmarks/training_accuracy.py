@@ -64,25 +64,18 @@ SMALL = ModelConfig(
 PLAIN = TrainingConfig(
     epochs=2, batch_size=256, lr=2e-3, warmup_epochs=0.5, weight_decay=0.2, eps=1e-6, loggers=()
 )
-BEST_MODEL = ModelConfig(
-    embed_dim=64,
-    vision=VisionConfig(image_size_px=64, layers=(1, 1, 1, 1), width=32, patch_size_px=None),
-    text=TEXT,
-)
+BEST_MODEL = ModelConfig(embed_dim=64, vision=VisionConfig(image_size_px=48, timm="resnet10t"), text=TEXT)
 BEST = TrainingConfig(
-    epochs=8,
+    epochs=6,
     batch_size=96,
     lr=2e-3,
     warmup_epochs=0.5,
     weight_decay=0.2,
     eps=1e-6,
     loss="multi-positive",
-    crop_scale=(0.7, 1.0),
+    crop_scale=(0.8, 1.0),
     horizontal_flip=0.5,
-    resolutions=(
-        ResolutionConfig(image_size_px=32, share=0.3),
-        ResolutionConfig(image_size_px=48, share=0.5),
-    ),
+    resolutions=(ResolutionConfig(image_size_px=32, share=0.3),),
     loggers=(),
 )
 

@@ -1,18 +1,20 @@
-"""Training over several nodes: torchrun started by hand on each, or by SLURM."""
+"""Training over several nodes: torchrun started by hand on each, by SLURM, or by Ray."""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from shape_runs import losses, train, with_training, write_images
 from torch.testing import assert_close
 
-from synthclip.engine import Done, EngineConfig, SlurmConfig, build_engine
+from synthclip.engine import Done, EngineConfig, Progress, RayConfig, SlurmConfig, build_engine
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.stage import StageLoad
@@ -78,8 +80,44 @@ def test_slurm_trains_on_two_nodes(
     assert_the_same(run, alone)
 
 
+@pytest.fixture
+def ray_cluster() -> Iterator[Any]:
+    """Of one node; each has its own processes on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'synthclip[ray]'")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_ray_trains_on_two_nodes(
+    run: RunDirectory, recipe: Recipe, alone: RunDirectory, ray_cluster: Any
+) -> None:
+    engine = EngineConfig(kind="ray", ray=RayConfig(address=ray_cluster.address))
+    two = with_training(recipe, nodes=2).model_copy(update={"engine": engine})
+    run.write_text("recipe.yaml", two.to_yaml())
+    stage = Train(two, run)
+
+    def events() -> list[object]:
+        load = StageLoad(Train, two, run.path)
+        return list(build_engine(engine).map(load, stage.shards(), stage.resources()))
+
+    with pytest.raises(SynthClipError, match=r"training\.nodes=2: the Ray cluster has 1"):
+        events()
+    ray_cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    kinds = [type(event) for event in events()]
+    assert kinds[-1] is Done
+    assert Progress in kinds
+    assert_the_same(run, alone)
+
+
 def test_nodes_without_an_allocation_are_refused(run: RunDirectory, recipe: Recipe) -> None:
     if "SLURM_JOB_NUM_NODES" in os.environ:
         pytest.skip("inside an allocation")
-    with pytest.raises(SynthClipError, match=r"training\.nodes=2: .*engine\.kind=slurm, or start torchrun"):
+    with pytest.raises(SynthClipError, match=r"training\.nodes=2: .*engine\.kind to slurm or ray, or start"):
         train(with_training(recipe, nodes=2), run)

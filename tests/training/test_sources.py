@@ -19,6 +19,7 @@ from shape_runs import add, losses, picture, train, with_training, write_images
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.store import RunDirectory
+from synthclip.training.files import expand
 from synthclip.training.shards import any_shards, own_shards, scan
 from synthclip.training.sources import SampleError, tar_members
 from synthclip.training.tables import open_csv, open_parquet
@@ -41,6 +42,20 @@ def tar_of(files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
         for name, content in files.items():
             add(tar, name, content)
     return out.getvalue()
+
+
+def test_a_source_is_named_by_stars_and_by_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/000.tar", "a/001.tar", "b/000.tar", "b/[x].tar"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+
+    assert expand("*/00?.tar") == ["a/000.tar", "a/001.tar", "b/000.tar"]
+    assert expand(f"{tmp_path}/a/{{000..001}}.tar") == [f"{tmp_path}/a/{name}.tar" for name in ("000", "001")]
+    assert expand("b/[x].tar") == ["b/[x].tar"]
+    with pytest.raises(SynthClipError, match=r"a/002\.tar: no such file"):
+        expand("a/{000..002}.tar")
 
 
 names = st.text("abcdefgh0123456789_-/", min_size=1, max_size=120).filter(lambda n: not n.endswith("/"))

@@ -22,8 +22,9 @@ def train(
 ) -> None:
     """Train CLIP on the shards; what was stopped goes on from its last checkpoint.
 
-    Several nodes: `engine.kind=slurm training.nodes=4 --gpus 8` has SLURM start them. Or start them yourself,
-    with the run where all see it, one command a node; `synthclip train RUN` then writes the model:
+    Several nodes: `engine.kind=slurm training.nodes=4 --gpus 8` asks SLURM for them, `engine.kind=ray` the
+    Ray cluster. Or start them yourself, with the run where all see it, one command a node;
+    `synthclip train RUN` then writes the model:
 
     torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=FIRST_NODE:29400
     -m synthclip.training.worker RUN

@@ -34,8 +34,8 @@ class Shard:
 class Resources:
     """What one worker of a stage wants. `max_workers` bounds how many are of use, None for no bound.
 
-    With several `nodes`, which `slurm` alone can give, `cpus` and `gpus` are those of each; the worker runs
-    on the first and starts what runs on the others itself.
+    With several `nodes`, of SLURM or Ray, `cpus` and `gpus` are those of each; the worker runs on the first
+    and starts what runs on the others itself.
     """
 
     cpus: int = 1

@@ -88,7 +88,7 @@ class SourceConfig(Section):
     """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: with the columns
     `image_path` and `caption`, tabs or commas between them. `parquet`: in Hugging Face's layout."""
     path: str | None = None
-    """Files, by a glob pattern or a URL."""
+    """Files here or at a URL; `*` and WebDataset's braces (`{000..127}`) name several."""
     weight: float = Field(1.0, gt=0)
     root: str | None = None
     """What the image paths of a CSV are relative to; its own folder unless given."""
@@ -218,7 +218,7 @@ class TrainingConfig(Section):
     processes: int = runtime(1, ge=1)
     """Processes of each node, which share every batch; one a GPU where there are GPUs."""
     nodes: int = runtime(1, ge=1)
-    """Machines to train on: those of a SLURM allocation, which `engine.kind=slurm` asks for."""
+    """Machines to train on: of the Ray cluster with `engine.kind=ray`, of an allocation with `slurm`."""
     parallel: ParallelName = runtime("ddp")
     """What each process holds: `ddp` the whole model, `fsdp` a part of each weight, gradient and optimiser
     state, for models too large for one GPU."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PATIENCE = timedelta(hours=6)
+_PATIENCE = timedelta(hours=2)
 """The other processes wait while the first evaluates; NCCL by itself gives up after ten minutes. A process
 that dies is noticed by torchrun at once."""
 

@@ -14,16 +14,31 @@ def is_remote(path: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that a path or glob pattern names, sorted. Raises SynthClipError where there is none."""
+    """The files that a path names, sorted; it may hold `*`, and braces as WebDataset has them: `{000..127}`.
+
+    Raises SynthClipError where there is none, or none for one of the braces.
+    """
+    from braceexpand import braceexpand
+
+    try:
+        names = list(braceexpand(pattern))
+    except ValueError:  # unbalanced: part of a name
+        names = [pattern]
+    return sorted(path for name in names for path in _matching(name))
+
+
+def _matching(pattern: str) -> list[str]:
     if is_remote(pattern):
         fs, inner = _filesystem(pattern)
         found = [fs.unstrip_protocol(name) for name in fs.glob(inner)]
     else:
         path = Path(pattern).expanduser()
-        found = [str(name) for name in path.parent.glob(path.name)]
+        # A file's own name may hold the characters of a pattern.
+        at = Path(path.anchor)
+        found = [str(name) for name in ([path] if path.exists() else at.glob(str(path.relative_to(at))))]
     if not found:
         raise SynthClipError(f"{pattern}: no such file: check training.sources")
-    return sorted(found)
+    return found
 
 
 def read_range(path: str, start: int, end: int) -> bytes:
