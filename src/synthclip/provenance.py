@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from synthclip.backends import build_text_to_image, module
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.painting import encode, fit
-from synthclip.imagegen.stage import SPLITS
 from synthclip.recipe import Recipe, load_held
+from synthclip.schema import SPLITS
 from synthclip.store import RunDirectory
 from synthclip.textgen.bank import read_bank
 from synthclip.textgen.prompts import Prompts

@@ -3,6 +3,8 @@
 import pyarrow as pa
 
 SCHEMA_VERSION = "1"
+SPLITS = ("train", "heldout")
+"""What the selected captions, and the images of them, are divided into: the folders of their shards."""
 
 
 def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:

@@ -17,8 +17,6 @@ from synthclip.recipe import Recipe
 from synthclip.stage import Stage
 from synthclip.store import Manifest, Outcome, RunDirectory, ShardWriter
 
-SPLITS = ("train", "heldout")
-
 
 class Images(Stage):
     name = "images"
@@ -28,7 +26,7 @@ class Images(Stage):
     def shards(self) -> Sequence[Shard]:
         (balance,) = self.whole("balance")
         model = self.recipe.text_to_image.inputs() | self.recipe.images.filters.inputs()
-        return [shard for split in SPLITS for shard in self._shards(split, balance, model)]
+        return [shard for split in schema.SPLITS for shard in self._shards(split, balance, model)]
 
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
         images = self.recipe.images
@@ -59,7 +57,7 @@ class Images(Stage):
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
-        for split in SPLITS:
+        for split in schema.SPLITS:
             sizes = {
                 f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows
                 for manifest in manifests

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.interop.export import new_folder
+from synthclip.schema import SPLITS
 
 ImageFormat = Literal["synthci", "parquet"]
-SPLITS = ("train", "heldout")
 _ROWS_A_GROUP = 500
 _PARQUET = pa.schema(
     [

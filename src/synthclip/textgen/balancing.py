@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from synthclip import keys
 from synthclip.engine import Resources, Shard, Tick
 from synthclip.keys import U64
-from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED
+from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED, SPLITS
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
 from synthclip.textgen import matched, near_duplicates
@@ -25,8 +25,6 @@ from synthclip.textgen.drawing import (
     in_sample,
     keep_probability,
 )
-
-SPLITS = ("train", "heldout")
 
 
 class Balance(Stage):
