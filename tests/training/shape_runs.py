@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -75,6 +76,14 @@ def caption(row: int) -> str:
 def write_images(run: RunDirectory, rows: int, shards: int = 2, damage: Damage | None = None) -> None:
     """The images stage of a run, whole, as ImageGen writes it."""
     _write_split(run, "train", range(rows), shards, damage)
+
+
+def twin_runs(folder: Path, shards: int = 2) -> tuple[RunDirectory, RunDirectory]:
+    """Two runs with the same images: one to disturb, and one to compare it with."""
+    twins = RunDirectory(folder / "a"), RunDirectory(folder / "b")
+    for run in twins:
+        write_images(run, 96, shards)
+    return twins
 
 
 def write_heldout(run: RunDirectory, rows: int) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from shape_runs import losses, train, weights, with_training, write_images
+from shape_runs import losses, train, twin_runs, weights, with_training
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
@@ -24,9 +24,7 @@ def test_the_loss_goes_on_in_two_processes_as_it_would_have_in_one(
 ) -> None:
     """There is one shard only, fewer than processes."""
     recipe = with_training(tiny_recipe, epochs=4)
-    alone, grown = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    for run in (alone, grown):
-        write_images(run, 96, shards=1)
+    alone, grown = twin_runs(tmp_path, shards=1)
     train(recipe, alone)
 
     stage = Train(recipe, grown)
@@ -47,9 +45,8 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_recipe: Recipe) -> None:
 
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path, tiny_recipe: Recipe) -> None:
     two = with_training(tiny_recipe, epochs=10, processes=2, checkpoint_steps=5)
-    undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    undisturbed, killed = twin_runs(tmp_path)
     for run in (undisturbed, killed):
-        write_images(run, 96)
         run.write_text("recipe.yaml", two.to_yaml())
     train(two, undisturbed)
     killer = threading.Thread(target=kill_second_process, args=(two, killed))

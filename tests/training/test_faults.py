@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from shape_runs import losses, train, weights, with_training, write_images
+from shape_runs import losses, train, twin_runs, weights, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
@@ -80,9 +80,7 @@ def test_a_shard_lost_in_training_is_named_and_brought_back_it_goes_on(
     tmp_path: Path, tiny_recipe: Recipe, fault: Callable[[Path], None]
 ) -> None:
     recipe = with_training(tiny_recipe, epochs=3, checkpoint_steps=5)
-    undisturbed, run = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    for one in (undisturbed, run):
-        write_images(one, 96)
+    undisturbed, run = twin_runs(tmp_path)
     train(recipe, undisturbed)
     tar = run.file("images", "train/00001.tar")
     whole = tar.read_bytes()
@@ -211,9 +209,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
     recipe = with_training(tiny_recipe, epochs=3, checkpoint_steps=6)
-    undisturbed, run = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    for one in (undisturbed, run):
-        write_images(one, 96)
+    undisturbed, run = twin_runs(tmp_path)
     train(recipe, undisturbed)
     assert not trainer_of(recipe, run, lambda: True).fit()
     before = checkpoints(recipe, run)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from shape_runs import with_training, write_heldout, write_images
+from shape_runs import twin_runs, with_training, write_heldout, write_images
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -111,9 +111,7 @@ def test_fsdp_trains_as_the_whole_model_does(
 
 def test_a_stopped_training_goes_on_with_and_without_fsdp(tmp_path: Path, recipe: Recipe) -> None:
     recipe = with_training(recipe, epochs=2.5, batch_size=12, ema_decay=0.9, checkpoint_steps=4)
-    undisturbed, stopped = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    for run in (undisturbed, stopped):
-        write_images(run, 96)
+    undisturbed, stopped = twin_runs(tmp_path)
     expected = fit(recipe, undisturbed)
     sharded = with_training(recipe, parallel="fsdp")
     legs = [(sharded, 2), (recipe, 1), (sharded, 3), (recipe, 2)]

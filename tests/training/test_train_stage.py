@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from shape_runs import losses, train, weights, with_training, write_images
+from shape_runs import losses, train, twin_runs, weights, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
@@ -69,9 +69,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     random_model = {**tiny_recipe.model.model_dump(), "vision": {**VISION, "patch_dropout": 0.5}}
     tiny_recipe = tiny_recipe.model_copy(update={"model": ModelConfig.model_validate(random_model)})
     recipe = with_training(tiny_recipe, epochs=20, checkpoint_minutes=1e-4, ema_decay=0.9)
-    undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    for run in (undisturbed, killed):
-        write_images(run, 96)
+    undisturbed, killed = twin_runs(tmp_path)
     train(recipe, undisturbed)
     folder = Train(recipe, killed).partial(Train(recipe, killed).shards()[0])
     moments = random.Random(0)

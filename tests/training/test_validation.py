@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from shape_runs import losses, train, weights, with_training, write_heldout, write_images
+from shape_runs import losses, train, twin_runs, weights, with_training, write_heldout
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.evaluators import EVALUATORS
@@ -92,9 +92,8 @@ def test_a_killed_training_has_the_same_figures_and_chooses_the_same_weights(
         checkpoint_steps=4,
         eval={"every_epochs": 0.5, "metric": METRIC},
     )
-    undisturbed, killed = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    undisturbed, killed = twin_runs(tmp_path)
     for run in (undisturbed, killed):
-        write_images(run, 96)
         write_heldout(run, 36)
     train(recipe, undisturbed)
     folder = Train(recipe, killed).partial(Train(recipe, killed).shards()[0])

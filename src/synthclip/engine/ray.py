@@ -37,7 +37,7 @@ class RayEngine:
 
     def _count(self, resources: Resources, shards: int) -> int:
         """How many actors: one a GPU where there are any, else one a core."""
-        cpus, gpus = _cluster()
+        cpus, gpus = cluster_size()
         useful = gpus // resources.gpus if resources.gpus and gpus else cpus // resources.cpus
         wanted = useful if self._config.workers == "auto" else self._config.workers
         return max(1, min(wanted, shards, resources.max_workers or shards))
@@ -70,7 +70,7 @@ def _connect(config: RayConfig) -> None:
         ) from None
 
 
-def _cluster() -> tuple[int, int]:
+def cluster_size() -> tuple[int, int]:
     """CPUs and GPUs of all nodes."""
     import ray
 
@@ -128,7 +128,7 @@ class _Pool:
     def __init__(self, load: Load, count: int, resources: Resources, attempts: int) -> None:
         import ray
 
-        cpus, gpus = _cluster()
+        cpus, gpus = cluster_size()
         node_cpus = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
         self._threads = max(1, min(cpus // count, node_cpus))
         self._options = {

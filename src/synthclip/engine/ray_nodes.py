@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthclip.engine.ray import cluster_size
 from synthclip.engine.stopping import GRACE_SECONDS
 from synthclip.errors import SynthClipError
 
@@ -43,7 +44,7 @@ def on_other_nodes(commands: Sequence[Sequence[str]], gpus: int) -> Iterator[Cal
         raise SynthClipError(
             f"training.nodes={len(commands) + 1}: the Ray cluster has {alive}: start others with `ray start`"
         )
-    gpus = gpus if ray.cluster_resources().get("GPU") else 0
+    gpus = gpus if cluster_size()[1] else 0
     bundle = {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
     group = placement_group([bundle] * len(commands), strategy="STRICT_SPREAD")
     try:

@@ -12,9 +12,7 @@ from synthclip.evaluation.results import class_rows, item_rows, result_row
 from synthclip.stage import Maker, Stage
 from synthclip.store import Outcome, ShardWriter
 from synthclip.textgen.bank import read_bank
-
-DATASET = "heldout"
-"""The name of the run's own held-out set in results."""
+from synthclip.training.config import HELDOUT
 
 _NEAREST_TEXTS = 8
 _NEAREST_IMAGES = 5
@@ -62,10 +60,10 @@ class Eval(Stage):
             measured, nearest, unreadable = judged.figures, _nearest(judged), judged.unreadable
             notes["one_concept_images"] = len(judged.labels)
             if len(judged.labels):
-                classes += class_rows(DATASET, names, judged.labels, judged.ranked)
+                classes += class_rows(HELDOUT, names, judged.labels, judged.ranked)
         checkpoint = str(shard.payload["checkpoint"])
-        results = [result_row(DATASET, figure, checkpoint) for figure, _ in measured]
-        items = (row for figure, names in measured for row in item_rows(DATASET, figure, names))
+        results = [result_row(HELDOUT, figure, checkpoint) for figure, _ in measured]
+        items = (row for figure, names in measured for row in item_rows(HELDOUT, figure, names))
         writer.rows("results.parquet", schema.EVAL_RESULT, results)
         writer.rows("per_class.parquet", schema.EVAL_CLASS, classes)
         writer.rows("items.parquet", schema.EVAL_ITEM, items)

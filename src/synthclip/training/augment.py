@@ -28,27 +28,28 @@ def random_crop(
 
     Raises ValueError where the file is no image, or cut short.
     """
-    whole = None if _is_jpeg(image) else decode(image)
-    height, width = simplejpeg.decode_jpeg_header(image)[:2] if whole is None else whole.shape[:2]
+    height, width = _size(image)
     top, left, h, w = crop_box(height, width, scale, uniform_D)
-    if whole is None:
-        share = len(out) / min(h, w)
-        whole = decode(image, math.ceil(share * height), math.ceil(share * width))
+    share = len(out) / min(h, w)
+    whole = _decoded(image, math.ceil(share * height), math.ceil(share * width))
     eighths = 8 * max(whole.shape[:2]) // max(height, width)
     top, left, bottom, right = (round(e * eighths / 8) for e in (top, left, top + h, left + w))
     resize(whole[top:bottom, left:right], out)
 
 
-def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.uint8]:
+def decode(image: bytes) -> NDArray[np.uint8]:
     """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, cut short, or so
-    large that a small file would take all memory.
+    large that a small file would take all memory."""
+    _size(image)
+    return _decoded(image)
+
+
+def _decoded(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.uint8]:
+    """An image whose size is known to be bearable.
 
     Where it has twice the least size wanted or more, a JPEG may come smaller, at so many eighths of its size:
     its higher frequencies are left out instead of being computed and averaged away.
     """
-    height, width = _size(image)
-    if height * width > _MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels")
     if _is_jpeg(image):
         # The sizes between half and whole take longer than the whole.
         least = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
@@ -67,15 +68,19 @@ def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.
 
 
 def _size(image: bytes) -> tuple[int, int]:
-    """Height and width as the file's header tells them."""
+    """Height and width as the file's header tells them. Raises ValueError where it has none, or they are so
+    large that a small file would take all memory."""
     if _is_jpeg(image):
         height, width = simplejpeg.decode_jpeg_header(image)[:2]
-        return height, width
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return opened.height, opened.width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error).partition("<")[0].strip()) from None
+    else:
+        try:
+            with Image.open(io.BytesIO(image)) as opened:
+                height, width = opened.height, opened.width
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(str(error).partition("<")[0].strip()) from None
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels")
+    return height, width
 
 
 def _is_jpeg(image: bytes) -> bool:

@@ -1,5 +1,7 @@
 """Progressive resolution: the first steps see smaller pictures than the last ones."""
 
+from typing import Any
+
 import torch
 
 from synthclip.errors import SynthClipError
@@ -21,11 +23,13 @@ def image_size(step: int, steps: int, config: TrainingConfig, own: int) -> int:
 def check_tower(model: ModelConfig, config: TrainingConfig) -> None:
     """Raises SynthClipError where the image tower cannot take one of the recipe's sizes: among timm's, those
     with position embeddings of one size."""
+    if not config.resolutions:
+        return
     with torch.device("meta"), torch.no_grad():
-        tower = build_model(model).eval() if config.resolutions else None
+        tower: Any = build_model(model).eval()
         for size in (stage.image_size_px for stage in config.resolutions):
             try:
-                tower.encode_image(torch.empty(1, 3, size, size))  # type: ignore[union-attr, operator]
+                tower.encode_image(torch.empty(1, 3, size, size))
             except (AssertionError, RuntimeError) as error:
                 raise SynthClipError(
                     f"training.resolutions: the image tower takes no pictures of {size} px "
