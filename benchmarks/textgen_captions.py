@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthclip import RunDirectory, load_recipe, run
-from synthclip.backends import LLM, BackendConfig, build_llm
-from synthclip.progress import Console
+from synthclip.backends import LLM, build_llm
+from synthclip.recipe.backends import BackendConfig
+from synthclip.run.progress import Console
 from synthclip.textgen import captions
 
 EXAMPLES = (("umbrella", "A red umbrella lies in the street."), ("apple", "Two green apples shine."))

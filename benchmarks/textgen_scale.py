@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from synthclip import load_recipe, run
-from synthclip.progress import Console
+from synthclip.run.progress import Console
 from synthclip.textgen import wordnet
 from textgen import make_bank, real_captions
 

@@ -38,14 +38,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
+from synthclip.models.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model, open_clip_config
+from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.training.augment import DRAWS, random_crop
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.training.loader import BadSamples, Batch, Loader
 from synthclip.training.loop import Trainer
 from synthclip.training.memory import kept_memory
-from synthclip.training.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model, open_clip_config
 from synthclip.training.order import Order
 from synthclip.training.shards import any_shards
 

@@ -32,10 +32,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from synthclip import torchvision_ops
-from synthclip.training.augment import decode, resize
-from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import (
+from synthclip.models import torchvision_ops
+from synthclip.models.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
+from synthclip.recipe.training import (
     LossName,
     ModelConfig,
     ResolutionConfig,
@@ -43,9 +42,10 @@ from synthclip.training.config import (
     TrainingConfig,
     VisionConfig,
 )
+from synthclip.training.augment import decode, resize
+from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.loop import Trainer
-from synthclip.training.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
 from synthclip.training.optimizer import build_optimizer, learning_rate
 from synthclip.training.order import Order
 from synthclip.training.resolution import image_size

@@ -22,14 +22,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip.plan.devices import devices_here
-from synthclip.training import files
+from synthclip.models.model import build_encode, build_model, open_clip_config
+from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.samples import files
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.training.devices import devices_here
 from synthclip.training.flops import training_pair
 from synthclip.training.loader import BadSamples, Batch, Loader
 from synthclip.training.loop import Trainer
-from synthclip.training.model import build_encode, build_model, open_clip_config
 from synthclip.training.optimizer import build_optimizer
 from synthclip.training.order import Order
 from synthclip.training.shards import any_shards

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import synthclip
-from synthclip.pipeline import STAGES
 from synthclip.recipe import bundled
+from synthclip.run.pipeline import STAGES
 
 HEAVY = ["torch", "torchvision", "open_clip", "cv2", "diffusers", "transformers", "xllamacpp", "sklearn"]
 
@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_reading_a_recipe_and_a_status_import_nothing_heavy() -> None:
     code = (
         "import synthclip, tempfile\n"
-        "from synthclip.pipeline import survey\n"
+        "from synthclip.run.pipeline import survey\n"
         "survey(synthclip.load_recipe('demo'), synthclip.RunDirectory(tempfile.mkdtemp()))"
     )
     assert not modules_after(code) & set(HEAVY)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from synthclip.errors import SynthClipError as SynthClipError
     from synthclip.evaluation.suites import evaluate as evaluate
-    from synthclip.interop.load import load_model as load_model
-    from synthclip.pipeline import run as run
-    from synthclip.pipeline import status as status
-    from synthclip.provenance import repaint as repaint
-    from synthclip.provenance import trace as trace
+    from synthclip.imagegen.provenance import repaint as repaint
+    from synthclip.imagegen.provenance import trace as trace
+    from synthclip.models.load import load_model as load_model
     from synthclip.recipe import Recipe as Recipe
     from synthclip.recipe import load_recipe as load_recipe
-    from synthclip.store import RunDirectory as RunDirectory
+    from synthclip.run.pipeline import run as run
+    from synthclip.run.pipeline import status as status
+    from synthclip.run.store import RunDirectory as RunDirectory
     from synthclip.textgen.matcher import ConceptMatcher as ConceptMatcher
 
     __version__: str
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 _HOME = {
     "ConceptMatcher": "synthclip.textgen.matcher",
     "Recipe": "synthclip.recipe",
-    "RunDirectory": "synthclip.store",
+    "RunDirectory": "synthclip.run.store",
     "SynthClipError": "synthclip.errors",
     "evaluate": "synthclip.evaluation.suites",
-    "load_model": "synthclip.interop.load",
+    "load_model": "synthclip.models.load",
     "load_recipe": "synthclip.recipe",
-    "repaint": "synthclip.provenance",
-    "run": "synthclip.pipeline",
-    "status": "synthclip.pipeline",
-    "trace": "synthclip.provenance",
+    "repaint": "synthclip.imagegen.provenance",
+    "run": "synthclip.run.pipeline",
+    "status": "synthclip.run.pipeline",
+    "trace": "synthclip.imagegen.provenance",
 }
 
 __all__ = [

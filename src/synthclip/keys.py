@@ -5,7 +5,9 @@ result is the same for any number of shards, workers and machines.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,26 @@ def uniform(ids: ArrayLike, *, stream: str, seed: int, index: ArrayLike = 0) -> 
 def image_key(caption_id: int, variant: int) -> str:
     """The name of an image in its shard: 16 hex digits of the caption id, then the variant."""
     return f"{caption_id:016x}_{variant:02d}"
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def quick_digest(path: Path) -> str:
+    """A digest of a file that may be many GB: of its size, and its first and last MiB.
+
+    Of a file of up to 64 MiB it covers every byte.
+    """
+    size = path.stat().st_size
+    if size <= 64 * 2**20:
+        return sha256_of(path)
+    with path.open("rb") as handle:
+        state = hashlib.sha256(f"{size}:".encode() + handle.read(2**20))
+        handle.seek(-(2**20), os.SEEK_END)
+        state.update(handle.read())
+    return state.hexdigest()
 
 
 def _mix(state: U64) -> U64:

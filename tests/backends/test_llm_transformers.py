@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from synthclip import torchvision_ops
 from synthclip.backends import build_llm
 from synthclip.backends.llm_transformers import Config
 from synthclip.errors import SynthClipError
+from synthclip.models import torchvision_ops
 
 pytest.importorskip("torch", reason="needs torch")
 torchvision_ops.ensure()

@@ -6,7 +6,7 @@ from typing import Any
 
 from tiny_pipeline import CLIP_TEXT, clip_tokenizer
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
 
 
 def save_sdxl(folder: Path, *, zeros: bool = True) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
 
 _MERGES = 2000
 _VOCABULARY = 2 * 256 + _MERGES + 2

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
-from synthclip.stage import Maker, Stage
-from synthclip.store import Manifest, Outcome, ShardWriter
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Manifest, Outcome, ShardWriter
 
 SCHEMA = pa.schema([("value", pa.int64())])
 STAGES = {

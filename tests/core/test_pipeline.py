@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import small_stages
 
-from synthclip import pipeline
-from synthclip.engine import Progress, Shard
 from synthclip.errors import SynthClipError
-from synthclip.progress import Console
 from synthclip.recipe import load_recipe
-from synthclip.store import RunDirectory
+from synthclip.run import pipeline
+from synthclip.run.engine import Progress, Shard
+from synthclip.run.progress import Console
+from synthclip.run.store import RunDirectory
 
 THREE_SHARDS = ("captions.per_concept=3",)
 
@@ -124,7 +124,7 @@ def test_of_a_changed_list_the_entry_is_named(tmp_path: Path) -> None:
 
 
 def test_a_shard_of_unknown_size_is_told_without_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthclip.progress._PLAIN_SECONDS", 0)
+    monkeypatch.setattr("synthclip.run.progress._PLAIN_SECONDS", 0)
     told = io.StringIO()
     for size in (0, 40):
         shard = Shard("all", {}, size=size)

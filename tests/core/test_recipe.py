@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthclip.config import differences
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, bundled, load_recipe
+from synthclip.recipe.section import differences
 
 
 @pytest.mark.parametrize("name", bundled())

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from synthclip.errors import SynthClipError
-from synthclip.store import Outcome, RunDirectory, sha256_of
+from synthclip.keys import sha256_of
+from synthclip.run.store import Outcome, RunDirectory
 
 SCHEMA = pa.schema([("value", pa.int64())])
 
@@ -68,7 +69,7 @@ def test_parquet_is_the_same_bytes_each_time(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys, time
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 with RunDirectory(sys.argv[1]).lock():
     print("locked", flush=True)
     time.sleep(60)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from synthclip.engine import Done, Progress, Shard, Tick, Work
-from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.engine import Done, Progress, Shard, Tick, Work
+from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.store import Outcome, RunDirectory
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from shard_work import Load, alive, done, files, notes, shards, wait_for
 
-from synthclip.engine import Done, EngineConfig, Progress, Resources, build_engine
-from synthclip.engine.work import WorkError
 from synthclip.errors import SynthClipError
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Done, Progress, Resources, build_engine
+from synthclip.run.engine.work import WorkError
 
 ONE_EACH = Resources()
 
@@ -130,7 +131,8 @@ def test_a_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from shard_work import Load, done, shards
-from synthclip.engine import EngineConfig, Resources, build_engine
+from synthclip.run.engine import (Resources, build_engine)
+from synthclip.recipe.engine import (EngineConfig)
 if __name__ == "__main__":
     engine = build_engine(EngineConfig(workers=2))
     done(engine.map(Load(Path({str(tmp_path / "run")!r})), shards(2, {work}), Resources()))

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from shard_work import Load, alive, done, files, notes, shards, wait_for
 
-from synthclip.engine import Done, EngineConfig, Progress, Resources, build_engine
-from synthclip.engine.work import WorkError
 from synthclip.errors import SynthClipError
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Done, Progress, Resources, build_engine
+from synthclip.run.engine.work import WorkError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'synthclip[ray]'"
@@ -32,7 +33,7 @@ def _ray_ends_with_the_module() -> Iterator[None]:
 
 def test_an_address_where_no_ray_answers_is_told() -> None:
     script = """
-from synthclip.engine import *
+from synthclip.run.engine import *
 from synthclip.errors import SynthClipError
 config = EngineConfig(kind="ray", ray=RayConfig(address="auto"))
 try:
@@ -129,7 +130,8 @@ def _start_parent(path: Path) -> subprocess.Popen[bytes]:
 import signal
 from pathlib import Path
 from shard_work import Load, done, shards
-from synthclip.engine import EngineConfig, Resources, build_engine
+from synthclip.run.engine import (Resources, build_engine)
+from synthclip.recipe.engine import (EngineConfig)
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 engine = build_engine(EngineConfig(kind="ray", workers=1))
 done(engine.map(Load(Path({str(path)!r})), shards(1, s0={{"linger": 300.0}}), Resources()))

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from shard_work import Load, alive, done, files, notes, shards, wait_for
 
-from synthclip.engine import Done, EngineConfig, Progress, Resources, SlurmConfig, build_engine, slurm
-from synthclip.engine.work import WorkError
 from synthclip.errors import SynthClipError
+from synthclip.recipe.engine import EngineConfig, SlurmConfig
+from synthclip.run.engine import Done, Progress, Resources, build_engine, slurm
+from synthclip.run.engine.work import WorkError
 
 ONE_EACH = Resources()
 
@@ -103,7 +104,8 @@ def test_jobs_stop_when_the_submitter_was_killed(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from shard_work import Load, done, shards
-from synthclip.engine import EngineConfig, Resources, SlurmConfig, build_engine, slurm
+from synthclip.run.engine import (Resources, build_engine, slurm)
+from synthclip.recipe.engine import (EngineConfig, SlurmConfig)
 slurm._PATIENCE_SECONDS = 3.0
 where = SlurmConfig(executor="local", folder={str(tmp_path / "jobs")!r})
 engine = build_engine(EngineConfig(kind="slurm", workers=1, slurm=where))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from synthclip import schema
 from synthclip.keys import image_key, text_id
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory
 
 CONCEPTS = ("apple", "bus", "cat", "dog", "egg", "fox", "goat", "house")
 CAPTIONS = {
@@ -49,7 +49,7 @@ def picture(seed: int, side: int = 40) -> bytes:
 
 def save_model(folder: Path, config: dict[str, Any] = MODEL_CONFIG, seed: int = 0) -> Path:
     """An open_clip folder with random weights."""
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     import open_clip

@@ -10,7 +10,7 @@ from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.comparing import RESAMPLES, compare_figures, paired_bootstrap
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory
 
 
 def test_the_bootstrap_is_a_resampling_of_pairs() -> None:

@@ -5,13 +5,13 @@ import pyarrow.parquet as pq
 import pytest
 from heldout_run import CAPTIONS, CONCEPTS, write_run
 
-from synthclip.engine import Shard
 from synthclip.evaluation.heldout import read_heldout
 from synthclip.evaluation.stage import Eval
 from synthclip.keys import text_id
 from synthclip.recipe import load_recipe
-from synthclip.stage import StageLoad
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.engine import Shard
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import Outcome, RunDirectory
 
 TEMPLATE = "a photo of a {}."
 

@@ -13,7 +13,7 @@ from synthclip import schema
 from synthclip.cli import app
 from synthclip.evaluation.data import open_dataset
 from synthclip.evaluation.leaks import MAX_BITS, find_leaks, near_hashes, ngrams, perceptual_hash
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory
 
 LONG = "a small brown dog runs along the wet sandy beach at dawn"
 

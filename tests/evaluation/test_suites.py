@@ -18,7 +18,7 @@ from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.features import Features, Watch
 from synthclip.evaluation.linear_probe import fit_probe
 from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of, plan_of_names
-from synthclip.interop.load import load_model
+from synthclip.models.load import load_model
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synthclip.evaluation.data.tars import tar_files
+from synthclip.samples.tars import tar_files
 
 NAMES = st.text(st.sampled_from("ab/.ä0"), min_size=1, max_size=12) | st.text(
     "xy/", min_size=90, max_size=240

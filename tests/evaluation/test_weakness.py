@@ -7,8 +7,8 @@ from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.weakness import weakest_classes
-from synthclip.store import Outcome, RunDirectory
-from synthclip.textgen.config import ConceptSource
+from synthclip.recipe.textgen import ConceptSource
+from synthclip.run.store import Outcome, RunDirectory
 from synthclip.textgen.sources import read
 
 

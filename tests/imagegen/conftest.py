@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from image_runs import CAPTIONS, selected
 
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def run(tmp_path: Path) -> RunDirectory:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An open_clip folder with a tiny CLIP of random weights."""
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     import open_clip

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synthclip import schema
-from synthclip.engine import EngineConfig, build_engine
 from synthclip.imagegen.stage import Images
 from synthclip.keys import text_id
 from synthclip.recipe import SAVED_AS, Recipe, load_recipe
-from synthclip.stage import StageLoad
-from synthclip.store import Outcome, RunDirectory
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import build_engine
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import Outcome, RunDirectory
 
 CAPTIONS = [
     "A dog sits on a sofa.",

@@ -14,9 +14,9 @@ from image_runs import CAPTIONS, make_images, recipe_of, selected
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.filters import Contrast, Duplicates, Verdict, perceptual_hash
 from synthclip.imagegen.painting import encode, fit
+from synthclip.imagegen.provenance import repaint
 from synthclip.keys import seeds, text_id
-from synthclip.provenance import repaint
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 
 def scene(seed: int, side: int = 96) -> np.ndarray:

@@ -14,9 +14,9 @@ import pytest
 import simplejpeg
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 
-from synthclip.imagegen.config import ImagesConfig
 from synthclip.keys import image_key, seeds, text_id
-from synthclip.store import RunDirectory
+from synthclip.recipe.imagegen import ImagesConfig
+from synthclip.run.store import RunDirectory
 
 
 def files(run: RunDirectory) -> dict[str, str]:

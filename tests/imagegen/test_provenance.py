@@ -7,11 +7,12 @@ import pytest
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 from typer.testing import CliRunner
 
-from synthclip import provenance, schema
+from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
+from synthclip.imagegen import provenance
 from synthclip.keys import image_key, text_id
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory
 from synthclip.textgen.prompts import Prompts
 
 KEY = image_key(text_id(CAPTIONS[0]), 1)

@@ -11,7 +11,7 @@ import webdataset
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 
 from synthclip.keys import image_key, text_id
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_webdataset_reads_every_sample(painted: RunDirectory) -> None:
 def test_open_clips_training_loader_reads_them_by_sizes_json(
     painted: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     import open_clip

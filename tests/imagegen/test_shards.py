@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from synthclip.imagegen.shards import TarShard
+from synthclip.samples.shards import TarShard
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=120).filter(
     lambda name: len(name.encode()) < 96

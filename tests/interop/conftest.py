@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from synthclip.training import vitb16
+from synthclip.models import vitb16
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 import synthclip
 from synthclip.errors import SynthClipError
 from synthclip.interop.export import Format, export_model
-from synthclip.interop.load import is_vitb16
-from synthclip.training import vitb16
+from synthclip.models import vitb16
+from synthclip.models.load import is_vitb16
 
 _TEXTS = ["a photo of a dog", "two red umbrellas on a rainy street", "word " * 90]
 _SMALL: dict[str, Any] = {

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 import synthclip
 from synthclip.errors import SynthClipError
-from synthclip.training import vitb16
+from synthclip.models import vitb16
+from synthclip.models.model import build_model
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.model import build_model
 
 _SMALL = {
     "embed_dim": 32,

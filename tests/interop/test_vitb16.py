@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from synthclip.training import vitb16
+from synthclip.models import vitb16
 
 State = dict[str, Tensor]
 

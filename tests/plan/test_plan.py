@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from synthclip.errors import SynthClipError
-from synthclip.plan.devices import devices_here, parse_devices
 from synthclip.plan.estimate import Plan, Rates, make_plan
 from synthclip.plan.flops import diffusion_image, llm_parameters
 from synthclip.recipe import Recipe, load_recipe
+from synthclip.training.devices import devices_here, parse_devices
 from synthclip.training.flops import clip_pair
 
 PAPER_SHAPED = (
@@ -120,7 +120,7 @@ def test_the_denoisers_table_is_what_the_model_of_that_shape_counts() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     from diffusers import UNet2DConditionModel

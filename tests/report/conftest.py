@@ -12,7 +12,7 @@ import simplejpeg
 
 from synthclip import keys, schema
 from synthclip.recipe import Recipe, load_recipe
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory
 
 HOSTILE = "<script>alert('x')</script> a \x00 cat & a\x1b[31m dog \u202e\"quoted\""
 NOUNS = ("cat", "dog", "<b>bold</b>", "tree", "lamp", "boat", "bee", "bell", "car", "key", "kite", "moon")

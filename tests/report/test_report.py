@@ -16,8 +16,8 @@ from synthclip.report.page import render, visible
 from synthclip.report.pictures import GALLERY_CAPTIONS
 from synthclip.report.stage import Report
 from synthclip.report.suites import read_suites
-from synthclip.stage import StageLoad
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import Outcome, RunDirectory
 from synthclip.training.stage import FIGURES
 
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from text_runs import RECIPE, TEXT_STAGES, RunText
 
-from synthclip.pipeline import run
-from synthclip.progress import Console
 from synthclip.recipe import load_recipe
-from synthclip.store import RunDirectory
+from synthclip.run.pipeline import run
+from synthclip.run.progress import Console
+from synthclip.run.store import RunDirectory
 
 
 @pytest.fixture

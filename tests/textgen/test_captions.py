@@ -8,7 +8,7 @@ from text_runs import RunText, contents, table
 from synthclip import keys
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
-from synthclip.textgen.config import CaptionsConfig
+from synthclip.recipe.textgen import CaptionsConfig
 from synthclip.textgen.prompts import Prompts
 
 REASONS = {

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthclip.recipe.textgen import CaptionsConfig, Template
 from synthclip.textgen.cleaning import clean, contains
-from synthclip.textgen.config import CaptionsConfig, Template
 
 TEMPLATE = Template(name="t", text="x")
 CONFIG = CaptionsConfig(templates=(TEMPLATE,))

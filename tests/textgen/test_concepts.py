@@ -10,8 +10,8 @@ import pytest
 from text_runs import RunText, table
 
 from synthclip.errors import SynthClipError
+from synthclip.recipe.textgen import ConceptsConfig
 from synthclip.textgen.concepts import bank
-from synthclip.textgen.config import ConceptsConfig
 
 
 def build(*sources: dict[str, Any], **values: Any) -> tuple[list[str], dict[str, int]]:

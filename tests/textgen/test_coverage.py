@@ -13,10 +13,10 @@ import pytest
 from text_runs import RECIPE, TEXT_STAGES, contents, table
 
 from synthclip.errors import SynthClipError
-from synthclip.pipeline import run, status
-from synthclip.progress import Console
 from synthclip.recipe import load_recipe
-from synthclip.store import RunDirectory
+from synthclip.run.pipeline import run, status
+from synthclip.run.progress import Console
+from synthclip.run.store import RunDirectory
 from synthclip.textgen.coverage import Coverage, fill
 
 STAGES = ("captions", "match")

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from synthclip import schema
 from synthclip.cli import app
-from synthclip.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory
 
 BANK = ("dog", "cat", "bee", "car")
 

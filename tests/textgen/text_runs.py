@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 TEXT_STAGES = ("concepts", "captions", "match", "balance")
 RECIPE = """

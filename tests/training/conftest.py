@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from shape_runs import TINY, write_images
 
-from synthclip import torchvision_ops
+from synthclip.models import torchvision_ops
 from synthclip.recipe import Recipe, load_recipe
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 torchvision_ops.ensure()
 

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import simplejpeg
 from numpy.typing import NDArray
 
-from synthclip.keys import image_key, text_id
+from synthclip.keys import image_key, sha256_of, text_id
 from synthclip.recipe import Recipe
+from synthclip.recipe.training import TrainingConfig
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.schema import CONCEPT, IMAGE, SELECTED
-from synthclip.stage import StageLoad
-from synthclip.store import Outcome, RunDirectory, ShardWriter, sha256_of
-from synthclip.training.config import TrainingConfig
 from synthclip.training.stage import Train
 
 COLOURS = {

@@ -15,7 +15,7 @@ from shape_runs import with_training
 from torch import Tensor
 
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 from synthclip.training.augment import DRAWS, crop_box, decode, random_crop, resize
 from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train

@@ -14,7 +14,7 @@ from shape_runs import losses, train, twin_runs, weights, with_training
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train
 

@@ -17,7 +17,7 @@ from shape_runs import losses, train, twin_runs, weights, with_training, write_i
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 from synthclip.training.checkpoint import Checkpoints, load
 from synthclip.training.job import build_trainer
 from synthclip.training.loop import Trainer

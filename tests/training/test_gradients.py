@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from synthclip.models.model import build_model
 from synthclip.recipe import Recipe
-from synthclip.training.config import LossName, ParallelName
+from synthclip.recipe.training import LossName, ParallelName
 from synthclip.training.distributed import Group
 from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch
 from synthclip.training.losses import build_loss
-from synthclip.training.model import build_model
 from synthclip.training.parallel import build_parallel
 
 ALONE = Group()

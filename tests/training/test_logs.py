@@ -8,8 +8,8 @@ from shape_runs import train, with_training
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
-from synthclip.training.config import LoggerName
+from synthclip.recipe.training import LoggerName
+from synthclip.run.store import RunDirectory
 from synthclip.training.job import build_trainer
 from synthclip.training.logs import Logs
 from synthclip.training.stage import Train

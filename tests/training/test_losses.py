@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from synthclip.training.config import LossName
+from synthclip.recipe.training import LossName
 from synthclip.training.distributed import Group
 from synthclip.training.losses import Features, build_loss
 

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from shape_runs import losses, train, with_training, write_images
 from torch.testing import assert_close
 
-from synthclip.engine import Done, EngineConfig, Progress, RayConfig, SlurmConfig, build_engine
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.stage import StageLoad
-from synthclip.store import RunDirectory
+from synthclip.recipe.engine import EngineConfig, RayConfig, SlurmConfig
+from synthclip.run.engine import Done, Progress, build_engine
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import RunDirectory
 from synthclip.training.stage import Train
 
 SMOOTH = {"eps": 1e-3}

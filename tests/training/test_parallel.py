@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from synthclip.errors import SynthClipError
+from synthclip.models.model import build_model, open_clip_config
 from synthclip.recipe import Recipe, load_recipe
-from synthclip.store import RunDirectory
-from synthclip.training.config import ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.run.store import RunDirectory
 from synthclip.training.job import build_trainer
-from synthclip.training.model import build_model, open_clip_config
 from synthclip.training.resolution import image_size
 from synthclip.training.stage import Train
 

@@ -18,10 +18,10 @@ from shape_runs import add, losses, picture, train, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
-from synthclip.training.files import expand
+from synthclip.run.store import RunDirectory
+from synthclip.samples.files import expand
+from synthclip.samples.sources import SampleError, tar_members
 from synthclip.training.shards import any_shards, own_shards, scan
-from synthclip.training.sources import SampleError, tar_members
 from synthclip.training.tables import open_csv, open_parquet
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthclip.training.config import ModelConfig, TextConfig
-from synthclip.training.model import build_encode
+from synthclip.models.model import build_encode
+from synthclip.recipe.training import ModelConfig, TextConfig
 
 CONTEXT = 24
 ENCODE = build_encode(ModelConfig(text=TextConfig(context_length=CONTEXT)))

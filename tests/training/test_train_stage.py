@@ -19,9 +19,9 @@ from shape_runs import losses, train, twin_runs, weights, with_training, write_i
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.recipe.training import ModelConfig
+from synthclip.run.store import RunDirectory
 from synthclip.training.checkpoint import Checkpoints, load
-from synthclip.training.config import ModelConfig
 from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from synthclip.training.config import ModelConfig, TextConfig, VisionConfig
-from synthclip.training.model import build_model, open_clip_config
+from synthclip.models.model import build_model, open_clip_config
+from synthclip.recipe.training import ModelConfig, TextConfig, VisionConfig
 
 
 def loss(model: nn.Module, images: Tensor, tokens: Tensor) -> Tensor:

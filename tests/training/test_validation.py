@@ -17,9 +17,9 @@ from synthclip.evaluation.evaluators import EVALUATORS
 from synthclip.evaluation.stage import Eval
 from synthclip.evaluation.suites import evaluate
 from synthclip.recipe import Recipe
-from synthclip.stage import StageLoad
-from synthclip.store import RunDirectory
-from synthclip.training.config import EvaluatorName
+from synthclip.recipe.training import EvaluatorName
+from synthclip.run.stage import StageLoad
+from synthclip.run.store import RunDirectory
 from synthclip.training.stage import Train
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))

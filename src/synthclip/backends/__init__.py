@@ -5,36 +5,14 @@ A backend is a module with a frozen `Config` (a `BackendConfig`) and `build(conf
 inside `build`, so that a recipe is checked without it.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, SerializeAsAny
 
-from synthclip.config import Section, nearest
-
-Kind = Literal["llm", "tti"]
-
-
-class BackendConfig(Section):
-    """What every backend's `Config` has: its own name."""
-
-    backend: str
-    gpus: ClassVar[int] = 0
-    """GPUs that one worker is given, where the machine has any."""
-
-    def inputs(self) -> dict[str, str]:
-        """Digests of the local files that the model consists of.
-
-        Raises SynthClipError where one is missing or cannot be what it should be. Called before any worker
-        starts, and for `synthclip status`: quick, and without the vendor.
-        """
-        return {}
+from synthclip.recipe.backends import BackendConfig, module
 
 
 class LLM(Protocol):
@@ -79,37 +57,6 @@ class TextToImage(Protocol):
         ...
 
 
-def module(kind: Kind, name: str) -> ModuleType:
-    """The backend's module. Raises ValueError where there is none of that name."""
-    if "." in name:
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(f"backend {name!r} cannot be imported: {error}") from error
-    here = {path.stem.removeprefix(f"{kind}_") for path in Path(__file__).parent.glob(f"{kind}_*.py")}
-    if name not in here:
-        raise ValueError(f"unknown backend {name!r}{nearest(name, sorted(here))}")
-    return importlib.import_module(f"{__name__}.{kind}_{name}")
-
-
-def _typed(kind: Kind) -> BeforeValidator:
-    def validate(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "backend" not in value:
-                raise ValueError("needs a key 'backend'")
-            return module(kind, str(value["backend"])).Config.model_validate(value)
-        return value
-
-    return BeforeValidator(validate)
-
-
-LLMConfig = Annotated[SerializeAsAny[BackendConfig], _typed("llm")]
-"""`{backend: NAME, …}`, read as the `Config` of the language-model backend NAME."""
-
-TextToImageConfig = Annotated[SerializeAsAny[BackendConfig], _typed("tti")]
-"""`{backend: NAME, …}`, read as the `Config` of the text-to-image backend NAME."""
-
-
 def build_llm(config: BackendConfig) -> LLM:
     """Load the language model: slow, once a worker."""
     built: LLM = module("llm", config.backend).build(config)
@@ -118,5 +65,5 @@ def build_llm(config: BackendConfig) -> LLM:
 
 def build_text_to_image(config: BackendConfig) -> TextToImage:
     """Load the text-to-image model: slow, once a worker."""
-    built: TextToImage = module("tti", config.backend).build(config)
+    built: TextToImage = module("t2i", config.backend).build(config)
     return built

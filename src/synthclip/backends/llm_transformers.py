@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip import torchvision_ops
-from synthclip.backends import BackendConfig
-from synthclip.config import runtime
 from synthclip.errors import SynthClipError, needs_extra
+from synthclip.models import torchvision_ops
+from synthclip.recipe.backends import BackendConfig
+from synthclip.recipe.section import runtime
 
 
 class Config(BackendConfig):

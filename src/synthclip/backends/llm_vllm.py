@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from synthclip.backends.sampling import SamplingConfig
-from synthclip.config import runtime
 from synthclip.errors import needs_extra
+from synthclip.recipe.section import runtime
 
 
 class Config(SamplingConfig):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from synthclip.backends import BackendConfig
+from synthclip.recipe.backends import BackendConfig
 
 
 class SamplingConfig(BackendConfig):

@@ -8,9 +8,9 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from synthclip.backends import BackendConfig
-from synthclip.config import runtime
 from synthclip.errors import SynthClipError, needs_extra
+from synthclip.recipe.backends import BackendConfig
+from synthclip.recipe.section import runtime
 
 _T = TypeVar("_T")
 

@@ -49,14 +49,14 @@ def register(app: typer.Typer) -> None:
 
 def run_all(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
     """Run every stage; what is current already is not made again."""
-    from synthclip.pipeline import STAGES
+    from synthclip.run.pipeline import STAGES
 
     run_stages(recipe, overrides, out, tuple(STAGES))
 
 
 def run_stages(recipe: str, overrides: list[str] | None, out: Path | None, stages: tuple[str, ...]) -> None:
     """What `run` and every stage's command do."""
-    from synthclip.pipeline import run
+    from synthclip.run.pipeline import run
 
     resolved, directory = read_recipe(recipe, overrides, out)
     with stoppable():
@@ -95,8 +95,8 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 def status(directory: RunArgument) -> None:
     """Show how a run stands: per stage the shards done, rows, rejects by reason, time."""
-    from synthclip.pipeline import status as status_of
-    from synthclip.progress import Console
+    from synthclip.run.pipeline import status as status_of
+    from synthclip.run.progress import Console
 
     Console(sys.stdout).status(status_of(directory))
 

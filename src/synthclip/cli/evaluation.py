@@ -135,7 +135,7 @@ def leaks(
     """Look for evaluation captions and images among those that a run trains on."""
     from synthclip.evaluation.leaks import find_leaks
     from synthclip.evaluation.suites import open_suite
-    from synthclip.store import RunDirectory
+    from synthclip.run.store import RunDirectory
 
     if not (run / "balance").is_dir() and not (run / "images").is_dir():
         raise SynthClipError(f"{run}: no training captions or images: name a run directory")
@@ -157,7 +157,7 @@ def weakest(
 ) -> None:
     """Name the classes a run's model knows least, as a concept list to generate more for."""
     from synthclip.evaluation.weakness import concept_list, weakest_classes
-    from synthclip.store import disk_errors
+    from synthclip.run.store import disk_errors
 
     found = weakest_classes(run, classes)
     if out is not None:

@@ -23,7 +23,7 @@ def repaint(
     ] = None,
 ) -> None:
     """Paint one image again, and say whether it is byte for byte what the run holds."""
-    from synthclip.provenance import repaint as repaint_image
+    from synthclip.imagegen.provenance import repaint as repaint_image
 
     repainted = repaint_image(directory, key)
     target = out or Path(f"{key}.jpg")
@@ -34,7 +34,7 @@ def repaint(
 
 def trace(directory: RunArgument, key: Key) -> None:
     """Show where an image comes from: caption, concept, prompt, models and their revisions."""
-    from synthclip.provenance import trace as trace_image
+    from synthclip.imagegen.provenance import trace as trace_image
 
     for line in trace_image(directory, key).lines():
         typer.echo(line)

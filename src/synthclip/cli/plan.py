@@ -41,9 +41,9 @@ def plan(
     ] = False,
 ) -> None:
     """Say what a run will take, before anything is spent: device-hours, time, disk, money."""
-    from synthclip.plan.devices import devices_here, parse_devices
     from synthclip.plan.estimate import make_plan
     from synthclip.recipe import load_recipe
+    from synthclip.training.devices import devices_here, parse_devices
 
     resolved = load_recipe(recipe, overrides or [])
     where = devices_here() if devices is None else parse_devices(devices)

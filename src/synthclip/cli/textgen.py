@@ -108,7 +108,7 @@ def _import_command(chosen: tuple[str, ...]) -> Callable[..., None]:
 
 def _export_command(name: str) -> Callable[..., None]:
     def command(directory: RunArgument, target: Target) -> None:
-        from synthclip.store import RunDirectory
+        from synthclip.run.store import RunDirectory
         from synthclip.textgen import official
 
         count = getattr(official, f"export_{name}")(RunDirectory(directory), target)

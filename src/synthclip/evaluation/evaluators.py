@@ -180,7 +180,7 @@ def _templates(data: Classification, settings: Settings) -> tuple[str, ...]:
     choice = settings.templates or ("imagenet-7" if kin else "own")
     if choice == "own":
         return data.templates or ("a photo of a {}.",)
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     import open_clip

@@ -11,8 +11,8 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Pictures
 from synthclip.evaluation.encoder import Encoded, Encoder
 from synthclip.evaluation.linear_probe import Probe
-from synthclip.keys import digest
-from synthclip.store import disk_errors, sha256_of
+from synthclip.keys import digest, sha256_of
+from synthclip.run.store import disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,13 +141,13 @@ class Features:
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:
-            from synthclip.interop.load import load_model
+            from synthclip.models.load import load_model
 
             self._encoder = Encoder(*load_model(self._source), batch_size=self._batch_size)
         return self._encoder
 
     def _digest_of_weights(self) -> str:
-        from synthclip.interop.load import load_model
+        from synthclip.models.load import load_model
 
         loaded = load_model(self._source)
         self._encoder = Encoder(*loaded, batch_size=self._batch_size)

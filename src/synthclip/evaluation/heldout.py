@@ -15,7 +15,7 @@ from synthclip.evaluation.data.types import Place, read_places
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.metrics import Measurement, retrieval, zero_shot
 from synthclip.keys import digest
-from synthclip.store import Manifest, RunDirectory
+from synthclip.run.store import Manifest, RunDirectory
 
 if TYPE_CHECKING:
     from torch import Tensor

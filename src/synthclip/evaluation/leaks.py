@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from synthclip.evaluation.data import Classification, Pictures, Retrieval
 from synthclip.evaluation.data.types import Picture, Place, read_places
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from synthclip.config import nearest
 from synthclip.errors import SynthClipError
+from synthclip.recipe.section import nearest
 
 METRICS = {
     "linear_probe": "top1",

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from synthclip import schema
-from synthclip.engine import Resources, Shard, Tick
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.heldout import PARTS, Judged, digest_of, judge, read_heldout
 from synthclip.evaluation.metrics import Measurement, ranking
 from synthclip.evaluation.results import class_rows, item_rows, result_row
-from synthclip.stage import Maker, Stage
-from synthclip.store import Outcome, ShardWriter
+from synthclip.recipe.training import HELDOUT
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Outcome, ShardWriter
 from synthclip.textgen.bank import read_bank
-from synthclip.training.config import HELDOUT
 
 _NEAREST_TEXTS = 8
 _NEAREST_IMAGES = 5
@@ -36,7 +36,7 @@ class Eval(Stage):
         return Resources(gpus=1)
 
     def load(self) -> Maker:
-        from synthclip.interop.load import load_model
+        from synthclip.models.load import load_model
 
         loaded = load_model(self.run.file("train", "model"))
         encoder = Encoder(*loaded, batch_size=self.recipe.evaluation.batch_size)

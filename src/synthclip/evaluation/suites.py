@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from synthclip import schema
-from synthclip.config import did_you_mean, nearest
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, MissingDataError, Retrieval, open_dataset
 from synthclip.evaluation.data.known import KNOWN
@@ -15,7 +14,8 @@ from synthclip.evaluation.features import Features, Watch, default_cache
 from synthclip.evaluation.paper import cells
 from synthclip.evaluation.results import ON_PUBLIC_DATA, item_rows, result_row
 from synthclip.keys import digest
-from synthclip.store import Outcome, RunDirectory
+from synthclip.recipe.section import did_you_mean, nearest
+from synthclip.run.store import Outcome, RunDirectory
 
 Plan = dict[str, tuple[str, ...]]
 """Evaluators by data set; none given means all that the set has what it takes for."""

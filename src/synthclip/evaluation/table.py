@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from synthclip.config import differences
 from synthclip.evaluation.comparing import Difference
 from synthclip.evaluation.paper import METRICS, Row, delta_mtl, paper_rows, published_delta_mtl, row_of
-from synthclip.store import RunDirectory
+from synthclip.recipe.section import differences
+from synthclip.run.store import RunDirectory
 
 SHOWN_ROWS = ("CC12M", "SynthCI-30M")
 

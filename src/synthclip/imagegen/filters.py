@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
-from synthclip.imagegen.config import LOCAL, FiltersConfig
+from synthclip.recipe.imagegen import LOCAL, FiltersConfig
 
 Images = NDArray[np.uint8]
 
@@ -106,7 +106,7 @@ class ClipScore:
     """
 
     def __init__(self, model: str, least: float) -> None:
-        from synthclip import torchvision_ops
+        from synthclip.models import torchvision_ops
 
         torchvision_ops.ensure()
         import open_clip

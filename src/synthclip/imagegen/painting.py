@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.backends import Painted, TextToImage
-from synthclip.imagegen.config import MOST_VARIANTS, ImagesConfig
 from synthclip.imagegen.filters import Filter, Verdict
 from synthclip.keys import image_key, seeds
+from synthclip.recipe.imagegen import MOST_VARIANTS, ImagesConfig
 
 _DEPTH = 2
 """Painted batches that may wait to be finished: it bounds the memory for them."""

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 
 from synthclip import schema
 from synthclip.backends import TextToImage, build_text_to_image
-from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.filters import Filter, load_filters
 from synthclip.imagegen.painting import Accepted, Job, Painting, Refused
-from synthclip.imagegen.shards import TarShard
 from synthclip.recipe import Recipe
-from synthclip.stage import Stage
-from synthclip.store import Manifest, Outcome, RunDirectory, ShardWriter
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Stage
+from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
+from synthclip.samples.shards import TarShard
 
 
 class Images(Stage):

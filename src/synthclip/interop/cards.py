@@ -8,10 +8,10 @@ import yaml
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import SAVED_AS, load_recipe
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 if TYPE_CHECKING:
-    from synthclip.interop.load import OpenedModel
+    from synthclip.models.load import OpenedModel
 
 _STAGES = ("concepts", "captions", "match", "balance", "images")
 _PAPER = "https://arxiv.org/abs/2402.01832"

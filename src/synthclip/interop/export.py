@@ -10,9 +10,9 @@ from typing import Literal
 
 from synthclip.errors import SynthClipError
 from synthclip.interop.huggingface import write_huggingface
-from synthclip.interop.load import CONFIG_FILE, Encoders, OpenedModel, is_vitb16, open_model
 from synthclip.interop.onnx import write_onnx
-from synthclip.store import disk_errors
+from synthclip.models.load import CONFIG_FILE, Encoders, OpenedModel, is_vitb16, open_model
+from synthclip.run.store import disk_errors
 
 Format = Literal["open_clip", "official", "hf", "onnx"]
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -47,7 +47,7 @@ def write_open_clip(opened: OpenedModel, folder: Path) -> Encoders:
     """An open_clip folder; a `SynthClipViTB16` becomes its equal in open_clip's terms."""
     from safetensors.torch import save_file
 
-    from synthclip.training import vitb16
+    from synthclip.models import vitb16
 
     state = opened.model.state_dict()
     if isinstance(opened.model, vitb16.SynthClipViTB16):
@@ -67,8 +67,8 @@ def write_open_clip(opened: OpenedModel, folder: Path) -> Encoders:
 
 def write_official(opened: OpenedModel, folder: Path) -> Encoders:
     """`checkpoint_best.pt` in the official layout."""
-    from synthclip.interop.checkpoint import write_checkpoint
-    from synthclip.training import vitb16
+    from synthclip.models import vitb16
+    from synthclip.models.weights import write_checkpoint
 
     state = opened.model.state_dict()
     if not isinstance(opened.model, vitb16.SynthClipViTB16):

@@ -8,8 +8,8 @@ from pathlib import Path
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.interop.cards import data_card, model_card
 from synthclip.interop.export import write_open_clip
-from synthclip.interop.load import open_model
 from synthclip.interop.synthci import CSV_NAME, SUBFOLDER
+from synthclip.models.load import open_model
 
 SYNTHCI_REPO = "hammh0a/SynthCLIP"
 

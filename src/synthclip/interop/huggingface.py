@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.interop.load import Encoders, OpenedModel, is_vitb16
+from synthclip.models.load import Encoders, OpenedModel, is_vitb16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def write_huggingface(opened: OpenedModel, folder: Path) -> Encoders:
     """
     with needs_extra("interop", "export to hf"):
         import transformers
-    from synthclip.training import vitb16
+    from synthclip.models import vitb16
 
     config, state = opened.config, opened.model.state_dict()
     if is_vitb16(config):

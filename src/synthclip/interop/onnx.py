@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from synthclip.errors import needs_extra
-from synthclip.interop.load import Encoders, OpenedModel
+from synthclip.models.load import Encoders, OpenedModel
 
 _SINGLE_FILE_BYTES = 1_500_000_000
 """A graph above 2 GB (protobuf's limit) keeps its weights in a file beside it."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from synthclip.errors import SynthClipError
-from synthclip.plan.devices import Devices
 from synthclip.plan.flops import diffusion_image, llm_parameters, transformer
 from synthclip.recipe import Recipe
+from synthclip.training.devices import Devices
 from synthclip.training.flops import clip_pair, mean_pair
 
 _LLM_UTILISATION = 0.2

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthclip.backends import BackendConfig
 from synthclip.errors import SynthClipError
+from synthclip.recipe.backends import BackendConfig
 
 
 @dataclass(frozen=True)

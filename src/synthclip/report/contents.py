@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from synthclip.report.pictures import Finding, Picture, files, findings, gallery
 from synthclip.report.suites import Suites, read_suites
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthclip import keys
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 from synthclip.textgen.bank import read_bank
 
 GALLERY_CAPTIONS = 12

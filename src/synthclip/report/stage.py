@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from synthclip.engine import Resources, Shard, Tick
 from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.keys import digest
 from synthclip.recipe import Recipe
-from synthclip.stage import Maker, Stage
-from synthclip.store import Manifest, Outcome, ShardWriter
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Manifest, Outcome, ShardWriter
 
 FILE = "report.html"
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
 from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.report.pictures import files
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 OURS = "this model"
 _WORST = 8

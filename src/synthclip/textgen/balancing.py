@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.engine import Resources, Shard, Tick
 from synthclip.keys import U64
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Outcome, ShardWriter
 from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED, SPLITS
-from synthclip.stage import Maker, Stage
-from synthclip.store import Outcome, ShardWriter
 from synthclip.textgen import matched, near_duplicates
 from synthclip.textgen.buckets import SortedByBucket
 from synthclip.textgen.drawing import (

@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 BANK = "00000"
 """The one shard of the concept bank."""

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from synthclip import keys
 from synthclip.backends import build_llm
-from synthclip.engine import Resources, Shard, Tick
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Outcome, ShardWriter
 from synthclip.schema import CAPTION, REJECTED_CAPTION
-from synthclip.stage import Maker, Stage
-from synthclip.store import Outcome, ShardWriter
 from synthclip.textgen import fills, imported, language
 from synthclip.textgen.bank import read_bank
 from synthclip.textgen.cleaning import clean

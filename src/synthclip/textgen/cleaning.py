@@ -3,8 +3,8 @@
 import re
 import unicodedata
 
+from synthclip.recipe.textgen import CaptionsConfig, Template
 from synthclip.textgen import language
-from synthclip.textgen.config import CaptionsConfig, Template
 
 _MOST_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
 _QUOTES = str.maketrans("", "", '"“”„«»')

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from synthclip import keys
-from synthclip.engine import Resources, Shard, Tick
 from synthclip.errors import SynthClipError, needs_extra
+from synthclip.recipe.textgen import ConceptsConfig
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Outcome, ShardWriter
 from synthclip.schema import CONCEPT
-from synthclip.stage import Maker, Stage
-from synthclip.store import Outcome, ShardWriter
 from synthclip.textgen import sources
 from synthclip.textgen.bank import BANK
-from synthclip.textgen.config import ConceptsConfig
 from synthclip.textgen.matcher import ConceptMatcher
 
 

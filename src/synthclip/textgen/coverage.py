@@ -7,14 +7,14 @@ from pathlib import Path
 
 from synthclip import keys
 from synthclip.errors import SynthClipError
-from synthclip.pipeline import run
-from synthclip.progress import Console
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.recipe.textgen import ConceptSource
+from synthclip.run.pipeline import run
+from synthclip.run.progress import Console
+from synthclip.run.store import RunDirectory
 from synthclip.textgen import fills, matched, sources
 from synthclip.textgen.bank import read_bank
 from synthclip.textgen.captions import Captions
-from synthclip.textgen.config import ConceptSource
 
 STAGES = ("concepts", "captions", "match")
 _MOST_ATTEMPTS = 16  # for one matched caption

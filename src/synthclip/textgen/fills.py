@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from synthclip.keys import digest
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 
 _FOLDER = "captions/fills/"
 

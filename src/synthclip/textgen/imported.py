@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from synthclip import keys
-from synthclip.engine import Shard, Tick
 from synthclip.errors import SynthClipError
+from synthclip.keys import quick_digest
+from synthclip.run.engine import Shard, Tick
+from synthclip.run.store import Outcome, ShardWriter
 from synthclip.schema import CAPTION, MATCH, REJECTED_CAPTION
-from synthclip.store import Outcome, ShardWriter, quick_digest
 from synthclip.textgen import official
 
 ROWS_AT_ONCE = 65_536

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip.keys import U64
-from synthclip.store import RunDirectory
+from synthclip.run.store import RunDirectory
 from synthclip.textgen.drawing import Matches, first_of_equal
 
 _T = TypeVar("_T")

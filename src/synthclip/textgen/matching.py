@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthclip.engine import Shard, Tick
 from synthclip.errors import SynthClipError
+from synthclip.run.engine import Shard, Tick
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Manifest, Outcome, ShardWriter, disk_errors
 from synthclip.schema import MATCH
-from synthclip.stage import Maker, Stage
-from synthclip.store import Manifest, Outcome, ShardWriter, disk_errors
 from synthclip.textgen import imported
 from synthclip.textgen.bank import BANK, read_bank
 from synthclip.textgen.matcher import ConceptMatcher

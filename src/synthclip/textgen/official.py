@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
-from synthclip.store import RunDirectory, disk_errors
+from synthclip.run.store import RunDirectory, disk_errors
 
 _READ_CHARS = 1 << 20
 _SPACE = re.compile(r"[\s,]*")

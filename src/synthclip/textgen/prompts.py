@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.textgen.config import CaptionsConfig, Template
+from synthclip.recipe.textgen import CaptionsConfig, Template
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.store import quick_digest
+from synthclip.keys import quick_digest
+from synthclip.recipe.textgen import ConceptSource
 from synthclip.textgen import wikipedia, wordnet
-from synthclip.textgen.config import ConceptSource
 
 
 def read(source: ConceptSource) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from synthclip.errors import SynthClipError
-from synthclip.textgen.config import ConceptSource
+from synthclip.recipe.textgen import ConceptSource
 
 _MOST_BIGRAMS = 20_000_000  # in memory; beyond it the rare ones go
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")

@@ -9,10 +9,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from synthclip.errors import SynthClipError
-from synthclip.store import disk_errors
-from synthclip.training.archive import archive_fault
-
-FORMAT = "synthclip-train-1"
+from synthclip.models.archive import archive_fault
+from synthclip.models.weights import TRAINING_FORMAT
+from synthclip.run.store import disk_errors
 
 
 class Checkpoints:
@@ -30,7 +29,7 @@ class Checkpoints:
         earlier checkpoints as they are.
         """
         self.finish()
-        copied = tree_map(_copied, {"format": FORMAT, "step": step, **state})
+        copied = tree_map(_copied, {"format": TRAINING_FORMAT, "step": step, **state})
         self._writing = self._writer.submit(self._write, step, copied)
 
     def finish(self) -> None:
@@ -94,7 +93,7 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:
         told = str(error).splitlines()[0]
         raise SynthClipError(f"{path}: not a checkpoint that can be read ({told}): remove it") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise SynthClipError(f"{path}: not a training checkpoint of this package: remove it")
     return state
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from synthclip.training.config import ModelConfig, TrainingConfig
+from synthclip.recipe.training import ModelConfig, TrainingConfig
 
 
 @functools.cache
@@ -17,7 +17,7 @@ def clip_pair(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from synthclip.training.model import build_model, open_clip_config
+    from synthclip.models.model import build_model, open_clip_config
 
     shape = open_clip_config(config)["model_cfg"]
     size, length = image_size_px or config.image_size_px, tokens or shape["text_cfg"]["context_length"]

@@ -5,10 +5,10 @@ import contextlib
 import torch
 from torch import Tensor
 
+from synthclip.models.model import IMAGE_MEAN, IMAGE_STD
 from synthclip.training.distributed import Group
 from synthclip.training.loader import Batch
 from synthclip.training.losses import Features, Loss
-from synthclip.training.model import IMAGE_MEAN, IMAGE_STD
 from synthclip.training.parallel import Parallel
 
 

@@ -7,24 +7,24 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from synthclip.engine import Shard
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
-from synthclip.plan.devices import devices_here
-from synthclip.stage import Stage
-from synthclip.training import files
+from synthclip.models.model import build_encode, build_model
+from synthclip.recipe.training import ModelConfig, SourceConfig
+from synthclip.run.engine import Shard
+from synthclip.run.stage import Stage
+from synthclip.samples import files
+from synthclip.samples.sources import Source
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import ModelConfig, SourceConfig
+from synthclip.training.devices import devices_here
 from synthclip.training.distributed import Group, join
 from synthclip.training.flops import training_pair
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
-from synthclip.training.model import build_encode, build_model
 from synthclip.training.order import Order
 from synthclip.training.resolution import check_tower, image_size
 from synthclip.training.shards import any_shards, own_shards
-from synthclip.training.sources import Source
 from synthclip.training.tables import Concatenated, open_csv, open_parquet
 from synthclip.training.validation import Validation
 
@@ -121,8 +121,8 @@ def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int, in
 
 def _start_from(init: str, model: nn.Module) -> None:
     """Load weights of the same architecture. Raises SynthClipError with the names that do not fit."""
-    from synthclip.interop.checkpoint import differences
-    from synthclip.interop.load import load_model
+    from synthclip.models.load import load_model
+    from synthclip.models.weights import differences
 
     given = load_model(init).model.state_dict()
     if told := differences(given, model.state_dict()):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import text_id, uniform
+from synthclip.samples.sources import Sample, SampleError, Source
 from synthclip.training.augment import DRAWS, random_crop
 from synthclip.training.order import Order, Slots
-from synthclip.training.sources import Sample, SampleError, Source
 from synthclip.training.texts import SENTENCES, sub_caption
 
 Encode = Callable[[str], Sequence[int]]

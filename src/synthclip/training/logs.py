@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.store import RunDirectory
-from synthclip.training.config import LoggerName
+from synthclip.recipe.training import LoggerName
+from synthclip.run.store import RunDirectory
 
 
 class _Logger(NamedTuple):

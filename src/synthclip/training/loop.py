@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
+from synthclip.recipe.training import TrainingConfig
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.config import TrainingConfig
 from synthclip.training.distributed import Group
 from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch, Loader

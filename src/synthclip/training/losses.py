@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, logsigmoid
 
-from synthclip.training.config import LossName
+from synthclip.recipe.training import LossName
 from synthclip.training.distributed import Group
 
 

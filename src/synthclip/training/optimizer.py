@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthclip.training.config import TrainingConfig
+from synthclip.recipe.training import TrainingConfig
 
 MAX_LOGIT_SCALE = 4.6052
 """ln 100, as CLIP (arXiv 2103.00020, Section 2.5) bounds the logarithm of the inverse temperature."""

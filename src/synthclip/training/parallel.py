@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from synthclip.training.config import ParallelName
+from synthclip.recipe.training import ParallelName
 from synthclip.training.distributed import Group
 
 

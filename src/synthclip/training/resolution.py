@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from synthclip.errors import SynthClipError
-from synthclip.training.config import ModelConfig, TrainingConfig
-from synthclip.training.model import build_model
+from synthclip.models.model import build_model
+from synthclip.recipe.training import ModelConfig, TrainingConfig
 
 
 def image_size(step: int, steps: int, config: TrainingConfig, own: int) -> int:

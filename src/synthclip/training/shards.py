@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
-from synthclip.store import RunDirectory
-from synthclip.training import files
-from synthclip.training.sources import TarSource
+from synthclip.run.store import RunDirectory
+from synthclip.samples import files
+from synthclip.samples.sources import TarSource
 
 _BLOCK = tarfile.BLOCKSIZE
 Spans = NDArray[np.int64]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from synthclip.engine import Resources, Shard, Tick
-from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.heldout import PARTS, digest_of
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.keys import digest
-from synthclip.stage import Maker, Stage
-from synthclip.store import Outcome, ShardWriter
-from synthclip.training import files
-from synthclip.training.config import HELDOUT
+from synthclip.recipe.training import HELDOUT
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.stage import Maker, Stage
+from synthclip.run.store import Outcome, ShardWriter
+from synthclip.samples import files
 
 if TYPE_CHECKING:
     from synthclip.training.loop import Report
@@ -99,8 +99,8 @@ class Train(Stage):
         return self._make
 
     def _make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        from synthclip.models.model import build_model, save_open_clip
         from synthclip.training.checkpoint import Checkpoints
-        from synthclip.training.model import build_model, save_open_clip
 
         recipe = self.recipe
         self._train(shard, lambda rows, figures: tick(rows, **figures))

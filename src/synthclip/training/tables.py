@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
-from synthclip.store import disk_errors
-from synthclip.training import files
+from synthclip.run.store import disk_errors
+from synthclip.samples import files
+from synthclip.samples.sources import Sample, SampleError
 from synthclip.training.csv_rows import RowError, numbered_rows
-from synthclip.training.sources import Sample, SampleError
 
 _SCHEMA = pa.schema(
     [("image", pa.large_binary()), ("path", pa.string()), ("text", pa.string()), ("place", pa.int64())]

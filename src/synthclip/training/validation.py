@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synthclip.config import nearest
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, Retrieval, open_dataset
 from synthclip.evaluation.encoder import Encoder
@@ -13,12 +12,13 @@ from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluator
 from synthclip.evaluation.features import PassingFeatures
 from synthclip.evaluation.heldout import Heldout, judge, read_heldout
 from synthclip.evaluation.suites import plan_of_names
-from synthclip.interop.load import loaded_as
+from synthclip.models.load import loaded_as
+from synthclip.models.model import build_model
 from synthclip.recipe import Recipe
-from synthclip.store import RunDirectory
+from synthclip.recipe.section import nearest
+from synthclip.recipe.training import HELDOUT
+from synthclip.run.store import RunDirectory
 from synthclip.textgen.bank import read_bank
-from synthclip.training.config import HELDOUT
-from synthclip.training.model import build_model
 
 
 class Validation:

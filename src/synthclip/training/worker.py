@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from synthclip.engine.stopping import asked_to_stop
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
-from synthclip.store import RunDirectory
+from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.store import RunDirectory
 from synthclip.training.job import build_trainer
 from synthclip.training.launch import TELL
 from synthclip.training.stage import Train

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from synthclip.backends import BackendConfig
-from synthclip.config import runtime
+from synthclip.recipe.backends import BackendConfig
+from synthclip.recipe.section import runtime
 
 SAYS = (
     " {c} sleeps under a tree.",

@@ -5,11 +5,11 @@ A layout is a module here with `fits(folder)` and `read(folder, name)`.
 
 from pathlib import Path
 
-from synthclip.config import did_you_mean
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import captions, folders, parquet, torchvision_sets, webdataset
 from synthclip.evaluation.data.known import KNOWN, hub_repository
 from synthclip.evaluation.data.types import Classification, Pictures, Retrieval, Split, loose_files
+from synthclip.recipe.section import did_you_mean
 
 __all__ = ["Classification", "MissingDataError", "Pictures", "Retrieval", "Split", "identity", "open_dataset"]
 

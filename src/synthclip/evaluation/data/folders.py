@@ -83,7 +83,7 @@ def _imagenet_names(classes: list[str]) -> tuple[str, ...]:
     if classes == [str(number) for number in range(1000)]:
         numbers = list(range(1000))
     elif all(name[0] == "n" and name[1:].isdecimal() for name in classes):
-        from synthclip import torchvision_ops
+        from synthclip.models import torchvision_ops
 
         torchvision_ops.ensure()
         from timm.data import ImageNetInfo

@@ -22,8 +22,7 @@ from synthclip.evaluation.data.types import (
     read_lines,
     with_test,
 )
-from synthclip.keys import digest
-from synthclip.store import sha256_of
+from synthclip.keys import digest, sha256_of
 
 _ROWS_AT_ONCE = 256
 

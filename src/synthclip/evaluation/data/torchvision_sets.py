@@ -9,8 +9,7 @@ import numpy as np
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data.types import Classification, Picture, Pictures, Split, loose_files
-from synthclip.keys import digest
-from synthclip.store import sha256_of
+from synthclip.keys import digest, sha256_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def fits(name: str, root: Path) -> bool:
 
 
 def read(name: str, root: Path) -> Classification:
-    from synthclip import torchvision_ops
+    from synthclip.models import torchvision_ops
 
     torchvision_ops.ensure()
     from torchvision import datasets

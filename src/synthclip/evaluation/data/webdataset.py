@@ -15,7 +15,6 @@ from typing import BinaryIO
 import numpy as np
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data.tars import tar_files
 from synthclip.evaluation.data.types import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,
@@ -28,8 +27,8 @@ from synthclip.evaluation.data.types import (
     read_places,
     with_test,
 )
-from synthclip.keys import digest
-from synthclip.store import sha256_of
+from synthclip.keys import digest, sha256_of
+from synthclip.samples.tars import tar_files
 
 
 @dataclass(frozen=True)

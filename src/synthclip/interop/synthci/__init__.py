@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from synthclip.engine import Done, EngineConfig, Progress, Resources, Shard, build_engine
 from synthclip.errors import SynthClipError
 from synthclip.interop.synthci.captions import split_csv
 from synthclip.interop.synthci.shard import STAGE, LoadShardMaker, fingerprint
-from synthclip.store import RunDirectory, quick_digest
+from synthclip.keys import quick_digest
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Done, Progress, Resources, Shard, build_engine
+from synthclip.run.store import RunDirectory
 
 SUBFOLDER = "SynthCI-30"
 CSV_NAME = "combined_images_and_captions.csv"
@@ -48,7 +50,7 @@ def import_synthci(source: Path, out: Path, workers: int | Literal["auto"] = "au
 
     Raises SynthClipError where `source` is not in the official layout or `out` holds something else.
     """
-    from synthclip.progress import Console  # here, as every worker imports this package
+    from synthclip.run.progress import Console  # here, as every worker imports this package
 
     csv_path, data = _locate(source)
     whole, broken = _zips(data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from synthclip.store import Outcome, ShardWriter
+from synthclip.run.store import Outcome, ShardWriter
 from synthclip.training.csv_rows import RowError, numbered_rows
 
 _BUFFERED_BYTES = 64 * 2**20

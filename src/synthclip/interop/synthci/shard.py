@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from synthclip import schema
-from synthclip.engine import Shard, Tick, Work
 from synthclip.errors import SynthClipError
-from synthclip.imagegen.shards import TarShard
 from synthclip.interop.synthci.captions import read_captions
 from synthclip.keys import digest, text_id
-from synthclip.store import Outcome, RunDirectory, ShardWriter, disk_errors
+from synthclip.run.engine import Shard, Tick, Work
+from synthclip.run.store import Outcome, RunDirectory, ShardWriter, disk_errors
+from synthclip.samples.shards import TarShard
 
 STAGE = "images"
 BACKEND = "SynthCI-30M"

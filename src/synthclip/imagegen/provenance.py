@@ -1,0 +1,129 @@
+"""Where one image of a run comes from, and the same image once more."""
+
+import hashlib
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from synthclip.backends import build_text_to_image
+from synthclip.errors import SynthClipError
+from synthclip.imagegen.painting import encode, fit
+from synthclip.recipe import Recipe, load_held
+from synthclip.recipe.backends import module
+from synthclip.run.store import RunDirectory
+from synthclip.schema import SPLITS
+from synthclip.textgen.bank import read_bank
+from synthclip.textgen.prompts import Prompts
+
+_MOST_ATTEMPTS = 10_000
+"""How many draws of a concept are searched for the prompt that a caption answers."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Image -> caption -> concept -> prompt -> model. What the run no longer holds is None."""
+
+    image: dict[str, Any]
+    """The image's row of the sidecar, and what its JSON in the tar says."""
+    caption: dict[str, Any] | None
+    concept: str | None
+    """What the caption was written for."""
+    concepts: list[str]
+    """What was found in the caption."""
+    prompt: str | None
+
+    def lines(self) -> list[str]:
+        """What a reader wants to know, one fact a line."""
+        image, caption = self.image, self.caption or {}
+        told = {
+            "image": f"{image['shard']} at byte {image['offset']}, {image['width_px']} px, "
+            f"sha256 {image['sha256']}",
+            "painted": f"variant {image['variant']}, attempt {image['attempt']}, seed {image['seed']}",
+            "by": f"{image['backend']}; licence {image['licence']}",
+            "scores": ", ".join(f"{name} {score:.4g}" for name, score in image["scores"]) or None,
+            "from": json.dumps(image["prompt"], ensure_ascii=False),
+            "unread": image["unread"] or None,
+            "caption": f"{image['caption_id']:016x}",
+            "concept": self.concept,
+            "found in it": ", ".join(self.concepts) or None,
+            "written by": f"{caption['model']}, seed {caption['seed']}" if caption else None,
+            "template": caption.get("template"),
+            "prompt": json.dumps(self.prompt, ensure_ascii=False) if self.prompt else None,
+        }
+        return [f"{name:12}{value}" for name, value in told.items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Repainted:
+    """An image made again."""
+
+    jpeg: bytes
+    same: bool
+    """Byte for byte what the run holds."""
+
+
+def trace(path: Path | str, key: str) -> Trace:
+    """Follow an image back to the concept. Raises SynthClipError where the run holds no such image."""
+    run = RunDirectory(path)
+    recipe = load_held(run.path)
+    image = _image(run, key)
+    caption = _row(run, "captions", "caption_id", pa.scalar(image["caption_id"], pa.uint64()))
+    names = dict(enumerate(read_bank(run))) if run.manifests("concepts") else {}
+    concept = names.get(caption["concept_id"]) if caption else None
+    prompt = _prompt(recipe, concept, caption["seed"]) if caption and concept else None
+    found = [names[at] for at in image["concept_ids"] if at in names]
+    return Trace(image, caption, concept, found, prompt)
+
+
+def repaint(path: Path | str, key: str) -> Repainted:
+    """Paint one image of a run again, from what stands beside it in its tar.
+
+    Raises SynthClipError where the run holds no such image or its model cannot be loaded.
+    """
+    image = _image(RunDirectory(path), key)
+    values = image["text_to_image"]
+    model = build_text_to_image(module("t2i", values["backend"]).Config.model_validate(values))
+    painted = model.generate([image["prompt"]], [image["seed"]])
+    jpeg = encode(fit(painted.images[0], image["size_px"]), image["jpeg_quality"])
+    return Repainted(jpeg, hashlib.sha256(jpeg).hexdigest() == image["sha256"])
+
+
+def _image(run: RunDirectory, key: str) -> dict[str, Any]:
+    """The image's sidecar row and its JSON, as one."""
+    for split in SPLITS:
+        for sidecar in sorted(run.stage("images").glob(f"{split}/*.parquet")):
+            rows = pq.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
+            if rows:
+                with tarfile.open(run.file("images", rows[0]["shard"])) as tar:
+                    member = tar.extractfile(f"{key}.json")
+                    told = json.loads(member.read()) if member else {}
+                return {**told, **rows[0]}
+    refused = _row(run, "images/rejected", "key", pa.scalar(key))
+    if refused is not None:
+        raise SynthClipError(f"{run.path}: image {key}: refused ({refused['reason']}), so not kept")
+    raise SynthClipError(
+        f"{run.path}: holds no image of key {key!r}: keys are the names in images/*/*.tar without .jpg"
+    )
+
+
+def _row(run: RunDirectory, stage: str, column: str, value: pa.Scalar) -> dict[str, Any] | None:
+    for file in sorted(run.stage(stage).rglob("*.parquet")):
+        if "rejected" in file.relative_to(run.stage(stage)).parts:
+            continue
+        rows = pq.read_table(file, filters=pc.field(column) == value).to_pylist()
+        if rows:
+            return dict(rows[0])
+    return None
+
+
+def _prompt(recipe: Recipe, concept: str, seed: int) -> str | None:
+    """The prompt whose draw had that seed."""
+    prompts = Prompts(recipe.captions, recipe.seed)
+    drawn = (prompts.draw(concept, attempt) for attempt in range(_MOST_ATTEMPTS))
+    return next((prompt.text for prompt in drawn if prompt.seed == seed), None)

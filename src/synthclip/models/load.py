@@ -1,0 +1,248 @@
+"""Loads a CLIP model from wherever one comes."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from synthclip.errors import SynthClipError
+from synthclip.recipe.section import did_you_mean
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from synthclip.recipe.training import ModelConfig
+
+CONFIG_FILE = "open_clip_config.json"
+"""The file by which open_clip knows a model folder."""
+_IN_RUN = Path("train/model")
+_LOCAL, _HUB = "local-dir:", "hf-hub:"
+
+
+class LoadedModel(NamedTuple):
+    """What `load_model` returns: unpack it as `model, preprocess, tokenizer`."""
+
+    model: "CLIP"
+    """open_clip's class, or ours with its interface; float32, on the CPU, in eval mode."""
+    preprocess: "Callable[[Image], Tensor]"
+    """A PIL image to float32 [3, H, W], resized, cropped and normalised as the model was trained."""
+    tokenizer: "Callable[[str | list[str]], Tensor]"
+    """Texts to token ids int64 [N, context_length]."""
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model together with what it takes to write it elsewhere."""
+
+    model: "CLIP"
+    config: dict[str, Any]
+    """open_clip's `model_cfg`. For `SynthClipViTB16`, that of its equal in open_clip."""
+    preprocess: dict[str, Any]
+    """open_clip's `preprocess_cfg`."""
+    tokenizer: Any
+
+
+class Encoders(NamedTuple):
+    """A written model, read back. Both give features float32 [B, embed_dim], not normalised."""
+
+    image: "Callable[[Tensor], Tensor]"
+    """From pixels float32 [B, 3, H, W]."""
+    text: "Callable[[Tensor], Tensor]"
+    """From token ids int64 [B, context_length]."""
+
+
+def load_model(source: str | Path) -> LoadedModel:
+    """Load a CLIP model with its preprocessing and tokenizer.
+
+    `source` is one of: a run directory, or its `train/model`; any open_clip folder (`local-dir:` may stand
+    before it); an official SynthCLIP `checkpoint_best.pt`; a `step-<n>.pt` of a run that is being trained;
+    `NAME:TAG`, an open_clip model with one of its pretrained weights (`ViT-B-32:laion2b_s34b_b79k`);
+    `hf-hub:ORG/REPO`.
+
+    Raises SynthClipError where there is no such model, or a file is damaged or not safe to load.
+    """
+    return _ready(open_model(source))
+
+
+def loaded_as(model: "CLIP", config: "ModelConfig") -> LoadedModel:
+    """A model that is in memory, built by `config`, as `load_model` would load it; in eval mode."""
+    return _ready(_of_recipe(model, config))
+
+
+def _ready(opened: OpenedModel) -> LoadedModel:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    preprocess = image_transform_v2(PreprocessCfg(**opened.preprocess), is_train=False)
+    return LoadedModel(opened.model, preprocess, opened.tokenizer)
+
+
+def open_model(source: str | Path) -> OpenedModel:
+    """As `load_model`, with the configuration instead of the ready transform."""
+    from synthclip.models import torchvision_ops
+
+    torchvision_ops.ensure()
+    name = str(source)
+    path = Path(name.removeprefix(_LOCAL))
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_file(path)
+    if name.startswith(_HUB):
+        return _from_open_clip(name, None)
+    if name.startswith(_LOCAL) or isinstance(source, Path) or "/" in name or path.suffix in (".pt", ".pth"):
+        raise SynthClipError(f"{path}: no such file or folder")
+    return _from_open_clip(*_name_and_tag(name))
+
+
+def _from_folder(path: Path) -> OpenedModel:
+    from synthclip.models.weights import refuse_unsafe
+
+    folder = next((at for at in (path, path / _IN_RUN) if (at / CONFIG_FILE).is_file()), None)
+    if folder is None:
+        if (path / "recipe.yaml").is_file():
+            raise SynthClipError(f"{path}: this run has no trained model yet: run `synthclip train {path}`")
+        raise SynthClipError(f"{path}: neither a run directory nor a model folder: no {CONFIG_FILE} in it")
+    if not any(folder.glob("*.safetensors")):
+        for pickled in sorted([*folder.glob("*.bin"), *folder.glob("*.pth")]):
+            refuse_unsafe(pickled)
+    return _from_open_clip(f"{_LOCAL}{folder}", None)
+
+
+def _from_file(path: Path) -> OpenedModel:
+    from synthclip.models.weights import TRAINING_FORMAT, read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get("format") == TRAINING_FORMAT:
+        return _from_training(path, checkpoint)
+    return _from_official(path, checkpoint)
+
+
+def _from_official(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
+    import torch
+
+    from synthclip.models import vitb16
+    from synthclip.models.weights import official_state_dict, refuse_other_architecture
+
+    state = official_state_dict(path, checkpoint)
+    with torch.device("meta"):
+        expected = vitb16.SynthClipViTB16().state_dict()
+    refuse_other_architecture(path, state, expected, vitb16.NAME)
+    model = vitb16.SynthClipViTB16()
+    model.load_state_dict(state)
+    return OpenedModel(model.eval(), vitb16.OPEN_CLIP_CONFIG, vitb16.PREPROCESS, vitb16.Tokenizer())
+
+
+def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
+    """A checkpoint of a run that is still being trained: `RUN/train/partial/<fingerprint>/step-<n>.pt`."""
+    from synthclip.models.model import build_model
+    from synthclip.models.weights import refuse_other_architecture
+    from synthclip.recipe import SAVED_AS, load_recipe
+
+    run = path.resolve().parents[3] if len(path.resolve().parents) > 3 else path.parent
+    if not (run / SAVED_AS).is_file():
+        raise SynthClipError(f"{path}: a checkpoint of a run, which can be read only where the run wrote it")
+    recipe = load_recipe(run)
+    model, state = build_model(recipe.model), checkpoint["average"] or checkpoint["model"]
+    refuse_other_architecture(path, state, model.state_dict(), f"the model in {run / SAVED_AS}")
+    model.load_state_dict(state)
+    return _of_recipe(model, recipe.model)
+
+
+def _of_recipe(model: Any, of: "ModelConfig") -> OpenedModel:
+    from synthclip.models.model import open_clip_config
+
+    config = open_clip_config(of)
+    size = of.image_size_px
+    preprocess = {"size": (size, size), "mode": "RGB", "fill_color": 0, **config["preprocess_cfg"]}
+    return OpenedModel(model.eval(), config["model_cfg"], preprocess, _tokenizer(config["model_cfg"]))
+
+
+def _tokenizer(config: dict[str, Any]) -> Any:
+    """The tokenizer of a model without one of its own: CLIP's, cut as the paper does for its network."""
+    import open_clip
+
+    from synthclip.models import vitb16
+
+    if is_vitb16(config):
+        return vitb16.Tokenizer()
+    return open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+
+
+def is_vitb16(config: dict[str, Any]) -> bool:
+    """Whether an open_clip `model_cfg` is the paper's network, spelt out or left to open_clip's defaults."""
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    from synthclip.models.vitb16 import OPEN_CLIP_CONFIG
+
+    def normal(config: dict[str, Any]) -> dict[str, Any]:
+        towers = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
+        return {key: towers[key](**value) if key in towers else value for key, value in config.items()}
+
+    return normal(config) == normal(OPEN_CLIP_CONFIG)
+
+
+def _name_and_tag(name: str) -> tuple[str, str]:
+    import open_clip
+
+    model, _, tag = name.partition(":")
+    known = open_clip.list_models()
+    if model not in known:
+        raise SynthClipError(f"{name}: no such file, folder or open_clip model{did_you_mean(model, known)}")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        raise SynthClipError(
+            f"{name}: open_clip has no such weights: "
+            + (
+                f"choose one of {', '.join(f'{model}:{one}' for one in tags)}"
+                if tags
+                else "none are released"
+            )
+        )
+    return model, tag
+
+
+def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
+    import open_clip
+    from open_clip.model import get_model_preprocess_cfg
+
+    label = name.removeprefix(_LOCAL) if tag is None else f"{name}:{tag}"
+    # open_clip only warns where a tag's weights were trained with the other activation than the name implies.
+    quick_gelu = tag is not None and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    try:
+        model = open_clip.create_model(
+            name, pretrained=tag, require_pretrained=True, force_quick_gelu=quick_gelu
+        )
+        config = open_clip.get_model_config(name)
+        if quick_gelu:
+            config["quick_gelu"] = True
+        tokenizer = _tokenizer(config) if is_vitb16(config) else open_clip.get_tokenizer(name)
+    except json.JSONDecodeError as error:
+        raise SynthClipError(f"{label}: {CONFIG_FILE} is not JSON: {error}") from None
+    except Exception as error:  # open_clip, its readers and the hub client share no base class
+        raise SynthClipError(f"{label}: cannot be loaded: {_told(error)}") from error
+    return OpenedModel(model.eval(), config, get_model_preprocess_cfg(model), tokenizer)
+
+
+def _told(error: Exception) -> str:
+    """One line of what went wrong; of a misfit of weights and architecture, the first keys."""
+    from synthclip.models.weights import told_keys
+
+    text = str(error)
+    missing, unexpected = (
+        [
+            key
+            for listed in re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)
+            for key in listed.split('"')[1::2]
+        ]
+        for kind in ("Missing", "Unexpected")
+    )
+    sizes = r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)"
+    reshaped = [f"{key} is {given}, not {wanted}" for key, given, wanted in re.findall(sizes, text)]
+    if keys := told_keys(missing, unexpected, reshaped):
+        return f"not the weights of its architecture: {keys}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] if lines else type(error).__name__

@@ -1,0 +1,131 @@
+"""Reads checkpoint files without running what is in them; writes the official `checkpoint_best.pt`."""
+
+import argparse
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthclip.errors import SynthClipError
+from synthclip.models.archive import archive_fault
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TRAINING_FORMAT = "synthclip-train-1"
+"""What the `format` of a training's own checkpoints says."""
+_PREFIX = "module."
+_SHOWN = 3
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, tensors on the CPU.
+
+    Only tensors, plain containers and `argparse.Namespace` are unpickled; the file may not declare more
+    data than it holds. Raises SynthClipError for any other file.
+    """
+    import torch
+
+    refuse_unsafe(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise _may_run_code(path, _asked_for(path)) from None
+    except Exception as error:  # whatever a malformed file makes the reader raise
+        raise SynthClipError(f"{path}: damaged: {_first_line(error)}: download it again") from None
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def official_state_dict(path: Path, checkpoint: Mapping[str, Any]) -> "dict[str, Tensor]":
+    """The weights in an official checkpoint, names without the leading `module.`."""
+    import torch
+
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise SynthClipError(f"{path}: not an official checkpoint: it holds no 'state_dict' of tensors")
+    return {str(name).removeprefix(_PREFIX): value for name, value in state.items()}
+
+
+def write_checkpoint(path: Path, state: "Mapping[str, Tensor]") -> None:
+    """Write weights as an official checkpoint; the optimiser's part is empty."""
+    import torch
+
+    torch.save(
+        {
+            "epoch": 0,
+            "state_dict": {_PREFIX + name: value.detach().cpu() for name, value in state.items()},
+            "optimizer": {},
+            "scaler": {},
+            "best_acc1": 0.0,
+            "args": argparse.Namespace(model="CLIP_VITB16"),
+        },
+        path,
+    )
+
+
+def refuse_other_architecture(
+    path: Path, state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]", name: str
+) -> None:
+    """Raise SynthClipError that names the keys in which `state` differs from `expected`, if it does."""
+    if told := differences(state, expected):
+        raise SynthClipError(f"{path}: not the weights of {name}: {told}")
+
+
+def differences(state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]") -> str:
+    """The keys in which weights differ from those of an architecture, the first few; empty where none do."""
+    reshaped = [
+        f"{key} is {list(state[key].shape)}, not {list(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    return told_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), reshaped)
+
+
+def told_keys(missing: Iterable[str], unexpected: Iterable[str], reshaped: Sequence[str]) -> str:
+    """`lacks a, b, c and 9 more; has the unknown d; shapes differ: …`: of each kind the first few."""
+    kinds = (
+        ("lacks", sorted(missing)),
+        ("has the unknown", sorted(unexpected)),
+        ("shapes differ:", list(reshaped)),
+    )
+    return "; ".join(
+        f"{label} {', '.join(keys[:_SHOWN])}{f' and {len(keys) - _SHOWN} more' if len(keys) > _SHOWN else ''}"
+        for label, keys in kinds
+        if keys
+    )
+
+
+def refuse_unsafe(path: Path) -> None:
+    """Raise SynthClipError where a checkpoint file is not whole, or more than tensors and plain values."""
+    try:
+        fault = archive_fault(path)
+    except OSError as error:
+        raise SynthClipError(f"{path}: cannot be read: {error.strerror}") from None
+    if fault:
+        raise SynthClipError(f"{path}: {fault}: download it again")
+    if asked := _asked_for(path):
+        raise _may_run_code(path, asked)
+
+
+def _may_run_code(path: Path, asked: str) -> SynthClipError:
+    return SynthClipError(
+        f"{path}: refused: its pickle asks for more than tensors and arguments{asked}; "
+        "it may run code, so do not load it by other means unless you trust its source"
+    )
+
+
+def _asked_for(path: Path) -> str:
+    """` (posix.system)`: the names that the pickle would import, as far as they can be told."""
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a hostile pickle may break the very reading of its names
+        return ""
+    return f" ({', '.join(sorted(names)[:_SHOWN])})" if names else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,74 @@
+"""The recipe's section for ImageGen."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from synthclip.errors import SynthClipError
+from synthclip.keys import quick_digest
+from synthclip.recipe.section import Section
+
+_TAR_BYTES = 3500
+"""What a sample takes beside its JPEG: headers, padding, caption, JSON."""
+
+LOCAL = "local-dir:"
+"""How open_clip names a model in a folder."""
+
+MOST_VARIANTS = 100
+"""Images of one caption at most: what a key has room for."""
+
+
+class FiltersConfig(Section):
+    """Which paintings are refused, and painted again with the next seed."""
+
+    min_contrast: float = Field(2.0, ge=0)
+    """Least standard deviation of the luminance, in levels of 255: below it an image is blank."""
+    max_duplicate_bits: int | None = Field(None, ge=0, le=31)
+    """Refuse an image whose 64-bit perceptual hash is this near to an earlier one of its shard."""
+    clip_model: str | None = None
+    """Scores image against caption: `NAME/PRETRAINED` of open_clip, `hf-hub:OWNER/NAME`, `local-dir:PATH`."""
+    min_clip_score: float = Field(0.0, ge=-1, le=1)
+    """Least cosine similarity where `clip_model` is given."""
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the local files the filters consist of. Raises SynthClipError where they are missing."""
+        if self.clip_model is None or not self.clip_model.startswith(LOCAL):
+            return {}
+        folder = Path(self.clip_model.removeprefix(LOCAL))
+        files = sorted(path for path in folder.glob("open_clip*") if path.is_file())
+        if not files:
+            raise SynthClipError(
+                f"images.filters.clip_model: {folder}: holds no open_clip_config.json and weights: "
+                "give a folder such as a run's train/model"
+            )
+        return {f"clip_model/{path.name}": quick_digest(path) for path in files}
+
+
+class ImagesConfig(Section):
+    per_caption: int = Field(1, ge=1, le=MOST_VARIANTS)
+    """Images of each caption, each with a seed of its own."""
+    heldout_per_caption: int = Field(1, ge=1, le=MOST_VARIANTS)
+    """Images of each held-out caption."""
+    captions_per_shard: int | None = Field(None, ge=1)
+    """None: as many as fill about `shard_mb`."""
+    shard_mb: float = Field(250.0, gt=0)
+    """Size of a tar, in MB of a million bytes."""
+    size_px: int = Field(256, ge=16)
+    """Side of the stored JPEG; what the model paints is cut to a square and resized with antialiasing."""
+    jpeg_quality: int = Field(95, ge=1, le=100)
+    filters: FiltersConfig = FiltersConfig()
+    retries: int = Field(2, ge=0, le=20)
+    """How often a refused painting is tried again, each time with the next seed."""
+    max_lost: float = Field(0.5, ge=0, le=1)
+    """The stage stops where a larger share of a shard's images was refused for good."""
+
+    def shard_captions(self, variants: int) -> int:
+        """How many captions of so many images each go into a shard.
+
+        Reckoned for photographs, which take 0.2 bytes a pixel at quality 75 and 2.5 times that at 95;
+        drawings take less.
+        """
+        if self.captions_per_shard is not None:
+            return self.captions_per_shard
+        jpeg_bytes = self.size_px**2 * 0.2 * 2.5 ** ((self.jpeg_quality - 75) / 20)
+        return max(1, int(self.shard_mb * 1e6 / (variants * (jpeg_bytes + _TAR_BYTES))))

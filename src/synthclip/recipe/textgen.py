@@ -1,0 +1,147 @@
+"""The recipe's sections for TextGen."""
+
+import re
+from collections.abc import Collection
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from synthclip.recipe.section import Section, nearest
+
+
+class ConceptSource(Section):
+    """One list of concepts. Sources are merged in order; the first to name a concept keeps it."""
+
+    kind: Literal["builtin", "csv", "json", "text", "wikipedia", "wordfreq", "wordnet"] = "builtin"
+    path: str | None = None
+    """File of the source. `builtin` (the bundled bank of concrete nouns) and `wordfreq` take none; `wordnet`
+    wants a WNDB `dict` folder, Debian's unless given; `wikipedia` a `pages-articles.xml.bz2`."""
+    column: str = "text"
+    """For `csv`: the column that holds the concept."""
+    include: tuple[str, ...] = ()
+    """For `wordnet`: only the nouns below one of these, such as `[food, animal]`, by their first sense."""
+    named_people: bool = False
+    """For `wordnet`: whether to take the names of people too."""
+    language: str = "en"
+    """For `wordfreq`."""
+    top: int = Field(50_000, ge=1)
+    """For `wordfreq`: how many words, the most frequent first."""
+    min_count: int = Field(100, ge=1)
+    """For `wikipedia`: the least count of a word."""
+    min_pmi: float = 30.0
+    """For `wikipedia`: the least pointwise mutual information of a pair of words, in bits."""
+    views: str | None = None
+    """For `wikipedia`: one of Wikimedia's page-view files; without it no titles are taken."""
+    min_views: int = Field(70, ge=1)
+    """For `wikipedia`: the least page views of a title."""
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> "ConceptSource":
+        if self.kind in ("builtin", "wordfreq") and self.path is not None:
+            raise ValueError(f"kind {self.kind!r} takes no path")
+        if self.kind in ("csv", "json", "text", "wikipedia") and self.path is None:
+            raise ValueError(f"kind {self.kind!r} needs a path")
+        return self
+
+
+class ConceptsConfig(Section):
+    sources: tuple[ConceptSource, ...] = Field((ConceptSource(),), min_length=1)
+    min_chars: int = Field(1, ge=1)
+    max_chars: int = Field(80, ge=1)
+    pattern: str | None = None
+    """A regular expression that an entry must match as a whole, such as `[A-Za-z' -]+`."""
+    block: tuple[str, ...] = ()
+    """Entries that are, or hold as whole words in any case, a line of one of these text files are refused;
+    `nsfw` is the list of the package better-profanity."""
+    limit: int | None = Field(None, ge=1)
+    """Keep only the first so many: for a trial run."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class Template(Section):
+    """A prompt; Jinja, with `concept` and the names of `captions.axes` in scope."""
+
+    name: str
+    text: str
+    prefill: str = ""
+    """How the caption begins, Jinja too: it is put behind the prompt, with a space where none is there, for
+    the model to go on from. For models that continue a text; a chat model answers anew instead."""
+    weight: float = Field(1.0, gt=0)
+    min_words: int | None = Field(None, ge=1)
+    """Instead of the recipe's, for captions by this template."""
+    max_words: int | None = Field(None, ge=1)
+    sentences: int | None = Field(None, ge=1)
+    """Take an answer of several lines as one text, and keep its first so many sentences: for long captions,
+    of which training can draw parts. None takes an answer of one line as it is."""
+
+    def compile(self, axes: Collection[str] = ()) -> tuple[Any, Any]:
+        """The two as `jinja2.Template`. Raises ValueError where one is none, or names what is not there."""
+        from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
+
+        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        try:
+            parsed = [environment.parse(text) for text in (self.text, self.prefill)]
+        except TemplateSyntaxError as error:
+            raise ValueError(f"template {self.name!r}, line {error.lineno}: {error.message}") from None
+        known = {"concept", *axes}
+        names = set().union(*(meta.find_undeclared_variables(tree) for tree in parsed))
+        if unknown := sorted(names - known):
+            raise ValueError(
+                f"template {self.name!r}: unknown name {unknown[0]!r}{nearest(unknown[0], sorted(known))}"
+            )
+        return environment.from_string(self.text), environment.from_string(self.prefill)
+
+
+class CaptionsConfig(Section):
+    imported: str | None = None
+    """Take the captions from the official files in this folder, or this file, and ask no language model:
+    lists of captions, matched captions, or a selection."""
+    per_concept: int = Field(8, ge=1)
+    templates: tuple[Template, ...] = Field(min_length=1)
+    axes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """What captions shall differ in (style, viewpoint, setting, attribute): for each a list of values, of
+    which every caption draws one. A value listed twice is drawn twice as often; "" leaves it open."""
+    min_words: int = Field(3, ge=1)
+    max_words: int = Field(20, ge=1)
+    must_contain_concept: bool = True
+    language: str | None = None
+    """Refuse captions that are hardly in this language, an ISO 639 code such as `en`."""
+    concepts_per_shard: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _templates_render(self) -> "CaptionsConfig":
+        for axis, values in self.axes.items():
+            if not axis.isidentifier() or axis == "concept" or not values:
+                raise ValueError(f"axis {axis!r}: needs a name that is a word, not 'concept', and values")
+        for template in self.templates:
+            template.compile(self.axes)
+        return self
+
+
+class MatchConfig(Section):
+    imported: bool = False
+    """Take the ids that stand in the matched captions of `captions.imported`."""
+    lowercase: bool = False
+    """False is the official, case-sensitive matching."""
+
+
+class BalanceConfig(Section):
+    t: float | None = Field(10, gt=0)
+    """A concept with more than t captions has its captions thinned out; None keeps all
+    captions that match anything."""
+    target: int | None = Field(None, ge=1)
+    """Instead of `t`: how many captions to select; t is solved for it."""
+    near_duplicates: float | None = Field(None, gt=0, le=1)
+    """Of captions whose sets of lower-cased words have at least this Jaccard similarity one is counted
+    and selected; None keeps all but exact duplicates. Few such pairs are missed, the nearer the fewer."""
+    heldout: float = Field(0.05, ge=0, lt=1)
+    """Share of the selected captions kept from training, for evaluation; drawn by content."""
+    captions_per_shard: int = Field(10_000, ge=1)

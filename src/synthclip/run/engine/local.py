@@ -1,0 +1,222 @@
+"""Shards over processes of this machine: one process a GPU, else one a core."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Done, Load, Progress, Resources, Shard
+from synthclip.run.engine.stopping import GRACE_SECONDS
+from synthclip.run.engine.work import Failure, Ledger, Worker, worker_died
+
+
+class LocalEngine:
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+
+    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Progress | Done]:
+        if not shards:
+            return
+        if self._config.workers == 0:
+            yield from _map_here(load, shards)
+            return
+        pool = _Pool(load, self._slots(resources, len(shards)))
+        try:
+            yield from pool.run(Ledger(shards, self._config.attempts))
+        finally:
+            pool.stop()
+
+    def _slots(self, resources: Resources, shards: int) -> list[dict[str, str]]:
+        """The environment of each worker: its share of the cores, and its GPUs."""
+        cores = len(os.sched_getaffinity(0))
+        gpus = _gpu_ids() if resources.gpus else []
+        useful = len(gpus) // resources.gpus if gpus else cores // resources.cpus
+        wanted = useful if self._config.workers == "auto" else self._config.workers
+        count = max(1, min(wanted, shards, resources.max_workers or shards))
+        threads = str(max(1, cores // count))
+        slots = []
+        for rank in range(count):
+            slot = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+            if gpus:
+                mine = [gpus[(rank * resources.gpus + k) % len(gpus)] for k in range(resources.gpus)]
+                slot["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+            slots.append(slot)
+        return slots
+
+
+@dataclass
+class _Process:
+    process: SpawnProcess
+    pipe: Connection
+    slot: dict[str, str]
+    shard: Shard | None = None
+
+
+class _Pool:
+    """Hands one shard at a time to each worker over a pipe of its own, so that a worker that dies can
+    take no lock with it; its shard goes to the next worker."""
+
+    def __init__(self, load: Load, slots: list[dict[str, str]]) -> None:
+        self._load = load
+        self._workers = [self._start(slot) for slot in slots]
+
+    def run(self, ledger: Ledger) -> Iterator[Progress | Done]:
+        while ledger.open:
+            for worker in self._workers:
+                if worker.shard is None and ledger.waiting:
+                    worker.shard = ledger.take()
+                    with contextlib.suppress(BrokenPipeError):  # its death is seen below
+                        worker.pipe.send(worker.shard)
+            ready = wait([worker.pipe for worker in self._workers if worker.shard is not None])
+            for worker in self._workers:
+                if worker.pipe in ready:
+                    message = self._receive(worker)
+                    if not isinstance(message, Progress):
+                        worker.shard = None
+                    if isinstance(message, Failure):
+                        ledger.failed(message)
+                        continue
+                    if isinstance(message, Done):
+                        ledger.done(message.shard)
+                    yield message
+
+    def stop(self) -> None:
+        """Ask all to stop; the idle ones leave at once, a busy one gets its grace, then is killed."""
+        for worker in self._workers:
+            worker.pipe.close()
+            if worker.shard is not None:
+                worker.process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def _start(self, slot: dict[str, str]) -> _Process:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._load), daemon=False)
+        with _environment(slot):
+            process.start()
+        theirs.close()
+        return _Process(process, ours, slot)
+
+    def _receive(self, worker: _Process) -> Progress | Done | Failure:
+        """What the worker says; a dead one is buried, and a fresh one put in its place."""
+        assert worker.shard is not None
+        try:
+            message: Progress | Done | Failure = worker.pipe.recv()
+            return message
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+        code, shard = worker.process.exitcode or 0, worker.shard
+        worker.pipe.close()
+        fresh = self._start(worker.slot)
+        worker.process, worker.pipe = fresh.process, fresh.pipe
+        return worker_died(shard, signal.Signals(-code).name if code < 0 else f"exit code {code}")
+
+
+def _serve(pipe: Connection, load: Load) -> None:
+    """The life of a worker process: shard after shard until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _spare_pandas()
+    worker = Worker(load)
+
+    def tell(progress: Progress) -> None:
+        with contextlib.suppress(OSError):  # the parent has asked us to stop: the work may still save
+            pipe.send(progress)
+
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            shard: Shard = pipe.recv()
+            pipe.send(worker.make(shard, tell))
+
+
+def _spare_pandas() -> None:
+    """Where pandas is installed, pyarrow imports it at the first list that it converts, to know its objects:
+    0.4 s of every worker. No stage has any. What asks for pandas by name, as `to_pandas` does, still gets it.
+    """
+    import pyarrow as pa
+
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        try:
+            pa.array([0])
+        finally:
+            sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas(MetaPathFinder):
+    """A finder of modules that says there is no pandas."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+def _die_with_parent() -> None:
+    """Without this, workers of a killed run would go on beside the run that resumes it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _map_here(load: Load, shards: Sequence[Shard]) -> Iterator[Progress | Done]:
+    """In this process: no attempts and no other traceback, as a debugger wants it."""
+    work = load()
+    for shard in shards:
+        started = time.monotonic()
+        outcome = work(shard, lambda rows, **figures: None)
+        yield Done(shard, outcome, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set for the child that starts inside: thread counts are read when libraries are imported."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _gpu_ids() -> list[str]:
+    """The GPUs this process may use, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip()]
+    return query_gpus("index")
+
+
+def query_gpus(field: str) -> list[str]:
+    """What nvidia-smi says of a field of each GPU of this machine; nothing where there is none."""
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.splitlines()

@@ -1,0 +1,162 @@
+"""What a stage of the pipeline is: shards to make, a worker that makes one, and how it stands."""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from synthclip.errors import SynthClipError
+from synthclip.keys import digest
+from synthclip.recipe import Recipe
+from synthclip.run.engine import Resources, Shard, Tick, Work
+from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
+
+
+class Maker(Protocol):
+    """Makes one shard: writes its files through `writer`, tells progress through `tick`."""
+
+    def __call__(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome: ...
+
+
+class Stage(ABC):
+    """One step of the pipeline over one run. Cheap to construct: models are loaded in `load`."""
+
+    name: ClassVar[str]
+    """The stage's command and its folder in the run."""
+    reads: ClassVar[tuple[str, ...]]
+    """The stages whose files it reads."""
+    sections: ClassVar[tuple[str, ...]]
+    """The parts of the recipe that decide its result: when one changes, the stage is stale."""
+    revision: ClassVar[int] = 1
+    """Raised when new code writes other bytes from the same inputs."""
+
+    def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
+        self.recipe, self.run = recipe, run
+
+    @abstractmethod
+    def shards(self) -> Sequence[Shard]:
+        """All shards, in order. Called when the stages in `reads` are whole."""
+
+    def prepare(self) -> None:  # noqa: B027
+        """Called in the parent just before workers start, where any shard is to be made.
+
+        Refuses what no worker could do, and builds what all workers share.
+        """
+
+    @abstractmethod
+    def load(self) -> Maker:
+        """Load what the work needs; called once in every worker."""
+
+    def resources(self) -> Resources:
+        """What one worker wants."""
+        return Resources()
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:  # noqa: B027
+        """Called each time all shards are there; writes what spans them, the same for the same shards."""
+
+    def partial(self, shard: Shard) -> Path:
+        """A folder for progress inside a long shard, a checkpoint say.
+
+        It outlives a kill and is removed once the shard is whole. Its name holds the fingerprint, so that
+        progress of another recipe is never taken up.
+        """
+        return self.run.file(self.name, f"partial/{self.fingerprint(shard)[:16]}")
+
+    @cached_property
+    def values(self) -> dict[str, object]:
+        """The recipe values that decide the result, by section."""
+        return {section: self.recipe.section_results(section) for section in self.sections}
+
+    def fingerprint(self, shard: Shard) -> str:
+        """What the shard is made of: equal fingerprints mean equal files."""
+        made_of = {
+            "stage": self.name,
+            "revision": self.revision,
+            "values": self.values,
+            "shard": shard.name,
+            "inputs": dict(shard.inputs),
+        }
+        return digest(json.dumps(made_of, sort_keys=True, ensure_ascii=False))
+
+    def whole(self, stage: str) -> list[Manifest]:
+        """The manifests of a stage that this one reads. Raises where it is not there."""
+        manifests = self.run.manifests(stage)
+        if not manifests:
+            raise SynthClipError(
+                f"{self.run.path}: stage {self.name!r} needs {stage!r}, which is not there: "
+                f"run `synthclip {stage}` first, or `synthclip run` for all"
+            )
+        return manifests
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How one stage of a run stands against the recipe."""
+
+    stage: str
+    state: Literal["new", "current", "incomplete", "stale", "waiting", "unchecked"]
+    """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet.
+    `unchecked`: it is there, but what it was made from, a model's file say, is not on this machine."""
+    reason: str = ""
+    shards_total: int | None = None
+    manifests: tuple[Manifest, ...] = ()
+    """The shards that are whole and current; of a stage that waits, all that are whole."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether later stages may read it."""
+        return self.state in ("current", "unchecked")
+
+    @property
+    def rows(self) -> int:
+        return sum(manifest.rows for manifest in self.manifests)
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Rows refused, by reason, the most frequent first."""
+        total: dict[str, int] = {}
+        for manifest in self.manifests:
+            for reason, count in manifest.rejected.items():
+                total[reason] = total.get(reason, 0) + count
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands: its stages, and the wall seconds last spent on each."""
+
+    path: Path
+    stages: tuple[StageState, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+    evaluated: Mapping[str, Any] | None = None
+    """The last figures that a training took on its way, by name, and their `step`."""
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    """What a worker is sent: enough to build the stage there and make shards of it."""
+
+    stage: type[Stage]
+    recipe: Recipe
+    path: Path
+
+    def __call__(self) -> Work:
+        run = RunDirectory(self.path)
+        stage = self.stage(self.recipe, run)
+        make = stage.load()
+
+        def work(shard: Shard, tick: Tick) -> Outcome:
+            with (
+                disk_errors(run.stage(stage.name)),
+                run.begin(stage.name, shard.name, stage.fingerprint(shard)) as writer,
+            ):
+                outcome = make(shard, writer, tick)
+                writer.commit(outcome)
+            shutil.rmtree(stage.partial(shard), ignore_errors=True)
+            return outcome
+
+        return work

