@@ -14,11 +14,16 @@ def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     )
 
 
+REJECTED = _schema(("item", pa.string()), ("reason", pa.string()))
+"""What a stage refused, where it has no schema of its own for that."""
+
 CONCEPT = _schema(
     ("concept_id", pa.int32()),
     ("text", pa.string()),
     ("source", pa.string()),
 )
+
+REJECTED_CONCEPT = _schema(("text", pa.string()), ("source", pa.string()), ("reason", pa.string()))
 
 CAPTION = _schema(
     ("caption_id", pa.uint64()),

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, ShardWriter
 
 SCHEMA = pa.schema([("value", pa.int64())])
@@ -24,14 +24,11 @@ class Numbers(Stage):
     def shards(self) -> Sequence[Shard]:
         return [Shard(f"{n:05d}", {}, {"first": 10 * n}, 10) for n in range(self.recipe.captions.per_concept)]
 
-    def load(self) -> Maker:
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            first = shard.payload["first"] + self.recipe.seed
-            writer.rows(f"{shard.name}.parquet", SCHEMA, [{"value": first + n} for n in range(10)])
-            tick(10)
-            return Outcome(10)
-
-        return make
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        first = shard.payload["first"] + self.recipe.seed
+        writer.rows(f"{shard.name}.parquet", SCHEMA, [{"value": first + n} for n in range(10)])
+        tick(10)
+        return Outcome(10)
 
 
 class Squares(Stage):
@@ -43,14 +40,11 @@ class Squares(Stage):
             for m in self.whole("numbers")
         ]
 
-    def load(self) -> Maker:
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            values = pq.read_table(self.run.file("numbers", f"{shard.name}.parquet"))["value"].to_pylist()
-            even = [{"value": value**2} for value in values if value % 2 == 0]
-            writer.rows(f"{shard.name}.parquet", SCHEMA, even)
-            return Outcome(len(even), {"odd": len(values) - len(even)})
-
-        return make
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        values = pq.read_table(self.run.file("numbers", f"{shard.name}.parquet"))["value"].to_pylist()
+        even = [{"value": value**2} for value in values if value % 2 == 0]
+        writer.rows(f"{shard.name}.parquet", SCHEMA, even)
+        return Outcome(len(even), {"odd": len(values) - len(even)})
 
 
 class Total(Stage):
@@ -62,16 +56,13 @@ class Total(Stage):
     def shards(self) -> Sequence[Shard]:
         return [Shard("all", {m.shard: m.digest(f"{m.shard}.parquet") for m in self.whole("squares")})]
 
-    def load(self) -> Maker:
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            if self.recipe.match.lowercase:
-                raise SynthClipError("numbers.txt, row 3: not a number: mend it")
-            names = [f"{manifest.shard}.parquet" for manifest in self.whole("squares")]
-            total = sum(sum(pq.read_table(self.run.file("squares", n))["value"].to_pylist()) for n in names)
-            writer.rows("all.parquet", SCHEMA, [{"value": total}])
-            return Outcome(1)
-
-        return make
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        if self.recipe.match.lowercase:
+            raise SynthClipError("numbers.txt, row 3: not a number: mend it")
+        names = [f"{manifest.shard}.parquet" for manifest in self.whole("squares")]
+        total = sum(sum(pq.read_table(self.run.file("squares", n))["value"].to_pylist()) for n in names)
+        writer.rows("all.parquet", SCHEMA, [{"value": total}])
+        return Outcome(1)
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         self.run.write_text("total.txt", manifests[0].digest("all.parquet"))

@@ -18,7 +18,8 @@ def build(*sources: dict[str, Any], **values: Any) -> tuple[list[str], dict[str,
     """The bank's texts, and what was refused."""
     rejected: Counter[str] = Counter()
     config = ConceptsConfig.model_validate({"sources": sources or [{}], **values})
-    return [text for text, _ in bank(config, rejected)], dict(rejected)
+    concepts = bank(config, lambda row, reason: rejected.update([reason]))
+    return [text for text, _ in concepts], dict(rejected)
 
 
 def file(folder: Path, name: str, content: str | bytes) -> str:

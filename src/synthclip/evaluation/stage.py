@@ -10,7 +10,7 @@ from synthclip.evaluation.metrics import Measurement, ranking
 from synthclip.evaluation.results import class_rows, item_rows, result_row
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.textgen.bank import read_bank
 
@@ -35,18 +35,13 @@ class Eval(Stage):
     def resources(self) -> Resources:
         return Resources(gpus=1)
 
-    def load(self) -> Maker:
+    def load(self) -> None:
         from synthclip.models.load import load_model
 
         loaded = load_model(self.run.file("train", "model"))
-        encoder = Encoder(*loaded, batch_size=self.recipe.evaluation.batch_size)
+        self._encoder = Encoder(*loaded, batch_size=self.recipe.evaluation.batch_size)
 
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            return self._make(encoder, shard, writer, tick)
-
-        return make
-
-    def _make(self, encoder: Encoder, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         config = self.recipe.evaluation
         heldout = read_heldout(self.run, config.captions, self.recipe.seed)
         notes = {"heldout_captions": len(heldout.texts), "heldout_images": len(heldout.image_keys)}
@@ -56,7 +51,7 @@ class Eval(Stage):
         unreadable = 0
         if heldout.image_keys:
             names = read_bank(self.run)
-            judged = judge(encoder, heldout, names, config.templates, tick)
+            judged = judge(self._encoder, heldout, names, config.templates, tick)
             measured, nearest, unreadable = judged.figures, _nearest(judged), judged.unreadable
             notes["one_concept_images"] = len(judged.labels)
             if len(judged.labels):

@@ -1,20 +1,18 @@
 """Stage images: paint the selected captions into WebDataset shards."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from synthclip import schema
-from synthclip.backends import TextToImage, build_text_to_image
+from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
-from synthclip.imagegen.filters import Filter, load_filters
+from synthclip.imagegen.filters import load_filters
 from synthclip.imagegen.painting import Accepted, Job, Painting, Refused
-from synthclip.recipe import Recipe
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
-from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
+from synthclip.run.store import Manifest, Outcome, ShardWriter
 from synthclip.samples.shards import TarShard
 
 
@@ -22,6 +20,7 @@ class Images(Stage):
     name = "images"
     reads = ("balance",)
     sections = ("text_to_image", "images", "seed")
+    rejects = schema.REJECTED_IMAGE
 
     def shards(self) -> Sequence[Shard]:
         (balance,) = self.whole("balance")
@@ -51,43 +50,23 @@ class Images(Stage):
         filters = self.recipe.images.filters
         return Resources(gpus=max(self.recipe.text_to_image.gpus, int(filters.clip_model is not None)))
 
-    def load(self) -> "ImageMaker":
-        filters = load_filters(self.recipe.images.filters)
-        return ImageMaker(self.recipe, self.run, build_text_to_image(self.recipe.text_to_image), filters)
+    def load(self) -> None:
+        self._filters = load_filters(self.recipe.images.filters)
+        self._model = build_text_to_image(self.recipe.text_to_image)
 
-    def finish(self, manifests: Sequence[Manifest]) -> None:
-        """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
-        for split in schema.SPLITS:
-            sizes = {
-                f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows
-                for manifest in manifests
-                if manifest.shard.startswith(f"{split}/")
-            }
-            self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)
-
-
-class ImageMaker:
-    """Paints the captions of one shard with a model that is loaded."""
-
-    def __init__(
-        self, recipe: Recipe, run: RunDirectory, model: TextToImage, filters: Callable[[], list[Filter]]
-    ) -> None:
-        self._recipe, self._run, self._model, self._filters = recipe, run, model, filters
-
-    def __call__(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         jobs = self._jobs(shard)
         kept: list[dict[str, Any]] = []
-        refused: list[dict[str, Any]] = []
         lost = cut = 0
         tar_name = f"{shard.name}.tar"
-        painting = Painting(jobs, self._model, self._filters(), self._recipe.images, self._recipe.seed)
+        painting = Painting(jobs, self._model, self._filters(), self.recipe.images, self.recipe.seed)
         with TarShard(writer.path(tar_name)) as tar:
             for result in painting:
                 row = self._row(result)
                 if isinstance(result, Refused):
-                    refused.append(row)
+                    writer.reject(row, result.reason)
                     lost += result.final
-                    tick(int(result.final), refused=len(refused))
+                    tick(int(result.final), refused=writer.rejected.total())
                 else:
                     job = result.job
                     place = tar.add(job.key, result.jpeg, job.caption, self._metadata(result))
@@ -95,17 +74,15 @@ class ImageMaker:
                     cut += bool(result.unread)
                     tick(1, idle=painting.idle, cut=cut)
         writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
-        writer.rows(f"rejected/{shard.name}.parquet", schema.REJECTED_IMAGE, refused)
-        reasons = Counter(row["reason"] for row in refused)
-        if lost > self._recipe.images.max_lost * len(jobs):
-            reason, count = reasons.most_common(1)[0]
+        if lost > self.recipe.images.max_lost * len(jobs):
+            reason, count = writer.rejected.most_common(1)[0]
             raise SynthClipError(
                 f"images shard {shard.name}: {lost} of {len(jobs)} images refused, most often as {reason!r} "
                 f"({count} times): mend images.filters or the model, or raise images.max_lost"
             )
         model = self._model
         notes = {"backend": model.name, "licence": model.licence, "lost": lost, "cut_prompts": cut}
-        return Outcome(len(kept), reasons, notes)
+        return Outcome(len(kept), notes=notes)
 
     def _row(self, result: Accepted | Refused) -> dict[str, Any]:
         """What the sidecar, or the list of the rejected, says of one attempt."""
@@ -119,13 +96,13 @@ class ImageMaker:
             "scores": list(result.scores.items()),
         }
         if isinstance(result, Refused):
-            return {**row, "text": job.caption, "reason": result.reason, "attempt": job.attempt}
-        side = self._recipe.images.size_px
+            return {**row, "text": job.caption, "attempt": job.attempt}
+        side = self.recipe.images.size_px
         return {**row, "sha256": result.sha256, "width_px": side, "height_px": side}
 
     def _metadata(self, result: Accepted) -> dict[str, Any]:
         """All that is needed to paint this one sample again."""
-        job, images = result.job, self._recipe.images
+        job, images = result.job, self.recipe.images
         return {
             "key": job.key,
             "caption": job.caption,
@@ -138,16 +115,26 @@ class ImageMaker:
             "unread": result.unread,
             "backend": self._model.name,
             "licence": self._model.licence,
-            "text_to_image": self._recipe.text_to_image.results(),
+            "text_to_image": self.recipe.text_to_image.results(),
             "size_px": images.size_px,
             "jpeg_quality": images.jpeg_quality,
         }
 
     def _jobs(self, shard: Shard) -> list[Job]:
-        table = pq.read_table(self._run.file("balance", shard.payload["path"]))
+        table = pq.read_table(self.run.file("balance", shard.payload["path"]))
         part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
         return [
-            Job.of(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, 0, self._recipe.seed)
+            Job.of(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, 0, self.recipe.seed)
             for row in part.to_pylist()
             for variant in range(shard.payload["variants"])
         ]
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:
+        """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
+        for split in schema.SPLITS:
+            sizes = {
+                f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows
+                for manifest in manifests
+                if manifest.shard.startswith(f"{split}/")
+            }
+            self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)

@@ -1,7 +1,6 @@
 """What a run will cost, before anything is spent."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +130,7 @@ def count_concepts(recipe: Recipe) -> int:
     from synthclip.textgen.concepts import bank
 
     try:
-        return len(bank(recipe.concepts, Counter()))
+        return len(bank(recipe.concepts))
     except SynthClipError as error:
         raise SynthClipError(f"{error}, or give --concepts N") from None
 

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 
@@ -30,7 +29,7 @@ def measure(recipe: Recipe, seconds: float = 20.0, tell: Callable[[str], None] =
         os.environ["OMP_NUM_THREADS"] = "1"  # for what is loaded from here on: the rate is that of one core
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-    texts = [text for text, _ in bank(recipe.concepts, Counter())]
+    texts = [text for text, _ in bank(recipe.concepts)]
     concepts = [texts[at] for at in np.linspace(0, len(texts) - 1, min(_SAMPLE, len(texts))).astype(int)]
     tell("measuring captions")
     captions_per_s, captions, kept = _write(recipe, concepts, seconds)

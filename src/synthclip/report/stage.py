@@ -6,7 +6,7 @@ from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.keys import digest
 from synthclip.recipe import Recipe
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, ShardWriter
 
 FILE = "report.html"
@@ -33,17 +33,14 @@ class Report(Stage):
     def resources(self) -> Resources:
         return Resources(max_workers=1)
 
-    def load(self) -> Maker:
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         from synthclip.report.contents import read_contents
         from synthclip.report.page import render
 
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            page = render(self.recipe.name, self.values, read_contents(self.run))
-            writer.path(FILE).write_text(page, encoding="utf-8")
-            tick(1)
-            return Outcome(rows=1)
-
-        return make
+        page = render(self.recipe.name, self.values, read_contents(self.run))
+        writer.path(FILE).write_text(page, encoding="utf-8")
+        tick(1)
+        return Outcome(rows=1)
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         from synthclip.report.page import with_timings

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
@@ -16,14 +18,11 @@ from synthclip.run.engine import Resources, Shard, Tick, Work
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
 
 
-class Maker(Protocol):
-    """Makes one shard: writes its files through `writer`, tells progress through `tick`."""
-
-    def __call__(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome: ...
-
-
 class Stage(ABC):
-    """One step of the pipeline over one run. Cheap to construct: models are loaded in `load`."""
+    """One step of the pipeline over one run. Cheap to construct: models are loaded in `load`.
+
+    A worker calls `load` once, then `make` for each of its shards.
+    """
 
     name: ClassVar[str]
     """The stage's command and its folder in the run."""
@@ -33,6 +32,8 @@ class Stage(ABC):
     """The parts of the recipe that decide its result: when one changes, the stage is stale."""
     revision: ClassVar[int] = 1
     """Raised when new code writes other bytes from the same inputs."""
+    rejects: ClassVar[pa.Schema | None] = None
+    """The columns of the rows that it refuses, `reason` among them; None for `schema.REJECTED`."""
 
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
         self.recipe, self.run = recipe, run
@@ -47,9 +48,12 @@ class Stage(ABC):
         Refuses what no worker could do, and builds what all workers share.
         """
 
+    def load(self) -> None:  # noqa: B027
+        """Load what `make` needs: models, a matcher."""
+
     @abstractmethod
-    def load(self) -> Maker:
-        """Load what the work needs; called once in every worker."""
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        """Make one shard: write its files and what it refuses through `writer`; report progress to `tick`."""
 
     def resources(self) -> Resources:
         """What one worker wants."""
@@ -147,16 +151,15 @@ class StageLoad:
     def __call__(self) -> Work:
         run = RunDirectory(self.path)
         stage = self.stage(self.recipe, run)
-        make = stage.load()
+        stage.load()
 
         def work(shard: Shard, tick: Tick) -> Outcome:
             with (
                 disk_errors(run.stage(stage.name)),
-                run.begin(stage.name, shard.name, stage.fingerprint(shard)) as writer,
+                run.begin(stage.name, shard.name, stage.fingerprint(shard), stage.rejects) as writer,
             ):
-                outcome = make(shard, writer, tick)
-                writer.commit(outcome)
+                made = writer.commit(stage.make(shard, writer, tick))
             shutil.rmtree(stage.partial(shard), ignore_errors=True)
-            return outcome
+            return Outcome(made.rows, made.rejected, made.notes)
 
         return work

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,8 +30,10 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
+from synthclip.schema import REJECTED
 
 _SCRATCH = ".scratch"
+_REJECTED_IN_MEMORY = 10_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Outcome:
 
     rows: int
     rejected: Mapping[str, int] = field(default_factory=dict)
+    """What `ShardWriter.reject` was given is added by the writer."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -148,8 +152,11 @@ class RunDirectory:
         for entry in manifest.files:
             self.file(stage, entry.path).unlink(missing_ok=True)
 
-    def begin(self, stage: str, shard: str, fingerprint: str) -> "ShardWriter":
-        return ShardWriter(self, stage, shard, fingerprint)
+    def begin(
+        self, stage: str, shard: str, fingerprint: str, rejects: pa.Schema | None = None
+    ) -> "ShardWriter":
+        """A writer for one shard; `rejects` is the schema of the rows it may refuse."""
+        return ShardWriter(self, stage, shard, fingerprint, rejects)
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a small JSON file of the run, whole or not at all; `path` is relative to the run."""
@@ -201,8 +208,19 @@ class ShardWriter:
     Use as a context manager: leaving it without a commit removes what was written.
     """
 
-    def __init__(self, run: RunDirectory, stage: str, shard: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        stage: str,
+        shard: str,
+        fingerprint: str,
+        rejects: pa.Schema | None = None,
+    ) -> None:
         self._run, self._stage, self._shard, self._fingerprint = run, stage, shard, fingerprint
+        self._rejects = rejects
+        self._rejected: Counter[str] = Counter()
+        self._refused: list[dict[str, Any]] = []
+        self._reject_table: pq.ParquetWriter | None = None
         self._scratch = run.stage(stage) / _SCRATCH / f"{shard.replace('/', '-')}.{os.getpid()}"
 
     def __enter__(self) -> Self:
@@ -214,6 +232,8 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._reject_table is not None:
+            self._reject_table.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def path(self, path: str) -> Path:
@@ -238,8 +258,34 @@ class ShardWriter:
             out.write_table(table)
         return int(table.num_rows)
 
+    def reject(self, row: Mapping[str, Any], reason: str) -> None:
+        """Count a row that was refused, and keep it with its reason in `rejected/<shard>.parquet`."""
+        self._rejected[reason] += 1
+        self._refused.append({**row, "reason": reason})
+        if len(self._refused) >= _REJECTED_IN_MEMORY:
+            self._flush_rejected()
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """How many rows were refused so far, by reason."""
+        return self._rejected
+
+    def _flush_rejected(self) -> None:
+        path = self.path(f"rejected/{self._shard}.parquet")
+        with disk_errors(path):
+            if self._reject_table is None:
+                self._reject_table = pq.ParquetWriter(path, self._rejects or REJECTED, compression="zstd")
+            rows = pa.Table.from_pylist(self._refused, self._rejects or REJECTED)
+            self._reject_table.write_table(rows)
+        self._refused.clear()
+
     def commit(self, outcome: Outcome) -> Manifest:
         """Move the files into place and write the manifest: from here on the shard is there."""
+        if self._rejects is not None or self._refused or self._reject_table is not None:
+            self._flush_rejected()
+        if self._reject_table is not None:
+            self._reject_table.close()
+        rejected = self._rejected + Counter(outcome.rejected)
         with disk_errors(self._scratch):
             written = sorted(path for path in self._scratch.rglob("*") if path.is_file())
             entries = tuple(
@@ -251,7 +297,7 @@ class ShardWriter:
                 self._fingerprint,
                 entries,
                 outcome.rows,
-                dict(sorted(outcome.rejected.items())),
+                dict(sorted(rejected.items())),
                 dict(outcome.notes),
             )
             before = self._run.manifest(self._stage, self._shard)

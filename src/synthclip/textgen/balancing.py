@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from synthclip import keys
 from synthclip.keys import U64
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED, SPLITS
 from synthclip.textgen import matched, near_duplicates
@@ -41,10 +41,7 @@ class Balance(Stage):
     def resources(self) -> Resources:
         return Resources(max_workers=1)
 
-    def load(self) -> Maker:
-        return self._make
-
-    def _make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         """Two passes over the matches, row group by row group: count, then draw."""
         config, seed = self.recipe.balance, self.recipe.seed
         parts = matched.parts(self.run)

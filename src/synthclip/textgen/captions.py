@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from synthclip import keys
 from synthclip.backends import build_llm
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.textgen import fills, imported, language
@@ -23,6 +23,7 @@ class Captions(Stage):
     round of the coverage loop; or one for every imported file."""
 
     name, reads, sections = "captions", ("concepts",), ("seed", "llm", "captions")
+    rejects = REJECTED_CAPTION
 
     def shards(self) -> Sequence[Shard]:
         config = self.recipe.captions
@@ -53,48 +54,46 @@ class Captions(Stage):
         if self.recipe.captions.language is not None:
             language.check(self.recipe.captions.language)
 
-    def load(self) -> Maker:
+    def load(self) -> None:
+        if self.recipe.captions.imported is None:
+            self._concepts = self._bank()
+            self._prompts = Prompts(self.recipe.captions, self.recipe.seed)
+            self._llm = build_llm(self.recipe.llm)
+
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         config = self.recipe.captions
         if config.imported is not None:
-            return imported.make_captions
-        bank = self._bank()
-        prompts = Prompts(config, self.recipe.seed)
-        llm = build_llm(self.recipe.llm)
-
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            kept: list[dict[str, Any]] = []
-            refused: list[dict[str, Any]] = []
-            asked = [
-                (number, attempt)
-                for number, first, count in shard.payload["asked"]
-                for attempt in range(first, first + count)
-            ]
-            for start in range(0, len(asked), llm.batch_size):
-                batch = asked[start : start + llm.batch_size]
-                drawn = [prompts.draw(bank[number], attempt) for number, attempt in batch]
-                texts = [prompt.prefilled if llm.continues else prompt.text for prompt in drawn]
-                said = llm.generate(texts, [prompt.seed for prompt in drawn])
-                for (number, _), prompt, raw in zip(batch, drawn, said, strict=True):
-                    raw = (prompt.prefill + raw if llm.continues else raw).encode("utf-8", "replace").decode()
-                    text, reason = clean(raw, bank[number], config, prompt.template)
-                    row = {
-                        "caption_id": keys.text_id(text),
-                        "concept_id": number,
-                        "text": text,
-                        "template": prompt.template.name,
-                        "model": llm.name,
-                        "seed": prompt.seed,
-                    }
-                    if reason is None:
-                        kept.append(row)
-                    else:
-                        refused.append({**row, "reason": reason})
-                tick(len(batch), kept=len(kept) / (len(kept) + len(refused)))
-            writer.rows(f"{shard.name}.parquet", CAPTION, kept)
-            writer.rows(f"rejected/{shard.name}.parquet", REJECTED_CAPTION, refused)
-            return Outcome(len(kept), Counter(row["reason"] for row in refused))
-
-        return make
+            return imported.make_captions(shard, writer, tick)
+        bank, llm = self._concepts, self._llm
+        kept: list[dict[str, Any]] = []
+        asked = [
+            (number, attempt)
+            for number, first, count in shard.payload["asked"]
+            for attempt in range(first, first + count)
+        ]
+        for start in range(0, len(asked), llm.batch_size):
+            batch = asked[start : start + llm.batch_size]
+            drawn = [self._prompts.draw(bank[number], attempt) for number, attempt in batch]
+            texts = [prompt.prefilled if llm.continues else prompt.text for prompt in drawn]
+            said = llm.generate(texts, [prompt.seed for prompt in drawn])
+            for (number, _), prompt, raw in zip(batch, drawn, said, strict=True):
+                raw = (prompt.prefill + raw if llm.continues else raw).encode("utf-8", "replace").decode()
+                text, reason = clean(raw, bank[number], config, prompt.template)
+                row = {
+                    "caption_id": keys.text_id(text),
+                    "concept_id": number,
+                    "text": text,
+                    "template": prompt.template.name,
+                    "model": llm.name,
+                    "seed": prompt.seed,
+                }
+                if reason is None:
+                    kept.append(row)
+                else:
+                    writer.reject(row, reason)
+            tick(len(batch), kept=len(kept) / (len(kept) + writer.rejected.total()))
+        writer.rows(f"{shard.name}.parquet", CAPTION, kept)
+        return Outcome(len(kept))
 
     def _bank(self) -> list[str]:
         self.whole("concepts")

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from synthclip import keys
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import ConceptsConfig
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
-from synthclip.schema import CONCEPT
+from synthclip.schema import CONCEPT, REJECTED_CONCEPT
 from synthclip.textgen import sources
 from synthclip.textgen.bank import BANK
 from synthclip.textgen.matcher import ConceptMatcher
@@ -24,6 +24,7 @@ from synthclip.textgen.matcher import ConceptMatcher
 
 class Concepts(Stage):
     name, reads, sections = "concepts", (), ("concepts",)
+    rejects = REJECTED_CONCEPT
 
     def shards(self) -> Sequence[Shard]:
         config = self.recipe.concepts
@@ -33,29 +34,28 @@ class Concepts(Stage):
     def resources(self) -> Resources:
         return Resources(max_workers=1)
 
-    def load(self) -> Maker:
-        config = self.recipe.concepts
-
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            rejected: Counter[str] = Counter()
-            concepts = bank(config, rejected)
-            if not concepts:
-                why = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
-                raise SynthClipError(
-                    f"the concept bank is empty{f' ({why})' if why else ''}: check concepts.sources"
-                )
-            texts, kinds = zip(*concepts, strict=True)
-            columns = [pa.array(range(len(texts)), pa.int32()), pa.array(texts), pa.array(kinds)]
-            with writer.table(f"{BANK}.parquet", CONCEPT) as out:
-                out.write_table(pa.Table.from_arrays(columns, schema=CONCEPT))
-            tick(1)
-            return Outcome(len(texts), rejected, {"sources": dict(Counter(kinds))})
-
-        return make
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        concepts = bank(self.recipe.concepts, writer.reject)
+        if not concepts:
+            why = ", ".join(f"{count} {reason}" for reason, count in writer.rejected.most_common())
+            raise SynthClipError(
+                f"the concept bank is empty{f' ({why})' if why else ''}: check concepts.sources"
+            )
+        texts, kinds = zip(*concepts, strict=True)
+        columns = [pa.array(range(len(texts)), pa.int32()), pa.array(texts), pa.array(kinds)]
+        with writer.table(f"{BANK}.parquet", CONCEPT) as out:
+            out.write_table(pa.Table.from_arrays(columns, schema=CONCEPT))
+        tick(1)
+        return Outcome(len(texts), notes={"sources": dict(Counter(kinds))})
 
 
-def bank(config: ConceptsConfig, rejected: Counter[str]) -> list[tuple[str, str]]:
-    """(text, kind of its source) of every concept, each text once; counts in `rejected` what is refused."""
+def bank(
+    config: ConceptsConfig, reject: Callable[[dict[str, str], str], None] = lambda row, reason: None
+) -> list[tuple[str, str]]:
+    """(text, kind of its source) of every concept, each text once.
+
+    `reject` is called with the `text` and `source` of every entry refused, and the reason.
+    """
     found: dict[str, str] = {}
     pattern = re.compile(config.pattern) if config.pattern else None
     for source in config.sources:
@@ -66,13 +66,12 @@ def bank(config: ConceptsConfig, rejected: Counter[str]) -> list[tuple[str, str]
             if reason is None:
                 found[entry.strip()] = source.kind
             else:
-                rejected[reason] += 1
+                reject({"text": str(entry), "source": source.kind}, reason)
     if config.block:
         offsets, _ = ConceptMatcher(_block_list(config.block), lowercase=True).match(list(found))
         blocked = [text for text, hits in zip(found, np.diff(offsets), strict=True) if hits]
-        rejected["blocked"] += len(blocked)
         for text in blocked:
-            del found[text]
+            reject({"text": text, "source": found.pop(text)}, "blocked")
     return list(found.items())[: config.limit]
 
 

@@ -1,7 +1,6 @@
 """Captions from official files in the place of a language model's."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,14 @@ from synthclip.errors import SynthClipError
 from synthclip.keys import quick_digest
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, ShardWriter
-from synthclip.schema import CAPTION, MATCH, REJECTED_CAPTION
+from synthclip.schema import CAPTION, MATCH
 from synthclip.textgen import official
 
 ROWS_AT_ONCE = 65_536
 _SOURCE = "imported"
+
+Reject = Callable[[dict[str, Any], str], None]
+"""Takes a row and why it is refused."""
 
 
 def shards(path: str) -> list[Shard]:
@@ -30,19 +32,16 @@ def shards(path: str) -> list[Shard]:
 
 def make_captions(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
     """Take over what the official cleaning lets through; ids beside captions wait for `make_matches`."""
-    rejected: Counter[str] = Counter()
-    refused: list[dict[str, Any]] = []
     rows = 0
     with writer.table(f"{shard.name}.parquet", CAPTION) as out:
-        for kept in _chunks(Path(shard.payload["file"]), rejected, refused):
+        for kept in _chunks(Path(shard.payload["file"]), writer.reject):
             captions = [
                 {"caption_id": keys.text_id(text), "text": text, "model": _SOURCE} for text, _ in kept
             ]
             out.write_table(pa.Table.from_pylist(captions, schema=CAPTION))
             rows += len(kept)
             tick(0, captions=rows)
-    writer.rows(f"rejected/{shard.name}.parquet", REJECTED_CAPTION, refused)
-    return Outcome(rows, rejected, {"file": Path(shard.payload["file"]).name})
+    return Outcome(rows, notes={"file": Path(shard.payload["file"]).name})
 
 
 def make_matches(shard: Shard, writer: ShardWriter, tick: Tick, concepts: int) -> Outcome:
@@ -50,7 +49,7 @@ def make_matches(shard: Shard, writer: ShardWriter, tick: Tick, concepts: int) -
     file = Path(shard.payload["file"])
     rows = unmatched = 0
     with writer.table(f"{shard.name}.parquet", MATCH) as out:
-        for kept in _chunks(file, Counter(), []):
+        for kept in _chunks(file, lambda row, reason: None):
             for text, ids in kept:
                 if ids is None:
                     raise SynthClipError(
@@ -72,17 +71,13 @@ def make_matches(shard: Shard, writer: ShardWriter, tick: Tick, concepts: int) -
     return Outcome(rows, notes={"unmatched": unmatched})
 
 
-def _chunks(
-    file: Path, rejected: Counter[str], refused: list[dict[str, Any]]
-) -> Iterator[list[tuple[str, list[int] | None]]]:
-    kept = _kept(file, rejected, refused)
+def _chunks(file: Path, reject: Reject) -> Iterator[list[tuple[str, list[int] | None]]]:
+    kept = _kept(file, reject)
     while chunk := list(islice(kept, ROWS_AT_ONCE)):
         yield chunk
 
 
-def _kept(
-    file: Path, rejected: Counter[str], refused: list[dict[str, Any]]
-) -> Iterator[tuple[str, list[int] | None]]:
+def _kept(file: Path, reject: Reject) -> Iterator[tuple[str, list[int] | None]]:
     """By the official cleaning: double quotes and outer spaces go, captions of several lines are dropped."""
     for item in official.items(file):
         found = official.caption_and_ids(item)
@@ -97,5 +92,4 @@ def _kept(
         else:
             yield text, found[1]
             continue
-        rejected[reason] += 1
-        refused.append({"caption_id": keys.text_id(text), "text": text, "model": _SOURCE, "reason": reason})
+        reject({"caption_id": keys.text_id(text), "text": text, "model": _SOURCE}, reason)

@@ -1,7 +1,6 @@
 """Matching: which concepts of the bank every caption names."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.run.engine import Shard, Tick
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, ShardWriter, disk_errors
 from synthclip.schema import MATCH
 from synthclip.textgen import imported
@@ -50,28 +49,27 @@ class Match(Stage):
             self._matcher().parent.mkdir(parents=True, exist_ok=True)
             matcher.save(self._matcher())
 
-    def load(self) -> Maker:
+    def load(self) -> None:
+        if not self.recipe.match.imported:
+            self._concepts = ConceptMatcher.load(self._matcher())
+
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         if self.recipe.match.imported:
             [bank] = self.whole("concepts")
-            return partial(imported.make_matches, concepts=bank.rows)
-        matcher = ConceptMatcher.load(self._matcher())
-
-        def make(shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-            rows = unmatched = 0
-            captions = pq.ParquetFile(self.run.file("captions", f"{shard.name}.parquet"))
-            with writer.table(f"{shard.name}.parquet", MATCH) as out:
-                for group in range(captions.num_row_groups):
-                    table = captions.read_row_group(group, columns=["caption_id", "text"])
-                    offsets, ids = matcher.match(table["text"].combine_chunks())
-                    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids))
-                    columns = [table["caption_id"], pa.chunked_array([lists])]
-                    out.write_table(pa.Table.from_arrays(columns, schema=MATCH))
-                    rows += table.num_rows
-                    unmatched += int((np.diff(offsets) == 0).sum())
-                    tick(table.num_rows)
-            return Outcome(rows, notes={"unmatched": unmatched})
-
-        return make
+            return imported.make_matches(shard, writer, tick, bank.rows)
+        rows = unmatched = 0
+        captions = pq.ParquetFile(self.run.file("captions", f"{shard.name}.parquet"))
+        with writer.table(f"{shard.name}.parquet", MATCH) as out:
+            for group in range(captions.num_row_groups):
+                table = captions.read_row_group(group, columns=["caption_id", "text"])
+                offsets, ids = self._concepts.match(table["text"].combine_chunks())
+                lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids))
+                columns = [table["caption_id"], pa.chunked_array([lists])]
+                out.write_table(pa.Table.from_arrays(columns, schema=MATCH))
+                rows += table.num_rows
+                unmatched += int((np.diff(offsets) == 0).sum())
+                tick(table.num_rows)
+        return Outcome(rows, notes={"unmatched": unmatched})
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         self._matcher().unlink(missing_ok=True)

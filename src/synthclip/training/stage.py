@@ -1,7 +1,6 @@
 """The train stage: a run's shards -> a CLIP in an open_clip folder, and its loss curve."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from synthclip.keys import digest
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.engine.stopping import asked_to_stop
-from synthclip.run.stage import Maker, Stage
+from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.samples import files
 
@@ -95,10 +94,7 @@ class Train(Stage):
         config = self.recipe.training
         return Resources(gpus=config.processes, nodes=config.nodes)
 
-    def load(self) -> Maker:
-        return self._make
-
-    def _make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         from synthclip.models.model import build_model, save_open_clip
         from synthclip.training.checkpoint import Checkpoints
 
@@ -122,12 +118,11 @@ class Train(Stage):
         notes = {"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)}
         if best:
             notes |= {"best_step": best["step"], recipe.training.eval.metric: round(best["value"], 6)}
-        return Outcome(
-            rows=state["steps"] * recipe.training.batch_size,
-            rejected=Counter(state["bad"].values())
-            + Counter({"step with a loss that is not finite": state["skipped"]}),
-            notes=notes,
-        )
+        for name, reason in state["bad"].items():
+            writer.reject({"item": name}, reason)
+        for _ in range(state["skipped"]):
+            writer.reject({"item": "step"}, "step with a loss that is not finite")
+        return Outcome(state["steps"] * recipe.training.batch_size, notes=notes)
 
     def _train(self, shard: Shard, report: "Report") -> None:
         """Train up to the last step, or until asked to stop; either way a checkpoint holds all."""
