@@ -1,10 +1,7 @@
 """Pictures and texts to features of unit length."""
 
 import io
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
+from synthclip.run.threads import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,15 +125,9 @@ class Encoder:
         return features
 
     def _decoded(self, pictures: Iterable[Any]) -> Iterator[list["Tensor | None"]]:
-        source = iter(pictures)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            pending: deque[list[Future[Tensor | None]]] = deque()
-            while batch := list(islice(source, self._batch_size)):
-                pending.append([pool.submit(self._pixels, picture) for picture in batch])
-                if len(pending) > _AHEAD:
-                    yield [future.result() for future in pending.popleft()]
-            while pending:
-                yield [future.result() for future in pending.popleft()]
+        pixels = in_order(self._pixels, pictures, ahead=_AHEAD * self._batch_size)
+        while batch := list(islice(pixels, self._batch_size)):
+            yield batch
 
     def _pixels(self, picture: Any) -> "Tensor | None":
         from PIL import Image

@@ -13,6 +13,7 @@ from synthclip.keys import U64
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
+from synthclip.run.threads import in_order
 from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED, SPLITS
 from synthclip.textgen import matched, near_duplicates
 from synthclip.textgen.buckets import SortedByBucket
@@ -45,7 +46,7 @@ class Balance(Stage):
         """Two passes over the matches, row group by row group: count, then draw."""
         config, seed = self.recipe.balance, self.recipe.seed
         parts = matched.parts(self.run)
-        ids = list(matched.in_order(matched.Part.ids, parts))
+        ids = list(in_order(matched.Part.ids, parts))
         fresh = first_of_equal(ids)
         rows, different = sum(map(len, ids)), sum(int(mask.sum()) for mask in fresh)
         near = self._leave_near_duplicates(parts, ids, fresh, writer)
@@ -57,7 +58,7 @@ class Balance(Stage):
         unmatched = 0
         draw = partial(_drawn, dropped=dropped(counts, t), seed=seed)
         with SortedByBucket(writer.path("buckets"), SELECTED, rows) as buckets:
-            for chosen, without, seen in matched.in_order(draw, zip(parts, fresh, strict=True)):
+            for chosen, without, seen in in_order(draw, zip(parts, fresh, strict=True)):
                 concepts = pc.list_flatten(chosen["concept_ids"]).to_numpy()
                 selected += np.bincount(concepts, minlength=len(counts))
                 buckets.add(chosen)
@@ -82,7 +83,7 @@ class Balance(Stage):
         if threshold is None:
             return 0
         read = partial(_sketched, threshold=threshold)
-        sketches = matched.in_order(read, zip(parts, fresh, strict=True))
+        sketches = in_order(read, zip(parts, fresh, strict=True))
         gone, near = near_duplicates.find(sketches, threshold, writer.path("near"))
         with SortedByBucket(writer.path("buckets"), NEAR_DUPLICATE, len(gone)) as buckets:
             for part, own, mask in zip(parts, ids, fresh, strict=True):
@@ -106,7 +107,7 @@ class Balance(Stage):
         counts = np.zeros(bank.rows, np.int64)
         sample = [Matches(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.int32))]
         read = partial(_counted, distinct=distinct)
-        for rows, concepts, some in matched.in_order(read, zip(parts, fresh, strict=True)):
+        for rows, concepts, some in in_order(read, zip(parts, fresh, strict=True)):
             counts += np.bincount(concepts, minlength=len(counts))
             sample.append(some)
             tick(rows)

@@ -1,11 +1,8 @@
 """Captions and their matches, read side by side in pieces that fit in memory."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +12,8 @@ from numpy.typing import NDArray
 
 from synthclip.keys import U64
 from synthclip.run.store import RunDirectory
+from synthclip.run.threads import in_order
 from synthclip.textgen.drawing import Matches, first_of_equal
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class Part(NamedTuple):
@@ -58,22 +53,6 @@ def counts(run: RunDirectory, concepts: int) -> NDArray[np.int64]:
     for matches, mask in zip(in_order(Part.matches, pieces), fresh, strict=True):
         total += np.bincount(matches.rows(mask).concepts, minlength=concepts)
     return total
-
-
-def in_order(work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """`work` of every item, in order, by as many threads as there are cores; little is worked out ahead.
-
-    NumPy and pyarrow let go of the interpreter while they work, so that all cores are busy.
-    """
-    threads = len(os.sched_getaffinity(0))
-    waiting: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _of_shard(run: RunDirectory, shard: str) -> Sequence[Part]:
