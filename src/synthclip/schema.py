@@ -98,7 +98,10 @@ EVAL_RESULT = _schema(
     ("chance", pa.float64()),
     ("n", pa.int64()),
     ("checkpoint", pa.string()),
+    ("step", pa.int64()),
 )
+"""One figure of a model. Figures taken in training have a `step`, the steps done before, and no checkpoint;
+all others have a checkpoint and no step."""
 
 EVAL_CLASS = _schema(
     ("dataset", pa.string()),

@@ -18,7 +18,6 @@ from synthclip.report.stage import Report
 from synthclip.report.suites import read_suites
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
-from synthclip.training.stage import FIGURES
 
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"
 CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
@@ -194,18 +193,18 @@ def test_figures_taken_in_training_are_drawn_over_its_steps(
     recipe: Recipe, textgen_run: RunDirectory
 ) -> None:
     rising = {
-        "zero_shot/top1": 0.2,
-        "zero_shot/top5": 0.4,
-        "text_retrieval/R@1": 0.1,
-        "<b>\0</b>/few_shot/top1": 0.3,
+        ("heldout", "zero_shot", "top1"): 0.2,
+        ("heldout", "zero_shot", "top5"): 0.4,
+        ("heldout", "text_retrieval", "R@1"): 0.1,
+        ("<b>\0</b>", "few_shot", "top1"): 0.3,
     }
     rows = [
-        {"step": step, "samples_seen": 16 * step, "figure": name, "value": start + 0.1 * (step == 10)}
+        {"dataset": of, "task": task, "metric": metric, "value": start + 0.1 * (step == 10), "step": step}
         for step in (0, 10, 20)
-        for name, start in rising.items()
+        for (of, task, metric), start in rising.items()
     ]
     with textgen_run.begin("train", "all", "f") as writer:
-        writer.rows("figures.parquet", FIGURES, rows)
+        writer.rows("figures.parquet", schema.EVAL_RESULT, rows)
         writer.commit(Outcome(20))
     values = {"training": {"eval": {"keep": "best", "metric": "zero_shot/top1"}}}
     contents = read_contents(textgen_run)

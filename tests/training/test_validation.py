@@ -14,6 +14,7 @@ from shape_runs import losses, train, twin_runs, weights, with_training, write_h
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.evaluators import EVALUATORS
+from synthclip.evaluation.results import figure_name
 from synthclip.evaluation.stage import Eval
 from synthclip.evaluation.suites import evaluate
 from synthclip.recipe import Recipe
@@ -110,7 +111,7 @@ def test_a_killed_training_has_the_same_figures_and_chooses_the_same_weights(
     train(recipe, killed)
     assert weights(killed) == weights(undisturbed)
     assert figures(killed) == figures(undisturbed)
-    assert [row["step"] for row in figures(killed) if row["figure"] == METRIC] == list(range(0, 37, 3))
+    assert [row["step"] for row in figures(killed) if figure_name(row) == METRIC] == list(range(0, 37, 3))
 
 
 def test_two_processes_evaluate_once(judged_run: RunDirectory, tiny_recipe: Recipe) -> None:
@@ -138,15 +139,15 @@ def test_figures_on_a_data_set_of_the_suite_choose_the_weights_and_are_those_of_
     chosen = {"every_epochs": 1, "suite": "heldout, cifar10", "data": str(cifar10), "metric": metric}
     recipe = with_training(tiny_recipe, epochs=3, lr=0.005, ema_decay=0.7, eval=chosen)
     outcome = train(recipe, judged_run)
-    by_step = {row["step"]: row["value"] for row in figures(judged_run) if row["figure"] == metric}
+    by_step = {row["step"]: row["value"] for row in figures(judged_run) if figure_name(row) == metric}
     assert list(by_step) == [0, 6, 12, 18]
-    assert METRIC in {row["figure"] for row in figures(judged_run)}
+    assert METRIC in {figure_name(row) for row in figures(judged_run)}
     assert outcome.notes[metric] == pytest.approx(max(by_step.values()), abs=1e-6)
     rows = evaluate(
         judged_run.path, "cifar10", data=cifar10, cache=cifar10.parent / "cache", out=cifar10.parent / "out"
     ).results
     best = {
-        row["figure"]: row["value"]
+        figure_name(row): row["value"]
         for row in figures(judged_run)
         if row["step"] == outcome.notes["best_step"]
     }

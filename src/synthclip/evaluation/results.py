@@ -1,6 +1,6 @@
 """The rows that an evaluation writes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import Measurement
+from synthclip.recipe.training import HELDOUT
 
 ON_PUBLIC_DATA = "suites"
 """The folder of a run for what `synthclip eval RUN --suite …` finds. It is no stage of the pipeline."""
 
 
-def result_row(dataset: str, measured: Measurement, checkpoint: str) -> dict[str, Any]:
-    """A row of `schema.EVAL_RESULT`."""
+def result_row(dataset: str, measured: Measurement, checkpoint: str | None) -> dict[str, Any]:
+    """A row of `schema.EVAL_RESULT`; `step` is left to who knows it."""
     low, high = measured.interval
     return {
         "dataset": dataset,
@@ -30,7 +31,15 @@ def result_row(dataset: str, measured: Measurement, checkpoint: str) -> dict[str
         "chance": measured.chance,
         "n": measured.n,
         "checkpoint": checkpoint,
+        "step": None,
     }
+
+
+def figure_name(row: Mapping[str, Any]) -> str:
+    """What logs and `training.eval.metric` call a figure: `task/metric` of the held-out set,
+    `set/task/metric` of a data set."""
+    of = () if row["dataset"] == HELDOUT else (row["dataset"],)
+    return "/".join((*of, row["task"], row["metric"]))
 
 
 def item_rows(dataset: str, measured: Measurement, items: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,8 @@ import yaml
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from synthclip.evaluation.results import figure_name
+from synthclip.recipe.training import HELDOUT
 from synthclip.report import charts
 from synthclip.report.contents import ConceptCounts, Contents
 from synthclip.report.suites import OURS
@@ -150,15 +152,17 @@ def _figure_charts(figures: pa.Table | None) -> dict[str, Markup]:
     """The figures taken in training over its steps, a chart a set: of each task the first metric."""
     if figures is None:
         return {}
+    taken: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for row in figures.to_pylist():
+        key = row["dataset"], row["task"], row["metric"]
+        taken.setdefault(key, []).append((row["step"], 100 * row["value"]))
     by_set: dict[str, dict[str, charts.Series]] = {}
-    for figure in figures["figure"].unique().to_pylist():
-        *of, task, metric = figure.split("/")
-        lines = by_set.setdefault("/".join(of) or "held-out data", {})
+    for (dataset, task, metric), points in taken.items():
+        lines = by_set.setdefault("held-out data" if dataset == HELDOUT else dataset, {})
         if task not in lines:
-            rows = figures.filter(pc.equal(figures["figure"], figure))
+            steps, percent = np.array(points).T
             name = f"{task.replace('_', ' ')}, {metric}"
-            percent = 100 * rows["value"].to_numpy()
-            lines[task] = charts.Series(name, rows["step"].to_numpy(), percent, f"s{len(lines) + 1}")
+            lines[task] = charts.Series(name, steps, percent, f"s{len(lines) + 1}")
     step, share = charts.Axis("step"), charts.Axis("%")
     return {of: charts.lines(list(lines.values()), step, share) for of, lines in by_set.items()}
 
@@ -168,7 +172,8 @@ def _chosen(figures: pa.Table | None, recipe: Mapping[str, Any]) -> Mapping[str,
     asked = recipe.get("training", {}).get("eval", {})
     if figures is None or asked.get("keep") != "best":
         return None
-    rows = figures.filter(pc.equal(figures["figure"], asked["metric"])).to_pylist()
+    named = [{**row, "figure": figure_name(row)} for row in figures.to_pylist()]
+    rows = [row for row in named if row["figure"] == asked["metric"]]
     best: dict[str, Any] | None = max(rows, key=lambda row: row["value"], default=None)
     return best
 

@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.results import figure_name
 from synthclip.keys import seed_of
 from synthclip.recipe.training import TrainingConfig
 from synthclip.training.checkpoint import Checkpoints
@@ -25,8 +27,8 @@ _FLUSH_STEPS = 10
 """Losses stay on the device for so many steps: reading one makes the host wait."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-Validate = Callable[[dict[str, Tensor]], dict[str, float]]
-"""Gives figures, by name, of the model with these weights."""
+Validate = Callable[[dict[str, Tensor]], list[dict[str, Any]]]
+"""Gives figures of the model with these weights: rows of `schema.EVAL_RESULT`."""
 Report = Callable[[int, dict[str, float]], None]
 """Called with the samples done since the last call and figures worth showing."""
 
@@ -60,8 +62,8 @@ class Trainer:
     """One row a step: step, samples seen, loss, learning rate, samples a second, share of time waiting."""
     skipped: int = 0
     """Steps that changed nothing because their loss was not finite."""
-    evaluated: dict[int, dict[str, float]] = field(default_factory=dict)
-    """In the first process: the figures that `validate` gave, by the steps done."""
+    evaluated: list[dict[str, Any]] = field(default_factory=list)
+    """In the first process: the figures that `validate` gave, each with the steps done before."""
     best: "Best | None" = None
     """In the first process: the weights that `config.eval` chooses so far."""
 
@@ -174,9 +176,10 @@ class Trainer:
         weights = whole(self.average or self.model.state_dict(), self.group)
         if self.validate is None:
             return
-        figures = self.validate(weights)
+        rows = [{**row, "step": step} for row in self.validate(weights)]
+        self.evaluated += rows
+        figures = {figure_name(row): row["value"] for row in rows}
         value = figures[self.config.eval.metric]
-        self.evaluated[step] = figures
         if self.log is not None:
             self.log("eval", step, figures)
         if self.config.eval.keep == "best" and (self.best is None or value > self.best.value):
@@ -185,7 +188,8 @@ class Trainer:
 
     def _last_figure(self) -> dict[str, float]:
         metric = self.config.eval.metric
-        return {metric: list(self.evaluated.values())[-1][metric]} if self.evaluated else {}
+        taken = [row["value"] for row in self.evaluated if figure_name(row) == metric]
+        return {metric: taken[-1]} if taken else {}
 
     def _flush(self, step: int, pending: "_Pending") -> None:
         """Bring the losses of the last steps to the host, check them, report them."""

@@ -1,7 +1,7 @@
 """The train stage: a run's shards -> a CLIP in an open_clip folder, and its loss curve."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from synthclip.run.engine.stopping import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.samples import files
+from synthclip.schema import EVAL_RESULT
 
 if TYPE_CHECKING:
     from synthclip.training.loop import Report
@@ -34,16 +35,10 @@ CURVE = pa.schema(
 )
 """`curve.parquet`, one row a step; `data_wait` is the share of the wall time spent waiting for data."""
 
-FIGURES = pa.schema(
-    [("step", pa.int64()), ("samples_seen", pa.int64()), ("figure", pa.string()), ("value", pa.float64())]
-)
-"""`figures.parquet`, where the recipe evaluates in training: a row a figure, as `training.eval.metric` names
-them."""
-
 
 class Train(Stage):
     name = "train"
-    revision = 3
+    revision = 4
     reads = ("images",)
     sections = ("seed", "model", "training")
 
@@ -114,7 +109,7 @@ class Train(Stage):
         with writer.table("curve.parquet", CURVE) as out:
             out.write_table(pa.table(arrays, CURVE))
         if state["evaluated"]:
-            writer.rows("figures.parquet", FIGURES, _figures(state["evaluated"], recipe.training.batch_size))
+            writer.rows("figures.parquet", EVAL_RESULT, state["evaluated"])
         notes = {"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)}
         if best:
             notes |= {"best_step": best["step"], recipe.training.eval.metric: round(best["value"], 6)}
@@ -136,9 +131,3 @@ class Train(Stage):
 
         with asked_to_stop() as stop:
             build_trainer(self, shard, report, stop).fit()
-
-
-def _figures(evaluated: Mapping[int, Mapping[str, float]], batch_size: int) -> Iterator[dict[str, object]]:
-    for step, figures in evaluated.items():
-        for figure, value in figures.items():
-            yield {"step": step, "samples_seen": step * batch_size, "figure": figure, "value": value}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.features import PassingFeatures
 from synthclip.evaluation.heldout import Heldout, judge, read_heldout
+from synthclip.evaluation.results import figure_name, result_row
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.models.load import loaded_as
 from synthclip.models.model import build_model
@@ -42,10 +44,8 @@ class Validation:
                 f"{nearest(self._config.metric, known)}"
             )
 
-    def __call__(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """The figures of the recipe's model with these weights.
-
-        Of the held-out set each is `task/metric`, of the data sets `set/task/metric`.
+    def __call__(self, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """The figures of the recipe's model with these weights: rows of `schema.EVAL_RESULT`.
 
         Raises SynthClipError where the recipe's metric is not among them.
         """
@@ -55,10 +55,10 @@ class Validation:
             *loaded_as(model, self._recipe.model),
             batch_size=self._recipe.evaluation.batch_size,
         )
-        figures: dict[str, float] = {}
+        rows: list[dict[str, Any]] = []
         if self._heldout is not None:
             judged = judge(encoder, self._heldout, self._names, self._recipe.evaluation.templates)
-            figures |= {f"{figure.task}/{figure.metric}": figure.value for figure, _ in judged.figures}
+            rows += [result_row(HELDOUT, figure, None) for figure, _ in judged.figures]
         features = PassingFeatures(encoder)
         for name, (dataset, evaluators) in self._sets.items():
             for evaluator in evaluators:
@@ -66,15 +66,14 @@ class Validation:
                     found = EVALUATORS[evaluator](features, dataset, Settings())
                 except SynthClipError as error:
                     raise SynthClipError(f"training.eval, {name}, {evaluator}: {error}") from None
-                figures |= {
-                    f"{name}/{figure.task}/{figure.metric}": figure.value for figure, _ in found.figures
-                }
+                rows += [result_row(name, figure, None) for figure, _ in found.figures]
+        figures = [figure_name(row) for row in rows]
         if self._config.metric not in figures:
             raise SynthClipError(
                 f"training.eval.metric={self._config.metric}: not to be had of this data"
-                f"{nearest(self._config.metric, list(figures))}"
+                f"{nearest(self._config.metric, figures)}"
             )
-        return figures
+        return rows
 
     def _open(self, name: str, planned: Sequence[str]) -> tuple[Classification | Retrieval, tuple[str, ...]]:
         assert self._config.data is not None
