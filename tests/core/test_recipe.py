@@ -41,15 +41,15 @@ def test_numbers_may_carry_underscores(value: int) -> None:
         ("imagse.per_caption=4", "unknown key 'imagse'; did you mean 'images'?"),
         ("llm.modle=x", "llm: unknown key 'modle'; did you mean 'model'?"),
         ("llm.backend=lamacpp", "llm: unknown backend 'lamacpp'; did you mean 'llamacpp'?"),
-        ("captions.per_concept=many", "captions.per_concept: should be a valid integer, not 'many'"),
-        ("captions.per_concept=0", "captions.per_concept: should be greater than or equal to 1, not 0"),
-        ("concepts.sources=birds.txt", "concepts.sources: should be a list, not 'birds.txt'"),
-        ("captions.templates=[]", "captions.templates: should have at least 1 item"),
-        ("balance=10", "balance: should be a section of keys, not 10"),
+        ("captions.per_concept=many", "captions.per_concept: must be an integer, not 'many'"),
+        ("captions.per_concept=0", "captions.per_concept: must be at least 1, not 0"),
+        ("concepts.sources=birds.txt", "concepts.sources: must be a list, not 'birds.txt'"),
+        ("captions.templates=[]", "captions.templates: must have 1 or more items"),
+        ("balance=10", "balance: must be a section of keys, not 10"),
         ("captions", "override 'captions': expected key=value"),
         ("seed.x=1", "override 'seed.x=1': 'seed' is a value, not a section"),
-        ("captions.templates.9.name=x", "'9' is no position in a list of"),
-        ("seed=[", "the value is not YAML"),
+        ("captions.templates.9.name=x", "'9': index out of range (1 items)"),
+        ("seed=[", "override 'seed=[', line 1: not YAML"),
     ],
 )
 def test_a_bad_override_is_one_line_with_the_remedy(override: str, message: str) -> None:
@@ -61,9 +61,7 @@ def test_a_bad_override_is_one_line_with_the_remedy(override: str, message: str)
 
 
 def test_a_bad_item_of_a_list_is_one_mistake() -> None:
-    with pytest.raises(
-        SynthClipError, match=r"concepts\.sources\.0\.kind: should be 'builtin'.*, not 'txt'$"
-    ):
+    with pytest.raises(SynthClipError, match=r"concepts\.sources\.0\.kind: must be 'builtin'.*, not 'txt'$"):
         load_recipe("demo", ["concepts.sources=[{kind: txt, path: birds.txt}]"])
 
 
@@ -72,7 +70,7 @@ def test_a_bad_item_of_a_list_is_one_mistake() -> None:
     [
         ("- a list", "not a recipe: expected keys such as 'concepts' and 'llm' at the top"),
         ("name: [", "line 1: not YAML"),
-        ("name: x", "llm: Field required"),
+        ("name: x", "llm: is required"),
         ("llm: {model: x}", "llm: needs a key 'backend'"),
         ("\x00", "not YAML"),
     ],
@@ -84,7 +82,77 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
         load_recipe(path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
+    assert all(line.startswith(str(path)) for line in str(caught.value).splitlines())
+
+
+def test_all_problems_are_named_at_once_each_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "nam: x\n"
+        "concepts: {sources: []}\n"
+        "llm: {backend: llamacpp, modle: x, max_tokens: many, top_p: .nan}\n"
+        "captions: {templates: [{name: a, txt: b}], axes: {look: 3}}\n"
+        "text_to_image: {backend: compositor}\n"
+        "model: {vision: {layers: {a: 1}}}\n"
+        "training: {crop_scale: [1], resolutions: [{image_size_px: 3, share: 2}]}\n"
+        "engine: {workers: many}\n"
+    )
+    with pytest.raises(SynthClipError) as caught:
+        load_recipe(path)
+    assert sorted(str(caught.value).splitlines()) == sorted(
+        f"{path}: {problem}"
+        for problem in (
+            "unknown key 'nam'; did you mean 'name'?",
+            "concepts.sources: must have 1 or more items",
+            "llm: unknown key 'modle'; did you mean 'model'?",
+            "llm.max_tokens: must be an integer, not 'many'",
+            "llm.top_p: must be a finite number, not nan",
+            "captions.templates.0: unknown key 'txt'; did you mean 'text'?",
+            "captions.templates.0.text: is required",
+            "captions.axes.look: must be a list, not 3",
+            "model.vision.layers: must be an integer or a list",
+            "training.crop_scale.1: is required",
+            "training.resolutions.0.image_size_px: must be at least 16, not 3",
+            "training.resolutions.0.share: must be less than 1, not 2",
+            "engine.workers: must be an integer or 'auto', not 'many'",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]", "more than 100,000 values"),
+        ("a: &a {<<: *a}", "more than 100,000 values"),
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "more than 100,000 values",
+        ),
+        (
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40)),
+            "more than 100,000 values",
+        ),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: 2024-99-99", "not YAML"),
+        ("a: 1\na: 2", "line 2: not YAML: key 'a' stands twice"),
+        ("#" + "x" * 5_000_000, "too large for a recipe"),
+    ],
+)
+def test_a_hostile_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SynthClipError, match=message) as caught:
+        load_recipe(tmp_path / "mine.yaml")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_another_backend_starts_its_section_anew() -> None:
+    recipe = load_recipe("demo", ["llm.model=org/name", "llm.backend=openai"])
+    assert (recipe.llm.backend, recipe.llm.model) == ("openai", "org/name")  # type: ignore[attr-defined]
+    same = load_recipe("demo", ["llm.backend=llamacpp"])
+    assert same == load_recipe("demo")
 
 
 def test_missing_recipe_names_the_nearest() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from synthclip import schema
 from synthclip.imagegen.stage import Images
 from synthclip.keys import text_id
-from synthclip.recipe import SAVED_AS, Recipe, load_recipe
+from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe
 from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import build_engine
 from synthclip.run.stage import StageLoad
@@ -47,7 +47,7 @@ def recipe_of(*overrides: str) -> Recipe:
 
 def make_images(run: RunDirectory, recipe: Recipe, workers: int = 0) -> Images:
     """Run stage images over all its shards."""
-    run.write_text(SAVED_AS, recipe.to_yaml())
+    run.write_text(RECIPE_FILE, recipe.to_yaml())
     stage = Images(recipe, run)
     engine = build_engine(EngineConfig(workers=workers))
     for _ in engine.map(StageLoad(Images, recipe, run.path), stage.shards(), stage.resources()):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from synthclip.backends import Painted, TextToImage
 from synthclip.imagegen.filters import Filter, Verdict
 from synthclip.keys import image_key, seeds
-from synthclip.recipe.imagegen import MOST_VARIANTS, ImagesConfig
+from synthclip.recipe.imagegen import MAX_VARIANTS, ImagesConfig
 
 _DEPTH = 2
 """Painted batches that may wait to be finished: it bounds the memory for them."""
@@ -46,7 +46,7 @@ class Job:
         run_seed: int,
     ) -> Self:
         """With the seed that follows from the caption, the variant and the attempt."""
-        index = variant + MOST_VARIANTS * attempt
+        index = variant + MAX_VARIANTS * attempt
         seed = int(seeds(caption_id, stream="image", seed=run_seed, index=index))
         return cls(caption_id, caption, concept_ids, variant, attempt, seed)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.painting import encode, fit
-from synthclip.recipe import Recipe, load_held
+from synthclip.recipe import Recipe, load_saved_recipe
 from synthclip.recipe.backends import module
 from synthclip.run.store import RunDirectory
 from synthclip.schema import SPLITS
@@ -71,7 +71,7 @@ class Repainted:
 def trace(path: Path | str, key: str) -> Trace:
     """Follow an image back to the concept. Raises SynthClipError where the run holds no such image."""
     run = RunDirectory(path)
-    recipe = load_held(run.path)
+    recipe = load_saved_recipe(run.path)
     image = _image(run, key)
     caption = _row(run, "captions", "caption_id", pa.scalar(image["caption_id"], pa.uint64()))
     names = dict(enumerate(read_bank(run))) if run.manifests("concepts") else {}

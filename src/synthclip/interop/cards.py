@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe import SAVED_AS, load_recipe
+from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.store import RunDirectory
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def data_card(run: Path, repo: str) -> str:
 def model_card(source: str | Path, opened: "OpenedModel", repo: str) -> str:
     """The model card: architecture, use, evaluation and recipe where the model comes from a run."""
     run = Path(source)
-    from_run = (run / SAVED_AS).is_file()
+    from_run = (run / RECIPE_FILE).is_file()
     header: dict[str, Any] = {
         "library_name": "open_clip",
         "pipeline_tag": "zero-shot-image-classification",
@@ -137,7 +137,7 @@ def _evaluation(run: Path) -> list[str]:
 
 
 def _recipe(run: Path) -> list[str]:
-    if not (run / SAVED_AS).is_file():
+    if not (run / RECIPE_FILE).is_file():
         return []
     return ["## Recipe", f"```yaml\n{load_recipe(run).to_yaml().rstrip()}\n```"]
 

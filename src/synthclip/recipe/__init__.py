@@ -2,25 +2,33 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe.backends import LLMConfig, TextToImageConfig
+from synthclip.recipe.backends import Kind, LLMConfig, TextToImageConfig, config_class
 from synthclip.recipe.engine import EngineConfig
-from synthclip.recipe.evaluation import EvaluationConfig
 from synthclip.recipe.imagegen import ImagesConfig
-from synthclip.recipe.section import Section, nearest
+from synthclip.recipe.section import Section, did_you_mean, nearest
 from synthclip.recipe.textgen import BalanceConfig, CaptionsConfig, ConceptsConfig, MatchConfig
-from synthclip.recipe.training import ModelConfig, TrainingConfig, check_resolutions
+from synthclip.recipe.training import EvaluationConfig, ModelConfig, TrainingConfig, check_resolutions
 
-SAVED_AS = "recipe.yaml"
+RECIPE_FILE = "recipe.yaml"
 """The resolved recipe's file in a run directory."""
+
+MAX_YAML_VALUES = 100_000
+"""Keys and values of a recipe, aliases counted each time: a file of a few lines can stand for billions."""
+
+_MAX_RECIPE_BYTES = 4 * 2**20
+
+_KINDS: dict[str, Kind] = {"llm": "llm", "text_to_image": "t2i"}
+"""The sections that are read as the `Config` of a backend, and the kind of that backend."""
 
 
 class Recipe(Section):
@@ -66,46 +74,41 @@ def bundled() -> list[str]:
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: a bundled name, a YAML file, or a run directory, then apply `key=value` overrides.
 
-    A dotted key reaches into sections and, by number, into lists; the value is read as YAML.
-    Raises SynthClipError with one line that names the recipe, the key and the remedy.
+    A dotted key reaches into sections and, by number, into lists; the value is read as YAML. Another
+    `backend` starts its section anew: the keys of the backend before it are dropped.
+    Raises SynthClipError with a line for each problem, which names the recipe, the key and the remedy.
     """
     label, text, default_name = _read(source)
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SynthClipError(f"{label}{where}: not YAML: {problem}") from None
+    raw = _parse(text, label)
     if not isinstance(raw, dict):
         raise SynthClipError(f"{label}: not a recipe: expected keys such as 'concepts' and 'llm' at the top")
     raw.setdefault("name", default_name)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not _backend_key(text)):
         _override(raw, override)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise SynthClipError(f"{label}: {_first_line(error)}") from None
+        raise SynthClipError("\n".join(f"{label}: {line}" for line in _problems(error, raw))) from None
 
 
-def load_held(directory: Path) -> Recipe:
-    """The recipe that a run directory holds. Raises SynthClipError where that is no run directory."""
+def load_saved_recipe(directory: Path) -> Recipe:
+    """The recipe of a run directory. Raises SynthClipError where that is no run directory."""
     if not directory.is_dir():
         raise SynthClipError(f"{directory}: no such run directory")
     return load_recipe(directory)
 
 
-def held_name(directory: Path) -> str | None:
-    """The name of the recipe that a run directory holds, None where it holds none.
+def saved_recipe_name(directory: Path) -> str | None:
+    """The name of a run directory's recipe, None where the directory holds none.
 
     Reads no more than the name, so that a run of an older recipe format is still recognised.
     """
-    path = directory / SAVED_AS
+    path = directory / RECIPE_FILE
     if not path.is_file():
         return None
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        raw = _parse(path.read_text(encoding="utf-8"), str(path))
+    except (SynthClipError, UnicodeDecodeError):
         raw = None
     if not isinstance(raw, dict) or "name" not in raw:
         raise SynthClipError(f"{path}: damaged: restore it, or choose another --out")
@@ -116,11 +119,13 @@ def _read(source: str | Path) -> tuple[str, str, str]:
     """A label for messages, the YAML, and the name that a recipe without one gets."""
     path = Path(source)
     if path.is_dir():
-        if not (path / SAVED_AS).is_file():
-            raise SynthClipError(f"{path}: not a run directory: it holds no {SAVED_AS}")
-        path = path / SAVED_AS
+        if not (path / RECIPE_FILE).is_file():
+            raise SynthClipError(f"{path}: not a run directory: it holds no {RECIPE_FILE}")
+        path = path / RECIPE_FILE
     if path.is_file():
         try:
+            if path.stat().st_size > _MAX_RECIPE_BYTES:
+                raise SynthClipError(f"{path}: too large for a recipe")
             return str(path), path.read_text(encoding="utf-8"), path.stem
         except (OSError, UnicodeDecodeError) as error:
             raise SynthClipError(f"{path}: cannot be read: {error}") from None
@@ -131,16 +136,71 @@ def _read(source: str | Path) -> tuple[str, str, str]:
     raise SynthClipError(f"{source}: no such recipe or file{nearest(str(source), names)}")
 
 
+def _parse(text: str, label: str) -> Any:
+    """The value of one YAML document. Raises SynthClipError where it is none, or stands for too much."""
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MAX_YAML_VALUES:
+            raise SynthClipError(
+                f"{label}: more than {MAX_YAML_VALUES:,} values: its aliases repeat too much"
+            )
+        return loader.construct_document(node)
+    except RecursionError:
+        raise SynthClipError(f"{label}: nested too deeply for a recipe") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SynthClipError(f"{label}{where}: not YAML: {problem}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """How many nodes one node stands for, aliases followed; infinite where it holds itself.
+
+    Raises yaml.YAMLError for a key that stands twice in one mapping.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            seen: set[Hashable] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+                inner += (key, value)
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
+    return sizes[id(node)]
+
+
+def _backend_key(override: str) -> str | None:
+    """The section whose backend an override names."""
+    section, _, rest = override.partition(".")
+    return section if section in _KINDS and rest.partition("=")[0].strip() == "backend" else None
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
+    label = f"override {override!r}"
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise SynthClipError(f"override {override!r}: expected key=value, such as captions.per_concept=4")
+        raise SynthClipError(f"{label}: expected key=value, such as captions.per_concept=4")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SynthClipError(f"override {override!r}: the value is not YAML: quote it") from None
-    if isinstance(value, str):
+        value = _parse(text, label)
+    except SynthClipError as error:
+        raise SynthClipError(f"{error}: put quotes around the value") from None
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\.?\d[\d_.]*([eE][+-]?\d+)?", value):
         # YAML 1.1 reads neither 1e-4 nor 3_000_000 the way that people mean them.
         for number in (int, float):
             try:
@@ -150,16 +210,20 @@ def _override(raw: dict[str, Any], override: str) -> None:
                 continue
     node: Any = raw
     for part in parts[:-1]:
-        node = _step(node, part, override)
+        node = _step(node, part, label)
     last = parts[-1]
     if isinstance(node, list):
-        _step(node, last, override)
+        _step(node, last, label)
         node[int(last)] = value
-    else:
+    elif isinstance(node, dict):
+        if _backend_key(override) and node.get(last) not in (None, value):
+            node.clear()
         node[last] = value
+    else:
+        raise SynthClipError(f"{label}: {parts[-2]!r} is a value, not a section")
 
 
-def _step(node: Any, part: str, override: str) -> Any:
+def _step(node: Any, part: str, label: str) -> Any:
     """Into a mapping (made where it is missing) or a list."""
     if isinstance(node, dict):
         if node.get(part) is None:
@@ -167,38 +231,105 @@ def _step(node: Any, part: str, override: str) -> Any:
         inner = node[part]
         if isinstance(inner, dict | list):
             return inner
-        raise SynthClipError(f"override {override!r}: {part!r} is a value, not a section")
-    if part.isdecimal() and int(part) < len(node):
-        return node[int(part)]
-    raise SynthClipError(f"override {override!r}: {part!r} is no position in a list of {len(node)}")
+    elif isinstance(node, list):
+        if part.isdecimal() and int(part) < len(node):
+            return node[int(part)]
+        raise SynthClipError(f"{label}: {part!r}: index out of range ({len(node)} items)")
+    raise SynthClipError(f"{label}: {part!r} is a value, not a section")
 
 
-def _first_line(error: ValidationError) -> str:
-    """The first problem in one line: dotted key, what is wrong, the value."""
-    first, *others = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    # Of the words of Python that pydantic uses, those that a writer of YAML does not know.
-    message = message.partition(", unable to parse")[0].partition(" after validation")[0]
-    message = message.removeprefix("Tuple ").replace("valid tuple", "list")
-    message = re.sub(r"valid dictionary or instance of \w+", "section of keys", message)
-    if message.startswith("unknown key "):
-        wrong = message.split("'")[1]
-        if found := _elsewhere(wrong, cutoff=0.7 if "did you mean" not in message else 0.95):
-            message = f"unknown key {wrong!r}; did you mean {found!r}?"
-    # A list with a bad item is told of once more, as too short without it.
-    count = sum(other["loc"] != first["loc"][: len(other["loc"])] for other in others)
-    more = f" (and {count} more)" if count else ""
-    value = first.get("input")
-    shown = f", not {value!r}" if isinstance(value, str | int | float | bool) and key else ""
-    return f"{key + ': ' if key else ''}{message}{shown}{more}"
+_MESSAGES = {
+    "missing": "is required",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_from_float": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_type": "must be an integer",
+    "invalid_key": "has a key that is no text",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have {min_length} or more items",
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a section of keys"),
+}
+"""What is said of each kind of problem, with the names of its context."""
 
 
-def _elsewhere(wrong: str, cutoff: float) -> str | None:
-    """Where a key of that name really stands, in another section than the one it was looked for in."""
+def _problems(error: ValidationError, raw: dict[str, Any]) -> list[str]:
+    """Every problem as one line: dotted key, what is wrong, the value."""
+    found: dict[str, list[ErrorDetails]] = {}
+    details = error.errors(include_url=False)
+    for one in details:
+        # A list with a bad item is reported a second time, as too short without it.
+        if not any(other["loc"][: len(one["loc"])] == one["loc"] for other in details if other is not one):
+            found.setdefault(".".join(_path(one, raw)), []).append(one)
+    return [_line(key, alternatives, raw) for key, alternatives in found.items()]
+
+
+def _path(problem: ErrorDetails, raw: Any) -> Iterator[str]:
+    """The keys and indices of a problem, without pydantic's names for the members of a union."""
+    for part in problem["loc"]:
+        if isinstance(raw, dict) and (part in raw or problem["type"] == "missing"):
+            yield str(part)
+            raw = raw.get(part)
+        elif isinstance(raw, list) and isinstance(part, int):
+            yield str(part)
+            raw = raw[part] if part < len(raw) else None
+
+
+def _line(key: str, alternatives: list[ErrorDetails], raw: dict[str, Any]) -> str:
+    kind, value = alternatives[0]["type"], alternatives[0]["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(key, raw)
+    messages: list[str] = []
+    for one in alternatives:
+        context = one.get("ctx", {})
+        template = _MESSAGES.get(one["type"], one["msg"].removeprefix("Input "))
+        message = str(context["error"]) if one["type"] == "value_error" else template.format(**context)
+        messages.append(message if not messages else message.removeprefix("must be "))
+    said = " or ".join(dict.fromkeys(messages))
+    if not key or kind == "missing" or not isinstance(value, str | int | float | bool):
+        return f"{key}: {said}" if key else said
+    shown = repr(value)
+    return f"{key}: {said}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
+
+
+def _unknown_key(key: str, raw: dict[str, Any]) -> str:
+    """With the nearest key of that section or, where one is nearer, of another."""
+    *above, wrong = key.split(".")
+    known = list(_section_at(above, raw).model_fields)
+    near = did_you_mean(wrong, known)
     by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _dotted(Recipe)}
-    close = difflib.get_close_matches(wrong, list(by_leaf), n=1, cutoff=cutoff)
-    return by_leaf[close[0]] if close else None
+    if elsewhere := difflib.get_close_matches(wrong, list(by_leaf), n=1, cutoff=0.95 if near else 0.7):
+        near = f"; did you mean {by_leaf[elsewhere[0]]!r}?"
+    where = f"{'.'.join(above)}: " if above else ""
+    return f"{where}unknown key {wrong!r}{near or nearest(wrong, known)}"
+
+
+def _section_at(path: Sequence[str], raw: dict[str, Any]) -> type[Section]:
+    found: type[Section] = Recipe
+    for part in path:
+        if part in _KINDS and found is Recipe:
+            found = config_class(_KINDS[part], raw[part]["backend"])
+        elif part in found.model_fields:
+            found = next(_sections_in(found.model_fields[part].annotation), found)
+    return found
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)
 
 
 def _dotted(section: type[Section], prefix: str = "") -> Iterator[str]:

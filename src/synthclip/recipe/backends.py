@@ -46,12 +46,18 @@ def module(kind: Kind, name: str) -> ModuleType:
     return importlib.import_module(f"synthclip.backends.{kind}_{name}")
 
 
+def config_class(kind: Kind, name: str) -> type[BackendConfig]:
+    """The `Config` of a backend. Raises ValueError where there is none of that name."""
+    found: type[BackendConfig] = module(kind, name).Config
+    return found
+
+
 def _typed(kind: Kind) -> BeforeValidator:
     def validate(value: Any) -> Any:
         if isinstance(value, dict):
             if "backend" not in value:
                 raise ValueError("needs a key 'backend'")
-            return module(kind, str(value["backend"])).Config.model_validate(value)
+            return config_class(kind, str(value["backend"])).model_validate(value)
         return value
 
     return BeforeValidator(validate)

@@ -14,7 +14,7 @@ _TAR_BYTES = 3500
 LOCAL = "local-dir:"
 """How open_clip names a model in a folder."""
 
-MOST_VARIANTS = 100
+MAX_VARIANTS = 100
 """Images of one caption at most: what a key has room for."""
 
 
@@ -45,9 +45,9 @@ class FiltersConfig(Section):
 
 
 class ImagesConfig(Section):
-    per_caption: int = Field(1, ge=1, le=MOST_VARIANTS)
+    per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)
     """Images of each caption, each with a seed of its own."""
-    heldout_per_caption: int = Field(1, ge=1, le=MOST_VARIANTS)
+    heldout_per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)
     """Images of each held-out caption."""
     captions_per_shard: int | None = Field(None, ge=1)
     """None: as many as fill about `shard_mb`."""

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def runtime(default: Any, **constraints: Any) -> Any:
@@ -41,19 +41,9 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any
 
 
 class Section(BaseModel):
-    """Frozen and typed; an unknown key is refused with the nearest known one."""
+    """Frozen and typed; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            known = list(cls.model_fields)
-            for key in value:
-                if key not in known:
-                    raise ValueError(f"unknown key {key!r}{nearest(str(key), known)}")
-        return value
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def results(self) -> dict[str, Any]:
         """The values that decide what is written, as plain JSON types: runtime fields left out."""

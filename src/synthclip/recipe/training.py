@@ -1,4 +1,4 @@
-"""The recipe's sections for training."""
+"""The recipe's sections for training and evaluation."""
 
 import math
 from typing import Any, Literal
@@ -259,6 +259,15 @@ class TrainingConfig(Section):
                 "resolutions: the shares must leave steps at the model's own size: below 1 in sum"
             )
         return self
+
+
+class EvaluationConfig(Section):
+    templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
+    """Zero-shot prompts; `{}` is the class name. Their embeddings are averaged."""
+    captions: int = Field(5000, ge=1)
+    """At most so many held-out captions, drawn by content. Recall depends on how many there are to choose
+    from: 5,000 is the size of COCO's usual test split."""
+    batch_size: int = runtime(256, ge=1)
 
 
 def check_resolutions(model: ModelConfig, training: TrainingConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe import SAVED_AS, Recipe, held_name, load_held
+from synthclip.recipe import RECIPE_FILE, Recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
 from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.progress import Console
@@ -44,7 +44,7 @@ def run(
     directory = RunDirectory(out)
     _refuse_foreign(directory, recipe)
     with directory.lock():
-        directory.write_text(SAVED_AS, recipe.to_yaml())
+        directory.write_text(RECIPE_FILE, recipe.to_yaml())
         states = survey(recipe, directory)
         _refuse_stale_inputs(states, stages, directory)
         console.plan([state for state in states if state.stage in stages])
@@ -59,7 +59,7 @@ def status(out: Path | str, recipe: Recipe | None = None) -> Status:
     Raises SynthClipError where `out` is no run directory.
     """
     directory = RunDirectory(out)
-    recipe = recipe or load_held(directory.path)
+    recipe = recipe or load_saved_recipe(directory.path)
     seconds: dict[str, float] = {}
     evaluated = None
     for line in directory.metrics():
@@ -184,7 +184,7 @@ def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
             return
     if not path.is_dir():
         raise SynthClipError(f"{path}: a file stands there: choose another --out")
-    held = held_name(path)
+    held = saved_recipe_name(path)
     if held == recipe.name:
         return
     if held is not None:

@@ -125,9 +125,9 @@ def _shard(number: int, path: Path, csv_digest: str) -> Shard:
 
 
 def _refuse_foreign(directory: RunDirectory) -> None:
-    from synthclip.recipe import SAVED_AS
+    from synthclip.recipe import RECIPE_FILE
 
-    if (directory.path / SAVED_AS).exists() or (
+    if (directory.path / RECIPE_FILE).exists() or (
         directory.stage(STAGE).exists() and directory.read_json(f"{STAGE}/stage.json") is None
     ):
         raise SynthClipError(f"{directory.path}: holds something else already: choose another --out")
