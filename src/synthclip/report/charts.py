@@ -1,28 +1,52 @@
-"""Charts as inline SVG: static, styled by the page's CSS, every text escaped by the XML writer."""
+"""Charts as inline SVG, drawn by matplotlib: deterministic, and coloured by the page's CSS, light or dark."""
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
-_WIDTH, _HEIGHT = 520.0, 260.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 14.0, 40.0
-_MAX_POINTS = 400
-_MAX_BARS = 40
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 520, 260
+"""Of a chart's viewBox."""
+MAX_POINTS = 400
+MAX_BARS = 40
+_NAMES = ("ink", "muted", "rule", "s1", "s2", "s3", "s4")
+_COLOURS = {name: f"#0102{number:02x}" for number, name in enumerate(_NAMES)}
+"""What matplotlib draws in where the page shall have its CSS variable of that name."""
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "synthclip",
+    "font.size": 11,
+    "text.parse_math": False,
+    "axes.edgecolor": _COLOURS["rule"],
+    "axes.labelcolor": _COLOURS["ink"],
+    "axes.axisbelow": True,
+    "xtick.color": _COLOURS["muted"],
+    "ytick.color": _COLOURS["muted"],
+    "figure.subplot.left": 0.115,
+    "figure.subplot.right": 0.975,
+    "figure.subplot.bottom": 0.18,
+    "figure.subplot.top": 0.95,
+}
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: x and y of equal length [N]. `style` is its CSS class."""
+    """One line: x and y of equal length [N]. `style` is its colour in the page's CSS, `s1` to `s4`."""
 
     name: str
     x: ArrayLike
     y: ArrayLike
     style: str = "s1"
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,179 +56,138 @@ class Axis:
 
 
 def lines(series: Sequence[Series], x: Axis, y: Axis, *, marks: Mapping[str, float] | None = None) -> Markup:
-    """A line chart. `marks` are horizontal reference lines by their labels.
+    """A line chart, empty where no point can be shown; `marks` are horizontal reference lines by label.
 
-    Points that a logarithmic axis cannot show are left out; a line of more points than the chart has
-    pixels is thinned.
+    Points that a logarithmic axis cannot show are left out; a longer line is thinned to MAX_POINTS.
     """
     drawn = [(one, *_points(one, x, y)) for one in series]
-    xs = np.concatenate([points for _, points, _ in drawn])
-    ys = np.concatenate([points for _, _, points in drawn] + [np.array(list((marks or {}).values()))])
-    if xs.size == 0:
+    if not any(px.size for _, px, _ in drawn):
         return Markup("")
-    across = _Scale(xs, x.log, _LEFT, _WIDTH - _RIGHT)
-    up = _Scale(ys if y.log else np.append(ys, 0.0), y.log, _HEIGHT - _BOTTOM, _TOP)
-    svg = _canvas(f"{y.label} against {x.label}")
-    _grid(svg, across, up, x, y)
-    for label, value in (marks or {}).items():
-        level = _round(up(value))
-        _add(svg, "line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=level, y2=level, **{"class": "mark"})
-        _text(svg, label, _WIDTH - _RIGHT, level - 4, "end")
-    for one, px, py in drawn:
-        path = " ".join(
-            f"{_round(across(a))},{_round(up(b))}" for a, b in zip(px.tolist(), py.tolist(), strict=True)
-        )
-        _add(svg, "polyline", points=path, **{"class": f"line {one.style}"})
-    legend = [one for one, _, _ in drawn if one.name]
-    return _finish(svg, legend)
+
+    def draw(axes: "Axes") -> None:
+        for one, px, py in drawn:
+            width, alpha = (1.0, 0.3) if one.faint else (2.0, 1.0)
+            colour = _COLOURS[one.style]
+            axes.plot(px, py, color=colour, linewidth=width, alpha=alpha, clip_on=False, gid="line")
+        for label, value in (marks or {}).items():
+            axes.axhline(value, color=_COLOURS["muted"], linewidth=1, linestyle="--", clip_on=False)
+            axes.text(axes.get_xlim()[1], value, label, ha="right", va="bottom", color=_COLOURS["muted"])
+        if not y.log:
+            axes.set_ylim(min(axes.get_ylim()[0], 0), max(axes.get_ylim()[1], 0))
+
+    keys = [
+        Markup('<span class="key {}"><i></i>{}</span>').format(one.style, one.name)
+        for one in series
+        if one.name
+    ]
+    legend = Markup('<div class="legend">{}</div>').format(Markup("").join(keys)) if keys else Markup("")
+    return _chart(draw, x, y) + legend
 
 
 def histogram(counts: Mapping[int, int], x_label: str, y_label: str) -> Markup:
-    """Vertical bars over whole numbers; neighbours share a bar where there would be too many."""
+    """Vertical bars over whole numbers, at most MAX_BARS of equal width, each with its count as a tooltip."""
+    from matplotlib.ticker import MaxNLocator
+
     if not counts:
         return Markup("")
     low, high = min(counts), max(counts)
-    width = math.ceil((high - low + 1) / _MAX_BARS)
-    binned: dict[int, int] = {}
-    for value, count in counts.items():
+    width = math.ceil((high - low + 1) / MAX_BARS)
+    bins: dict[int, int] = {}
+    for value, count in sorted(counts.items()):
         start = low + (value - low) // width * width
-        binned[start] = binned.get(start, 0) + count
-    across = _Scale(np.array([low, high + width]), False, _LEFT, _WIDTH - _RIGHT, whole=True)
-    up = _Scale(np.array([0, max(binned.values())]), False, _HEIGHT - _BOTTOM, _TOP, whole=True)
-    svg = _canvas(f"{y_label} by {x_label}")
-    _grid(svg, across, up, Axis(x_label), Axis(y_label), centred=width == 1)
-    for start, count in sorted(binned.items()):
-        left, top = across(start) + 1, up(count)
-        bar = _add(
-            svg,
-            "rect",
-            x=_round(left),
-            y=_round(top),
-            width=_round(across(start + width) - left - 1),
-            height=_round(up(0) - top),
-            rx=1.5,
-            **{"class": "bar"},
-        )
-        told = str(start) if width == 1 else f"{start} to {start + width - 1}"
-        _add(bar, "title").text = f"{told}: {count:,}"
-    return _finish(svg, [])
+        bins[start] = bins.get(start, 0) + count
+
+    def draw(axes: "Axes") -> None:
+        for start, count in bins.items():
+            (bar,) = axes.bar(
+                start + (width - 1) / 2, count, 0.88 * width, color=_COLOURS["s1"], clip_on=False
+            )
+            shown = str(start) if width == 1 else f"{start} to {start + width - 1}"
+            bar.set_gid(f"title {shown}: {count:,}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator("auto", integer=True))
+
+    return _chart(draw, Axis(x_label), Axis(y_label))
 
 
 def interval(value: float, low: float, high: float, chance: float) -> Markup:
     """A strip from 0 to 1: the value as a dot on its 95 % interval, the chance level as a tick."""
-    width, height = 180.0, 18.0
-    svg = ET.Element("svg", {"viewBox": f"0 0 {width:g} {height:g}", "class": "strip", "role": "img"})
-    svg.set("aria-label", f"{value:.1%}")
-    middle = height / 2
 
     def at(share: float) -> float:
-        return _round(5 + min(max(share, 0.0), 1.0) * (width - 10))
+        return round(5 + 170 * min(max(share, 0.0), 1.0), 1)
 
-    _add(svg, "line", x1=at(0), x2=at(1), y1=middle, y2=middle, **{"class": "track"})
+    parts = ['<line class="track" x1="5" x2="175" y1="9" y2="9"/>']
     if math.isfinite(chance):
-        _add(svg, "line", x1=at(chance), x2=at(chance), y1=2, y2=height - 2, **{"class": "chance"})
+        parts.append(f'<line class="chance" x1="{at(chance)}" x2="{at(chance)}" y1="2" y2="16"/>')
     if math.isfinite(low) and math.isfinite(high):
-        _add(svg, "line", x1=at(low), x2=at(high), y1=middle, y2=middle, **{"class": "span"})
-    _add(svg, "circle", cx=at(value), cy=middle, r=4, **{"class": "dot"})
-    return _serialise(svg)
-
-
-class _Scale:
-    """Data to pixels, linear or logarithmic, with its ticks. `whole` keeps ticks to whole numbers."""
-
-    def __init__(
-        self, values: NDArray[np.float64], log: bool, start: float, end: float, *, whole: bool = False
-    ) -> None:
-        self._low, self._high = float(values.min()), float(values.max())
-        if self._low == self._high:
-            self._high = self._low * 10 if log else self._low + 1
-        self.log, self._start, self._end = log, start, end
-        ticks = _log_ticks(self._low, self._high) if log else _ticks(self._low, self._high, whole)
-        self.ticks = [tick for tick in ticks if self._low <= tick <= self._high]
-
-    def __call__(self, value: float) -> float:
-        low, high = self._low, self._high
-        if self.log:
-            value, low, high = math.log10(value), math.log10(low), math.log10(high)
-        return self._start + (value - low) / (high - low) * (self._end - self._start)
-
-
-def _ticks(low: float, high: float, whole: bool) -> list[float]:
-    """About six round numbers around `low` to `high`."""
-    magnitude = 10.0 ** math.floor(math.log10((high - low) / 6))
-    step = next(magnitude * k for k in (1, 2, 2.5, 5, 10) if (high - low) / (magnitude * k) <= 6)
-    step = max(1.0, math.ceil(step)) if whole else step
-    return [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, with their doubles and fives where there are few."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    within = (1, 2, 5) if len(decades) <= 3 else (1,)
-    return [k * 10.0**decade for decade in decades for k in within]
+        parts.append(f'<line class="span" x1="{at(low)}" x2="{at(high)}" y1="9" y2="9"/>')
+    parts.append(f'<circle class="dot" cx="{at(value)}" cy="9" r="4"/>')
+    opened = f'<svg viewBox="0 0 180 18" class="strip" role="img" aria-label="{value:.1%}">'
+    return Markup(opened + "".join(parts) + "</svg>")
 
 
 def _points(series: Series, x: Axis, y: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     px, py = np.asarray(series.x, dtype=np.float64), np.asarray(series.y, dtype=np.float64)
-    shown = np.isfinite(px) & np.isfinite(py)
-    if x.log:
-        shown &= px > 0
-    if y.log:
-        shown &= py > 0
+    least = float(np.finfo(np.float32).tiny)  # below it an axis has no room for its margins
+    shown = np.isfinite(px) & np.isfinite(py) & ((px > least) | (not x.log)) & ((py > least) | (not y.log))
     px, py = px[shown], py[shown]
-    if px.size > _MAX_POINTS:
+    if px.size > MAX_POINTS:
         space = np.geomspace if x.log else np.linspace
-        chosen = np.unique(space(1, px.size, _MAX_POINTS).round().astype(int)) - 1
+        chosen = np.unique(space(1, px.size, MAX_POINTS).round().astype(int)) - 1
         px, py = px[chosen], py[chosen]
     return px, py
 
 
-def _grid(svg: ET.Element, across: _Scale, up: _Scale, x: Axis, y: Axis, centred: bool = False) -> None:
-    for tick in up.ticks:
-        level = _round(up(tick))
-        _add(svg, "line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=level, y2=level, **{"class": "grid"})
-        _text(svg, _short(tick), _LEFT - 7, level + 4, "end")
-    shift = (across(1) - across(0)) / 2 if centred else 0.0
-    for tick in across.ticks:
-        if (place := across(tick) + shift) <= _WIDTH - _RIGHT:
-            _text(svg, _short(tick), _round(place), _HEIGHT - _BOTTOM + 17, "middle")
-    _text(svg, x.label, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, "middle", "label")
-    caption = _text(svg, y.label, 0, 0, "middle", "label")
-    caption.set("transform", f"translate(11 {(_TOP + _HEIGHT - _BOTTOM) / 2:g}) rotate(-90)")
+def _chart(draw: "Callable[[Axes], None]", x: Axis, y: Axis) -> Markup:
+    """The SVG of what `draw` puts on the axes."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    short = EngFormatter(sep="")
+    out = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))  # an SVG has 72 pixels an inch
+        axes = figure.add_subplot()
+        axes.spines[["left", "right", "top"]].set_visible(False)
+        axes.grid(axis="y", color=_COLOURS["rule"])
+        for axis, of, name in ((axes.xaxis, x, "x"), (axes.yaxis, y, "y")):
+            axes.set(**{f"{name}scale": "log" if of.log else "linear"})
+            axis.set_label_text(f"{of.label} (log scale)" if of.log else of.label)
+        axes.margins(x=0)
+        draw(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                low, high = axis.get_view_interval()
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+                axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _: short(value) if abs(value) >= 1e4 else f"{value:.4g}")
+        axes.tick_params(left=False, bottom=False)
+        for line in axes.get_ygridlines():
+            line.set_clip_on(False)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return Markup(_for_the_page(out.getvalue(), f"{y.label} against {x.label}"))
 
 
-def _short(value: float) -> str:
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * unit or (abs(value) >= unit and unit > 1e3):
-            return f"{value / unit:g}{letter}"
-    return f"{value:.4g}"
-
-
-def _canvas(told: str) -> ET.Element:
-    size = {"viewBox": f"0 0 {_WIDTH:g} {_HEIGHT:g}"}
-    return ET.Element("svg", {**size, "class": "chart", "role": "img", "aria-label": told})
-
-
-def _add(parent: ET.Element, tag: str, **attributes: float | str) -> ET.Element:
-    told = {key: value if isinstance(value, str) else f"{value:g}" for key, value in attributes.items()}
-    return ET.SubElement(parent, tag, told)
-
-
-def _text(svg: ET.Element, text: str, x: float, y: float, anchor: str, style: str = "tick") -> ET.Element:
-    element = _add(svg, "text", x=x, y=y, **{"text-anchor": anchor, "class": style})
-    element.text = text
-    return element
-
-
-def _finish(svg: ET.Element, legend: Sequence[Series]) -> Markup:
-    keys = [Markup('<span class="key {}"><i></i>{}</span>').format(one.style, one.name) for one in legend]
-    under = Markup('<div class="legend">{}</div>').format(Markup("").join(keys)) if keys else Markup("")
-    return _serialise(svg) + under
-
-
-def _serialise(svg: ET.Element) -> Markup:
-    return Markup(ET.tostring(svg, encoding="unicode"))
-
-
-def _round(value: float) -> float:
-    return round(value, 1)
+def _for_the_page(svg: str, label: str) -> str:
+    """Without matplotlib's ids, fonts and size; bars get their tooltips, colours become CSS variables."""
+    ET.register_namespace("", "http://www.w3.org/2000/svg")
+    root = ET.fromstring(svg)
+    for group in root.iterfind(".//{*}g"):
+        name = group.attrib.pop("id", "")
+        if name == "line":
+            group.set("class", name)
+        elif name.startswith("title "):
+            group.set("class", "bar")
+            ET.SubElement(group, "title").text = name.removeprefix("title ")
+    for text in root.iterfind(".//{*}text"):
+        parts = text.attrib["style"].split("; ")
+        text.set("style", "; ".join(part for part in parts if not part.startswith("font-family")))
+    for child in [*root.iterfind("{*}metadata"), *root.iterfind("{*}defs")]:
+        root.remove(child)
+    del root.attrib["width"], root.attrib["height"]
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": label}
+    drawn = ET.tostring(root, encoding="unicode")
+    for name, colour in _COLOURS.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return drawn

@@ -142,7 +142,7 @@ def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
     if curve is None or curve.num_rows < 2:
         return Markup("")
     steps, loss = curve["step"].to_numpy(), curve["loss"].to_numpy()
-    series = [charts.Series("", steps, loss, "faint"), charts.Series("", steps, _trailing_mean(loss), "s1")]
+    series = [charts.Series("", steps, loss, faint=True), charts.Series("", steps, _trailing_mean(loss))]
     batch = recipe.get("training", {}).get("batch_size")
     marks = {f"chance, ln {batch}": math.log(batch)} if batch else {}
     return charts.lines(series, charts.Axis("step"), charts.Axis("contrastive loss"), marks=marks)
