@@ -19,7 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from synthclip import ConceptMatcher
-from synthclip.textgen import wordnet
+from synthclip.recipe.textgen import ConceptSource
+from synthclip.textgen.lexicons import DEBIAN_WORDNET, wordnet
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[2] / "shared"))
 CAPTIONS = SHARED / "data" / "captions" / "flickr8k-captions.txt.gz"
@@ -37,7 +38,7 @@ def real_captions() -> list[str]:
 def make_bank(captions: Sequence[str], folder: Path) -> list[str]:
     """WordNet, then bigrams, then pairs of words, up to 500,000 different entries."""
     rng = random.Random(0)
-    lemmas = list(wordnet.lemmas(folder, (), named_people=True))
+    lemmas = list(wordnet(folder, ConceptSource(kind="wordnet", named_people=True)))
     bigrams = sorted({f"{a} {b}" for caption in captions for a, b in pairwise(caption.split())})
     bank = dict.fromkeys([*lemmas, *bigrams])
     while len(bank) < ENTRIES:
@@ -143,7 +144,7 @@ def matching(bank: list[str], texts: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--wordnet", type=Path, default=wordnet.DEBIAN)
+    parser.add_argument("--wordnet", type=Path, default=DEBIAN_WORDNET)
     chosen = parser.parse_args()
     texts = real_captions()
     bank = make_bank(texts, chosen.wordnet)

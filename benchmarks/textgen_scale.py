@@ -19,7 +19,7 @@ from typing import Self
 
 from synthclip import load_recipe, run
 from synthclip.run.progress import Console
-from synthclip.textgen import wordnet
+from synthclip.textgen.lexicons import DEBIAN_WORDNET
 from textgen import make_bank, real_captions
 
 PER_FILE = 250_000
@@ -104,7 +104,7 @@ def measured(bank: Sequence[str], texts: Sequence[str], millions: float, folder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--wordnet", type=Path, default=wordnet.DEBIAN)
+    parser.add_argument("--wordnet", type=Path, default=DEBIAN_WORDNET)
     parser.add_argument("--millions", type=float, nargs="*", default=[1, 3, 10, 30])
     chosen = parser.parse_args()
     texts = real_captions()

@@ -52,8 +52,9 @@ NEAR_DUPLICATE = _schema(
     ("caption_id", pa.uint64()),
     ("text", pa.string()),
     ("near_caption_id", pa.uint64()),
+    ("reason", pa.string()),
 )
-"""What balancing leaves out, and the caption that shares its words."""
+"""What balancing refuses, and the caption that shares its words."""
 
 BALANCE_COUNT = _schema(
     ("concept_id", pa.int32()),

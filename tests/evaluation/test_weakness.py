@@ -9,7 +9,7 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.weakness import weakest_classes
 from synthclip.recipe.textgen import ConceptSource
 from synthclip.run.store import Outcome, RunDirectory
-from synthclip.textgen.sources import read
+from synthclip.textgen.concepts import entries
 
 
 def judged(path: Path) -> Path:
@@ -39,7 +39,7 @@ def test_the_command_writes_what_a_concept_source_reads(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["weakest", str(run), "--out", str(out), "--classes", "2"])
     assert told.exit_code == 0, told.output
     assert "bus (d): 5% of 100 right" in told.output
-    assert list(read(ConceptSource(kind="text", path=str(out)))) == ["bus", "dog"]
+    assert list(entries(ConceptSource(kind="text", path=str(out)))) == ["bus", "dog"]
 
 
 def test_a_run_that_was_not_evaluated_says_what_to_run(tmp_path: Path) -> None:

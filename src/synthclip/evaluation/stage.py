@@ -12,7 +12,7 @@ from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
-from synthclip.textgen.bank import read_bank
+from synthclip.textgen.concepts import read_bank
 
 _NEAREST_TEXTS = 8
 _NEAREST_IMAGES = 5

@@ -18,7 +18,7 @@ from synthclip.recipe import Recipe, load_saved_recipe
 from synthclip.recipe.backends import module
 from synthclip.run.store import RunDirectory
 from synthclip.schema import SPLITS
-from synthclip.textgen.bank import read_bank
+from synthclip.textgen.concepts import read_bank
 from synthclip.textgen.prompts import Prompts
 
 _MOST_ATTEMPTS = 10_000

@@ -41,8 +41,7 @@ def measure(recipe: Recipe, seconds: float = 20.0, tell: Callable[[str], None] =
 
 def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[float, list[str], float]:
     """Captions a second, those that cleaning kept, and their share."""
-    from synthclip.textgen.cleaning import clean
-    from synthclip.textgen.prompts import Prompts
+    from synthclip.textgen.prompts import Prompts, clean
 
     llm, prompts = build_llm(recipe.llm), Prompts(recipe.captions, recipe.seed)
     asked = ((concept, prompts.draw(concept, round)) for round in range(10**6) for concept in concepts)

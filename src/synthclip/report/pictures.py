@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from synthclip import keys
 from synthclip.run.store import RunDirectory
-from synthclip.textgen.bank import read_bank
+from synthclip.textgen.concepts import read_bank
 
 GALLERY_CAPTIONS = 12
 GALLERY_VARIANTS = 2

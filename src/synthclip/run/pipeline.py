@@ -18,8 +18,8 @@ from synthclip.run.store import Manifest, RunDirectory, disk_errors
 STAGES = {
     "concepts": "synthclip.textgen.concepts:Concepts",
     "captions": "synthclip.textgen.captions:Captions",
-    "match": "synthclip.textgen.matching:Match",
-    "balance": "synthclip.textgen.balancing:Balance",
+    "match": "synthclip.textgen.match:Match",
+    "balance": "synthclip.textgen.balance:Balance",
     "images": "synthclip.imagegen.stage:Images",
     "train": "synthclip.training.stage:Train",
     "eval": "synthclip.evaluation.stage:Eval",

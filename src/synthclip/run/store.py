@@ -265,18 +265,27 @@ class ShardWriter:
         if len(self._refused) >= _REJECTED_IN_MEMORY:
             self._flush_rejected()
 
+    def reject_table(self, table: pa.Table, reason: str) -> None:
+        """As `reject`, for a table of the columns of the stage's `rejects`, without `reason`."""
+        if table.num_rows:
+            self._rejected[reason] += table.num_rows
+            reasons = pa.array([reason] * table.num_rows, pa.string())
+            self._flush_rejected(table.append_column("reason", reasons))
+
     @property
     def rejected(self) -> Counter[str]:
         """How many rows were refused so far, by reason."""
         return self._rejected
 
-    def _flush_rejected(self) -> None:
+    def _flush_rejected(self, more: pa.Table | None = None) -> None:
         path = self.path(f"rejected/{self._shard}.parquet")
         with disk_errors(path):
             if self._reject_table is None:
                 self._reject_table = pq.ParquetWriter(path, self._rejects or REJECTED, compression="zstd")
             rows = pa.Table.from_pylist(self._refused, self._rejects or REJECTED)
             self._reject_table.write_table(rows)
+            if more is not None:
+                self._reject_table.write_table(more)
         self._refused.clear()
 
     def commit(self, outcome: Outcome) -> Manifest:

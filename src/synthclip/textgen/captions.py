@@ -1,21 +1,23 @@
 """Captions: a language model writes several for each concept; what is refused is kept with its reason."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from synthclip import keys
 from synthclip.backends import build_llm
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
-from synthclip.run.store import Outcome, ShardWriter
+from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.schema import CAPTION, REJECTED_CAPTION
-from synthclip.textgen import fills, imported, language
-from synthclip.textgen.bank import read_bank
-from synthclip.textgen.cleaning import clean
-from synthclip.textgen.prompts import Prompts
+from synthclip.textgen import official
+from synthclip.textgen.concepts import read_bank
+from synthclip.textgen.prompts import Prompts, check_language, clean
 
 _T = TypeVar("_T")
+_FILLS = "captions/fills/"
 
 
 class Captions(Stage):
@@ -28,7 +30,7 @@ class Captions(Stage):
     def shards(self) -> Sequence[Shard]:
         config = self.recipe.captions
         if config.imported is not None:
-            return imported.shards(config.imported)
+            return official.shards(config.imported)
         bank = self._bank()
         model = self.recipe.llm.inputs()
         shards = []
@@ -37,12 +39,12 @@ class Captions(Stage):
             shards.append(_shard(f"{number:05d}", inputs, [(k, 0, config.per_concept) for k in few]))
         place = {text: k for k, text in enumerate(bank)}
         given = Counter(dict.fromkeys(bank, config.per_concept))
-        for turn, fill in enumerate(fills.read(self.run, self.values)):
+        for turn, fill in enumerate(read_fills(self.run, self.values)):
             known = [text for text in fill.asked if text in place]
             for number, texts in enumerate(_groups(known, config.concepts_per_shard)):
                 asked = [(place[text], given[text], fill.asked[text]) for text in texts]
-                told = (f"{k} {first} {count} {bank[k]}" for k, first, count in asked)
-                inputs = {"concepts": keys.digest(*told), **model}
+                described = (f"{k} {first} {count} {bank[k]}" for k, first, count in asked)
+                inputs = {"concepts": keys.digest(*described), **model}
                 shards.append(_shard(f"fill-{turn:03d}-{number:05d}", inputs, asked))
             given.update(fill.asked)
         return shards
@@ -52,7 +54,7 @@ class Captions(Stage):
 
     def prepare(self) -> None:
         if self.recipe.captions.language is not None:
-            language.check(self.recipe.captions.language)
+            check_language(self.recipe.captions.language)
 
     def load(self) -> None:
         if self.recipe.captions.imported is None:
@@ -63,7 +65,7 @@ class Captions(Stage):
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         config = self.recipe.captions
         if config.imported is not None:
-            return imported.make_captions(shard, writer, tick)
+            return official.make_captions(shard, writer, tick)
         bank, llm = self._concepts, self._llm
         kept: list[dict[str, Any]] = []
         asked = [
@@ -71,14 +73,14 @@ class Captions(Stage):
             for number, first, count in shard.payload["asked"]
             for attempt in range(first, first + count)
         ]
-        for start in range(0, len(asked), llm.batch_size):
-            batch = asked[start : start + llm.batch_size]
+        for batch in _groups(asked, llm.batch_size):
             drawn = [self._prompts.draw(bank[number], attempt) for number, attempt in batch]
             texts = [prompt.prefilled if llm.continues else prompt.text for prompt in drawn]
-            said = llm.generate(texts, [prompt.seed for prompt in drawn])
-            for (number, _), prompt, raw in zip(batch, drawn, said, strict=True):
-                raw = (prompt.prefill + raw if llm.continues else raw).encode("utf-8", "replace").decode()
-                text, reason = clean(raw, bank[number], config, prompt.template)
+            answers = llm.generate(texts, [prompt.seed for prompt in drawn])
+            for (number, _), prompt, answer in zip(batch, drawn, answers, strict=True):
+                said = prompt.prefill + answer if llm.continues else answer
+                said = said.encode("utf-8", "replace").decode()
+                text, reason = clean(said, bank[number], config, prompt.template)
                 row = {
                     "caption_id": keys.text_id(text),
                     "concept_id": number,
@@ -107,3 +109,36 @@ def _groups(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 def _shard(name: str, inputs: Mapping[str, str], asked: Sequence[tuple[int, int, int]]) -> Shard:
     """`asked` are concepts by number, each with its first attempt and how many."""
     return Shard(name, inputs, {"asked": asked}, size=sum(count for _, _, count in asked))
+
+
+@dataclass(frozen=True)
+class Fill:
+    """One round of the coverage loop: the captions that it asked for beyond `captions.per_concept`.
+
+    A record belongs to the recipe values it was worked out under. Under other values the captions are others,
+    and so is what they lack: then it is ignored, and it counts again where the values come back.
+    """
+
+    goal: str
+    """What the round was to reach; the rounds of one goal follow each other."""
+    asked: Mapping[str, int]
+    """Captions to generate in addition, by the text of the concept."""
+
+
+def read_fills(run: RunDirectory, values: Mapping[str, object]) -> list[Fill]:
+    """The rounds recorded under these recipe values, in order."""
+    return [Fill(**raw) for raw in run.read_json(_FILLS + _fills_name(values)) or ()]
+
+
+def write_fills(run: RunDirectory, values: Mapping[str, object], fills: Sequence[Fill]) -> None:
+    run.write_json(_FILLS + _fills_name(values), [asdict(fill) for fill in fills])
+
+
+def other_fills(run: RunDirectory, values: Mapping[str, object]) -> bool:
+    """Whether rounds are recorded, but under other recipe values only."""
+    recorded = {path.name for path in (run.path / _FILLS).glob("*.json")}
+    return bool(recorded) and _fills_name(values) not in recorded
+
+
+def _fills_name(values: Mapping[str, object]) -> str:
+    return f"{keys.digest(json.dumps(values, sort_keys=True, ensure_ascii=False))[:16]}.json"

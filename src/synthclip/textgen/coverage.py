@@ -12,12 +12,12 @@ from synthclip.recipe.textgen import ConceptSource
 from synthclip.run.pipeline import run
 from synthclip.run.progress import Console
 from synthclip.run.store import RunDirectory
-from synthclip.textgen import fills, matched, sources
-from synthclip.textgen.bank import read_bank
-from synthclip.textgen.captions import Captions
+from synthclip.textgen.captions import Captions, Fill, other_fills, read_fills, write_fills
+from synthclip.textgen.concepts import entries, read_bank
+from synthclip.textgen.match import captions_by_concept
 
 STAGES = ("concepts", "captions", "match")
-_MOST_ATTEMPTS = 16  # for one matched caption
+_MAX_ATTEMPTS = 16  # for one matched caption
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fill(
     while True:
         directory = run(recipe, out, stages=STAGES, console=console)
         values = Captions(recipe, directory).values
-        recorded = fills.read(directory, values)
+        recorded = read_fills(directory, values)
         counts = _counts(directory)
         looked_at = [text for text in (counts if listed is None else listed) if text in counts]
         if not looked_at:
@@ -75,24 +75,24 @@ def fill(
         if not ask or len(mine) >= rounds:
             unknown = tuple(text for text in listed or () if text not in counts)
             return Coverage(len(looked_at), lacking, unknown, sum(sum(one.asked.values()) for one in mine))
-        if fills.elsewhere(directory, values):
+        if other_fills(directory, values):
             console.line("fill: rounds made under other values of seed, llm or captions are left out")
         console.line(
             f"fill: round {len(mine) + 1}: {len(lacking)} of {len(looked_at)} concepts have less than "
             f"{wanted} matched captions: asking for {sum(ask.values())} more"
         )
         with directory.lock():
-            fills.write(directory, values, [*recorded, fills.Fill(goal, ask)])
+            write_fills(directory, values, [*recorded, Fill(goal, ask)])
 
 
 def _attempts(lacking: int, matched: int, asked: int) -> int:
     """How many captions to ask for where `matched` of those `asked` for so far came to a match."""
     found = max(matched, 1)
-    return min(lacking * -(-asked // found), _MOST_ATTEMPTS * found - asked)
+    return min(lacking * -(-asked // found), _MAX_ATTEMPTS * found - asked)
 
 
 def _listed(path: Path) -> list[str]:
-    lines = sources.read(ConceptSource(kind="text", path=str(path)))
+    lines = entries(ConceptSource(kind="text", path=str(path)))
     found = dict.fromkeys(line.strip() for line in lines if line.strip())
     if not found:
         raise SynthClipError(f"{path}: holds no concepts: expected one a line")
@@ -102,4 +102,4 @@ def _listed(path: Path) -> list[str]:
 def _counts(directory: RunDirectory) -> dict[str, int]:
     """How many different captions match each concept, in the order of the bank."""
     bank = read_bank(directory)
-    return dict(zip(bank, matched.counts(directory, len(bank)).tolist(), strict=True))
+    return dict(zip(bank, captions_by_concept(directory, len(bank)).tolist(), strict=True))

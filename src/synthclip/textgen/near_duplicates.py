@@ -20,9 +20,9 @@ from synthclip.errors import needs_extra
 from synthclip.keys import U64
 
 _PERMUTATIONS = 64
-_LEAST_RECALL = 0.95
+_MIN_RECALL = 0.95
 """Of the pairs whose similarity is just the threshold; of those above it more are found, of equals all."""
-_MOST_LEADERS = 32
+_MAX_LEADERS = 32
 """Captions of one bucket that the others are compared with."""
 _PAIRS_AT_ONCE = 262_144
 _ROWS_AT_ONCE = 8_192  # whose digests fit in the cache
@@ -49,7 +49,7 @@ def bands(threshold: float) -> tuple[int, int]:
     fits = [
         rows
         for rows in range(1, _PERMUTATIONS + 1)
-        if 1 - (1 - threshold**rows) ** (_PERMUTATIONS // rows) >= _LEAST_RECALL
+        if 1 - (1 - threshold**rows) ** (_PERMUTATIONS // rows) >= _MIN_RECALL
     ]
     rows = max(fits, default=1)
     return _PERMUTATIONS // rows, rows
@@ -145,7 +145,7 @@ def _near(band: Callable[[int], U32], count: int, words: _Words, threshold: floa
         buckets.sort()
         bucket = (buckets >> np.uint64(32)).astype(np.int64)
         member = (buckets & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        for _ in range(_MOST_LEADERS):
+        for _ in range(_MAX_LEADERS):
             leads = np.concatenate([[True], bucket[1:] != bucket[:-1]])[: len(bucket)]
             followers = np.flatnonzero(~leads)
             if not len(followers):

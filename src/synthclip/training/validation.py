@@ -20,7 +20,7 @@ from synthclip.recipe import Recipe
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.store import RunDirectory
-from synthclip.textgen.bank import read_bank
+from synthclip.textgen.concepts import read_bank
 
 
 class Validation:

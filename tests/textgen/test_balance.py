@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from text_runs import RunText, contents, table, write_lists
 
-from synthclip.textgen import buckets, imported
+from synthclip.textgen import match, official
 
 NOUNS = ("dog", "cat", "bee", "car", "wolf")
 
@@ -84,8 +84,8 @@ def test_spilling_to_disk_changes_nothing(
 ) -> None:
     folder = write_lists(tmp_path / "texts", captions(600), 2)
     whole = run_text(f"captions.imported={folder}", "balance.t=200", out="whole")
-    monkeypatch.setattr(buckets, "_ROWS_IN_MEMORY", 64)
-    monkeypatch.setattr(imported, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(match, "_ROWS_IN_MEMORY", 64)
+    monkeypatch.setattr(official, "_ROWS_AT_ONCE", 50)
     spilled = run_text(f"captions.imported={folder}", "balance.t=200", out="spilled")
     assert contents(spilled, "balance") == contents(whole, "balance")
     assert not list(spilled.path.rglob("*.arrow"))

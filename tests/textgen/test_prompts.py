@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip.recipe.textgen import CaptionsConfig, Template
-from synthclip.textgen.cleaning import clean, contains
+from synthclip.textgen.prompts import clean, contains
 
 TEMPLATE = Template(name="t", text="x")
 CONFIG = CaptionsConfig(templates=(TEMPLATE,))

@@ -1,4 +1,9 @@
-"""Balancing: captions of concepts that are plentiful are thinned out, by a draw from their content."""
+"""Balancing: captions of concepts that are plentiful are thinned out, by a draw from their content.
+
+The rule is MetaCLIP's (arXiv 2309.16671, Algorithm 1), which the paper takes over: with `count[e]` captions
+that match concept e, each match is drawn with probability `p[e] = t / max(count[e], t)`, and a caption is
+kept if any of its matches is drawn, so with probability `1 - prod(1 - p[e])`.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,21 +20,16 @@ from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.run.threads import in_order
 from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED, SPLITS
-from synthclip.textgen import matched, near_duplicates
-from synthclip.textgen.buckets import SortedByBucket
-from synthclip.textgen.drawing import (
-    Curve,
-    Matches,
-    draws,
-    dropped,
-    first_of_equal,
-    in_sample,
-    keep_probability,
-)
+from synthclip.textgen import near_duplicates
+from synthclip.textgen.match import Matches, Part, SortedByBucket, first_of_equal, matched_parts
+
+_SAMPLE = 2_000_000  # captions from which t is solved for a target size
+_STEPS = 60
 
 
 class Balance(Stage):
     name, reads, sections = "balance", ("concepts", "captions", "match"), ("seed", "balance")
+    rejects = NEAR_DUPLICATE
 
     def shards(self) -> Sequence[Shard]:
         inputs, rows = {}, 0
@@ -45,12 +45,11 @@ class Balance(Stage):
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         """Two passes over the matches, row group by row group: count, then draw."""
         config, seed = self.recipe.balance, self.recipe.seed
-        parts = matched.parts(self.run)
-        ids = list(in_order(matched.Part.ids, parts))
+        parts = matched_parts(self.run)
+        ids = list(in_order(Part.ids, parts))
         fresh = first_of_equal(ids)
         rows, different = sum(map(len, ids)), sum(int(mask.sum()) for mask in fresh)
-        near = self._leave_near_duplicates(parts, ids, fresh, writer)
-        distinct = different - near
+        distinct = different - self._reject_near_duplicates(parts, ids, fresh, writer)
         counts, sample = self._count(parts, fresh, distinct, tick)
         curve = Curve(sample, counts, distinct, seed)
         t = config.t if config.target is None else curve.solve(config.target)
@@ -69,38 +68,38 @@ class Balance(Stage):
             columns = [pa.array(range(len(counts)), pa.int32()), pa.array(counts), pa.array(selected)]
             out.write_table(pa.Table.from_arrays(columns, schema=BALANCE_COUNT))
         notes = {"duplicates": rows - different, "unmatched": unmatched, "t": t, "curve": curve.points()}
-        return Outcome(sum(kept.values()), {"near duplicate": near} if near else {}, notes={**notes, **kept})
+        return Outcome(sum(kept.values()), notes={**notes, **kept})
 
-    def _leave_near_duplicates(
+    def _reject_near_duplicates(
         self,
-        parts: Sequence[matched.Part],
+        parts: Sequence[Part],
         ids: Sequence[U64],
         fresh: list[NDArray[np.bool_]],
         writer: ShardWriter,
     ) -> int:
-        """Take near duplicates out of `fresh`, write them with what they are near to, say how many."""
+        """Take near duplicates out of `fresh` and reject each with what it is near to; returns how many."""
         threshold = self.recipe.balance.near_duplicates
         if threshold is None:
             return 0
         read = partial(_sketched, threshold=threshold)
         sketches = in_order(read, zip(parts, fresh, strict=True))
         gone, near = near_duplicates.find(sketches, threshold, writer.path("near"))
-        with SortedByBucket(writer.path("buckets"), NEAR_DUPLICATE, len(gone)) as buckets:
+        schema = NEAR_DUPLICATE.remove(NEAR_DUPLICATE.get_field_index("reason"))
+        with SortedByBucket(writer.path("buckets"), schema, len(gone)) as buckets:
             for part, own, mask in zip(parts, ids, fresh, strict=True):
                 rows = np.flatnonzero(mask & np.isin(own, gone))
                 if len(rows):
                     place = np.searchsorted(gone, own[rows])
                     texts = part.texts().take(pa.array(rows))
                     columns = [pa.array(own[rows]), texts, pa.array(near[place])]
-                    buckets.add(pa.Table.from_arrays(columns, schema=NEAR_DUPLICATE))
+                    buckets.add(pa.Table.from_arrays(columns, schema=schema))
                     mask[rows] = False
-            with writer.table("rejected/all.parquet", NEAR_DUPLICATE) as out:
-                for table in buckets:
-                    out.write_table(table)
+            for table in buckets:
+                writer.reject_table(table, "near duplicate")
         return len(gone)
 
     def _count(
-        self, parts: Sequence[matched.Part], fresh: Sequence[NDArray[np.bool_]], distinct: int, tick: Tick
+        self, parts: Sequence[Part], fresh: Sequence[NDArray[np.bool_]], distinct: int, tick: Tick
     ) -> tuple[NDArray[np.int64], Matches]:
         """How many different captions match each concept, int64 [concepts], and a sample of the matches."""
         [bank] = self.whole("concepts")
@@ -143,9 +142,7 @@ class Balance(Stage):
         return rows
 
 
-def _counted(
-    piece: tuple[matched.Part, NDArray[np.bool_]], distinct: int
-) -> tuple[int, NDArray[np.int32], Matches]:
+def _counted(piece: tuple[Part, NDArray[np.bool_]], distinct: int) -> tuple[int, NDArray[np.int32], Matches]:
     """(rows, the concepts of all different captions, the matches of those in the sample)."""
     part, fresh = piece
     matches = part.matches()
@@ -154,7 +151,7 @@ def _counted(
 
 
 def _drawn(
-    piece: tuple[matched.Part, NDArray[np.bool_]], dropped: NDArray[np.float64] | None, seed: int
+    piece: tuple[Part, NDArray[np.bool_]], dropped: NDArray[np.float64] | None, seed: int
 ) -> tuple[pa.Table, int, int]:
     """(the captions selected, how many match nothing, rows)."""
     part, fresh = piece
@@ -168,11 +165,79 @@ def _drawn(
     return pa.Table.from_arrays(columns, schema=SELECTED), unmatched, len(fresh)
 
 
-def _sketched(
-    piece: tuple[matched.Part, NDArray[np.bool_]], threshold: float
-) -> tuple[U64, near_duplicates.Sketch]:
+def _sketched(piece: tuple[Part, NDArray[np.bool_]], threshold: float) -> tuple[U64, near_duplicates.Sketch]:
     """Of captions that match something: no other is ever selected."""
     part, fresh = piece
     ids, offsets, _ = part.matches()
     mask = fresh & (np.diff(offsets) > 0)
     return ids[mask], near_duplicates.sketch(part.texts().filter(pa.array(mask)), threshold)
+
+
+def dropped(counts: NDArray[np.int64], t: float | None) -> NDArray[np.float64] | None:
+    """The chance of a match of each concept not to be drawn, float64 [concepts]; None where t is None.
+
+    `counts` [concepts] are the captions that match each concept.
+    """
+    return None if t is None else 1.0 - t / np.maximum(counts, t)
+
+
+def keep_probability(
+    offsets: NDArray[np.int64], concept_ids: NDArray[np.int32], dropped: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """The chance of each caption to be kept, float64 [N], 0 where it matches nothing.
+
+    `offsets` [N + 1] and `concept_ids` are matches in CSR form; where `dropped` is None all that match
+    anything are kept.
+    """
+    matched = np.diff(offsets) > 0
+    if dropped is None or not len(concept_ids):
+        return matched.astype(np.float64)
+    kept = np.zeros(len(matched))
+    kept[matched] = 1.0 - np.multiply.reduceat(dropped[concept_ids], offsets[:-1][matched])
+    return kept
+
+
+def draws(ids: U64, seed: int) -> NDArray[np.float64]:
+    """The number in [0, 1) that each caption's probability must exceed, float64 [N]."""
+    return keys.uniform(ids, stream="balance", seed=seed)
+
+
+def in_sample(ids: U64, captions: int) -> NDArray[np.bool_]:
+    """Which of `captions` different captions t is solved from, bool [N]: all, where they are few."""
+    return keys.uniform(ids, stream="sample", seed=0) < _SAMPLE / max(captions, 1)
+
+
+class Curve:
+    """How many captions each t selects."""
+
+    def __init__(self, sample: Matches, counts: NDArray[np.int64], captions: int, seed: int) -> None:
+        """`sample` is what `in_sample` picks of `captions` different ones."""
+        self._sample, self._counts = sample, counts
+        self._share = min(1.0, _SAMPLE / max(captions, 1))
+        self._draws = draws(sample.ids, seed)
+
+    def size(self, t: float | None) -> int:
+        """Exact where the sample holds all captions, else an estimate."""
+        chance = keep_probability(self._sample.offsets, self._sample.concepts, dropped(self._counts, t))
+        return round(int((self._draws < chance).sum()) / self._share)
+
+    def solve(self, target: int) -> float | None:
+        """The t that selects `target` captions; None, which keeps all, where there are no more."""
+        if target >= self.size(None):
+            return None
+        low, high = 0.0, float(self._counts.max(initial=1))
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.size(middle) < target else (low, middle)
+        return high
+
+    def points(self) -> list[tuple[float, int]]:
+        """(t, size) for t = 1, 2, 5, 10, … until all are selected."""
+        found: list[tuple[float, int]] = []
+        most = self.size(None)
+        for power in range(10):
+            for step in (1, 2, 5):
+                if found and found[-1][1] >= most:
+                    return found
+                found.append((float(step * 10**power), self.size(step * 10**power)))
+        return found

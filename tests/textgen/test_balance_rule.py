@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip import keys
-from synthclip.textgen.drawing import Curve, Matches, draws, dropped, first_of_equal, keep_probability
+from synthclip.textgen.balance import Curve, draws, dropped, keep_probability
+from synthclip.textgen.match import Matches, first_of_equal
 
 CONCEPTS = 6
 LISTS = st.lists(st.lists(st.integers(0, CONCEPTS - 1), unique=True, max_size=4).map(sorted), max_size=20)
