@@ -37,7 +37,7 @@ class Squares(Stage):
     def shards(self) -> Sequence[Shard]:
         return [
             Shard(m.shard, {"numbers": m.digest(f"{m.shard}.parquet")}, size=m.rows)
-            for m in self.whole("numbers")
+            for m in self.manifests_of("numbers")
         ]
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
@@ -54,12 +54,12 @@ class Total(Stage):
         return Resources(max_workers=1)
 
     def shards(self) -> Sequence[Shard]:
-        return [Shard("all", {m.shard: m.digest(f"{m.shard}.parquet") for m in self.whole("squares")})]
+        return [Shard("all", {m.shard: m.digest(f"{m.shard}.parquet") for m in self.manifests_of("squares")})]
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         if self.recipe.match.lowercase:
             raise SynthClipError("numbers.txt, row 3: not a number: mend it")
-        names = [f"{manifest.shard}.parquet" for manifest in self.whole("squares")]
+        names = [f"{manifest.shard}.parquet" for manifest in self.manifests_of("squares")]
         total = sum(sum(pq.read_table(self.run.file("squares", n))["value"].to_pylist()) for n in names)
         writer.rows("all.parquet", SCHEMA, [{"value": total}])
         return Outcome(1)

@@ -2,17 +2,14 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from synthclip.errors import SynthClipError
-from synthclip.run.engine import Done, Progress, Shard, Tick, Work
-from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.engine import Done, Event, Shard, Tick, Work
+from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.store import Outcome, RunDirectory
 
 
@@ -21,8 +18,8 @@ class Load:
     """Writes one file a shard into a run. What a shard's payload asks for happens on the first attempt:
 
     `die` kills the worker, `error` raises, `mend` raises what a user can mend, `pause` waits for so
-    many seconds, `linger` too, but it ticks meanwhile and saves if it is asked to stop; `arrow` makes a table
-    of lists, then hands it to pandas.
+    many seconds, `linger` too, but it ticks meanwhile and saves if it is asked to stop; `environment` notes
+    the values of environment variables.
     """
 
     path: Path
@@ -41,10 +38,8 @@ class Load:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if asked.get("error") and (first or asked.get("always")):
                     raise ZeroDivisionError("seven by none")
-                if asked.get("arrow"):
-                    table = pa.table({"size": [shard.size]})
-                    _note(self.path, f"pandas imported: {'pandas' in sys.modules}")
-                    _note(self.path, f"pandas used: {table.to_pandas()['size'][0] == shard.size}")
+                for name in asked.get("environment", ()):
+                    _note(self.path, f"{name}={os.environ.get(name)}")
                 if asked.get("mend"):
                     raise SynthClipError("bank.txt, row 3: empty: remove it")
                 if first:
@@ -75,7 +70,7 @@ def files(path: Path) -> dict[str, bytes]:
     return {one.relative_to(path).as_posix(): one.read_bytes() for one in found}
 
 
-def done(events: Iterator[Progress | Done]) -> list[str]:
+def done(events: Iterator[Event]) -> list[str]:
     """Run to the end; the names of the shards that were finished, sorted."""
     return sorted(event.shard.name for event in events if isinstance(event, Done))
 

@@ -10,8 +10,8 @@ from shard_work import Load, alive, done, files, notes, shards, wait_for
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe.engine import EngineConfig
-from synthclip.run.engine import Done, Progress, Resources, build_engine
-from synthclip.run.engine.work import WorkError
+from synthclip.run.engine import Done, Event, Failed, Progress, Resources, build_engine
+from synthclip.run.engine.worker import WorkError
 
 ONE_EACH = Resources()
 
@@ -35,10 +35,21 @@ def test_a_worker_loads_once(tmp_path: Path) -> None:
     assert 1 <= sum(note.startswith("load") for note in notes(tmp_path)) <= 2
 
 
-def test_a_worker_imports_pandas_only_where_it_is_used(tmp_path: Path) -> None:
-    pytest.importorskip("pandas")
-    done(build_engine(local(1)).map(Load(tmp_path), shards(1, s0={"arrow": True}), ONE_EACH))
-    assert {"pandas imported: False", "pandas used: True"} <= set(notes(tmp_path))
+def test_an_exported_thread_count_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    work = shards(1, s0={"environment": ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]})
+    done(build_engine(local(1)).map(Load(tmp_path), work, ONE_EACH))
+    assert "OMP_NUM_THREADS=7" in notes(tmp_path)
+    assert f"OPENBLAS_NUM_THREADS={len(os.sched_getaffinity(0))}" in notes(tmp_path)
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+def test_a_worker_keeps_freed_memory_where_the_stage_asks(tmp_path: Path) -> None:
+    for name, asked in (("keep", True), ("usual", False)):
+        work = shards(1, s0={"environment": ["MALLOC_MMAP_MAX_"]})
+        done(build_engine(local(1)).map(Load(tmp_path / name), work, Resources(keep_memory=asked)))
+        assert ("MALLOC_MMAP_MAX_=0" in notes(tmp_path / name)) == asked
 
 
 def test_no_more_workers_than_are_of_use(tmp_path: Path) -> None:
@@ -86,8 +97,28 @@ def test_a_shard_that_kills_each_worker_is_given_up_by_name(tmp_path: Path) -> N
 
 
 def test_an_error_is_tried_again(tmp_path: Path) -> None:
-    work = shards(3, s0={"error": True})
-    assert done(build_engine(local(1)).map(Load(tmp_path), work, ONE_EACH)) == ["s0", "s1", "s2"]
+    work = shards(3, s0={"error": True}, s1={"die": True})
+    events = list(build_engine(local(1)).map(Load(tmp_path), work, ONE_EACH))
+    assert done(iter(events)) == ["s0", "s1", "s2"]
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert [(event.shard.name, event.attempt, event.final) for event in failed] == [
+        ("s0", 1, False),
+        ("s1", 1, False),
+    ]
+    assert "ZeroDivisionError" in str(failed[0].error)
+    assert "SIGKILL" in str(failed[1].error)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_last_failure_is_an_event_and_then_raised(tmp_path: Path, workers: int) -> None:
+    events = build_engine(local(workers, attempts=2)).map(
+        Load(tmp_path), shards(1, s0={"error": True, "always": True}), ONE_EACH
+    )
+    seen: list[Event] = []
+    with pytest.raises((WorkError, ZeroDivisionError), match="seven by none"):
+        seen.extend(events)
+    failed = [(event.attempt, event.final) for event in seen if isinstance(event, Failed)]
+    assert failed == ([(1, True)] if workers == 0 else [(1, False), (2, True)])
 
 
 def test_an_error_that_stays_is_raised_with_the_shard_and_the_workers_traceback(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from shard_work import Load, alive, done, files, notes, shards, wait_for
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe.engine import EngineConfig
-from synthclip.run.engine import Done, Progress, Resources, build_engine
-from synthclip.run.engine.work import WorkError
+from synthclip.run.engine import Done, Failed, Progress, Resources, build_engine
+from synthclip.run.engine.worker import WorkError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'synthclip[ray]'"
@@ -55,9 +55,19 @@ def test_it_makes_the_files_that_local_makes(tmp_path: Path) -> None:
 
 def test_a_killed_actor_costs_its_shard_only(tmp_path: Path) -> None:
     work = shards(5, s1={"die": True})
-    names = done(build_engine(RAY).map(Load(tmp_path), work, ONE_EACH))
-    assert names == ["s0", "s1", "s2", "s3", "s4"]
+    events = list(build_engine(RAY).map(Load(tmp_path), work, ONE_EACH))
+    assert done(iter(events)) == ["s0", "s1", "s2", "s3", "s4"]
+    assert [event.shard.name for event in events if isinstance(event, Failed)] == ["s1"]
     assert [notes(tmp_path).count(f"start s{n}") for n in range(5)] == [1, 2, 1, 1, 1]
+
+
+def test_a_worker_has_the_environment_that_local_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    work = shards(1, s0={"environment": ["OMP_NUM_THREADS", "MALLOC_MMAP_MAX_"]})
+    done(build_engine(RAY).map(Load(tmp_path), work, Resources(keep_memory=True)))
+    assert {"OMP_NUM_THREADS=7", "MALLOC_MMAP_MAX_=0"} <= set(notes(tmp_path))
 
 
 def test_a_shard_that_kills_each_actor_is_given_up_by_name(tmp_path: Path) -> None:

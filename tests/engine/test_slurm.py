@@ -14,8 +14,8 @@ from shard_work import Load, alive, done, files, notes, shards, wait_for
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe.engine import EngineConfig, SlurmConfig
-from synthclip.run.engine import Done, Progress, Resources, build_engine, slurm
-from synthclip.run.engine.work import WorkError
+from synthclip.run.engine import Done, Failed, Progress, Resources, build_engine, slurm
+from synthclip.run.engine.worker import WorkError
 
 ONE_EACH = Resources()
 
@@ -57,11 +57,19 @@ def test_it_makes_the_files_that_local_makes(tmp_path: Path, executor: str) -> N
     assert not list((tmp_path / "jobs").glob("map-*"))
 
 
+def test_a_job_keeps_freed_memory_where_the_stage_asks(tmp_path: Path) -> None:
+    work = shards(1, s0={"environment": ["MALLOC_MMAP_MAX_"]})
+    engine = build_engine(config(tmp_path, "local"))
+    done(engine.map(Load(tmp_path / "run"), work, Resources(keep_memory=True)))
+    assert "MALLOC_MMAP_MAX_=0" in notes(tmp_path / "run")
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_killed_job_costs_its_shard_only(tmp_path: Path, executor: str) -> None:
     engine = build_engine(config(tmp_path, executor))
-    names = done(engine.map(Load(tmp_path / "run"), shards(5, s1={"die": True}), ONE_EACH))
-    assert names == ["s0", "s1", "s2", "s3", "s4"]
+    events = list(engine.map(Load(tmp_path / "run"), shards(5, s1={"die": True}), ONE_EACH))
+    assert done(iter(events)) == ["s0", "s1", "s2", "s3", "s4"]
+    assert [event.shard.name for event in events if isinstance(event, Failed)] == ["s1"]
     assert [notes(tmp_path / "run").count(f"start s{n}") for n in range(5)] == [1, 2, 1, 1, 1]
 
 

@@ -26,7 +26,7 @@ class Eval(Stage):
     sections: ClassVar[tuple[str, ...]] = ("evaluation", "seed")
 
     def shards(self) -> Sequence[Shard]:
-        of = {name: self.whole(name) for name in self.reads}
+        of = {name: self.manifests_of(name) for name in self.reads}
         inputs = {stage: digest_of(of[stage], start) for stage, start in PARTS.items()}
         inputs["train"] = digest_of(of["train"], "model/")
         images = sum(whole.rows for whole in of["images"] if whole.shard.startswith("heldout/"))

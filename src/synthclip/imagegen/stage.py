@@ -23,7 +23,7 @@ class Images(Stage):
     rejects = schema.REJECTED_IMAGE
 
     def shards(self) -> Sequence[Shard]:
-        (balance,) = self.whole("balance")
+        (balance,) = self.manifests_of("balance")
         model = self.recipe.text_to_image.inputs() | self.recipe.images.filters.inputs()
         return [shard for split in schema.SPLITS for shard in self._shards(split, balance, model)]
 

@@ -11,7 +11,7 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import RECIPE_FILE, Recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
 from synthclip.run.engine import Done, Progress, Shard, build_engine
-from synthclip.run.progress import Console
+from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
 from synthclip.run.store import Manifest, RunDirectory, disk_errors
 
@@ -61,14 +61,17 @@ def status(out: Path | str, recipe: Recipe | None = None) -> Status:
     directory = RunDirectory(out)
     recipe = recipe or load_saved_recipe(directory.path)
     seconds: dict[str, float] = {}
+    failed: dict[str, list[dict[str, Any]]] = {}
     evaluated = None
     for line in directory.metrics():
         event = line.pop("event", None)
         if event == "stage":
             seconds[line["stage"]] = line["seconds"]
+        elif event == "failed":
+            failed.setdefault(line["stage"], []).append(line)
         elif event == "eval":
             evaluated = {name: value for name, value in line.items() if name != "time"}
-    return Status(directory.path, tuple(survey(recipe, directory)), seconds, evaluated)
+    return Status(directory.path, tuple(survey(recipe, directory)), seconds, evaluated, failed)
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
@@ -165,6 +168,16 @@ def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> 
                     rows=event.outcome.rows,
                     rejected=dict(event.outcome.rejected),
                     seconds=round(event.seconds, 3),
+                )
+            else:
+                bar.failed(event)
+                stage.run.log(
+                    event="failed",
+                    stage=stage.name,
+                    shard=event.shard.name,
+                    attempt=event.attempt,
+                    final=event.final,
+                    error=last_line(event.error),
                 )
     seconds = round(time.monotonic() - started, 3)
     stage.run.log(event="stage", stage=stage.name, shards=len(todo), seconds=seconds)

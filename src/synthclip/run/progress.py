@@ -1,17 +1,18 @@
-"""What a run shows while it works: bars on a terminal, plain lines elsewhere."""
+"""What long work shows: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from synthclip.run.engine import Done, Progress, Shard
+from synthclip.run.engine import Done, Failed, Progress, Shard
 
 if TYPE_CHECKING:
     from synthclip.run.stage import StageState, Status
@@ -22,7 +23,7 @@ _PLAIN_WIDTH = 160
 
 
 class Console:
-    """Where a run's progress goes; standard error unless told."""
+    """Where progress goes; standard error by default."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
@@ -60,8 +61,22 @@ class Console:
         if status.evaluated:
             figures = dict(status.evaluated)
             step = figures.pop("step")
-            told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self.line(f"evaluated in training, after step {step}: {told}")
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            self.line(f"evaluated in training, after step {step}: {shown}")
+        for stage, failures in status.failed.items():
+            last = failures[-1]
+            self.line(
+                f"failed attempts in {stage}: {len(failures)}, last shard {last['shard']}: {last['error']}"
+            )
+
+    @contextlib.contextmanager
+    def tasks(self) -> Iterator["Tasks"]:
+        """A bar on a terminal, a line for each task elsewhere."""
+        if not self._rich.is_terminal:
+            yield _TaskLines(self)
+            return
+        with RichProgress(*RichProgress.get_default_columns(), console=self._rich) as rich:
+            yield _TaskBar(rich)
 
     @contextlib.contextmanager
     def stage(self, name: str, todo: Sequence[Shard], total: int) -> Iterator["StageBar"]:
@@ -77,7 +92,7 @@ class Console:
                 TextColumn("{task.fields[figures]}"),
             )
             with RichProgress(*columns, console=self._rich) as rich:
-                bar = _TerminalBar(name, todo, rich)
+                bar = _TerminalBar(name, todo, self, rich)
                 yield bar
         else:
             bar = _PlainBar(name, todo, self)
@@ -85,20 +100,53 @@ class Console:
         self.line(f"{name:9} {bar.summary(total)}")
 
 
-class StageBar:
-    """Counts what a stage has done; how it shows is its subclasses' matter."""
+class Tasks:
+    """Progress of work that is no stage, task after task.
 
-    def __init__(self, name: str, todo: Sequence[Shard]) -> None:
-        self._name = name
+    This class shows nothing; `Console.tasks` gives one that does.
+    """
+
+    def begin(self, task: str) -> None:
+        """Name the task that is worked on from now."""
+
+    def update(self, done: int, total: int) -> None:
+        """Say how much of the task is done."""
+
+
+class _TaskLines(Tasks):
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, task: str) -> None:
+        self._console.line(task)
+
+
+class _TaskBar(Tasks):
+    def __init__(self, rich: RichProgress) -> None:
+        self._rich, self._task = rich, rich.add_task("", total=None)
+
+    def begin(self, task: str) -> None:
+        self._rich.reset(self._task, description=escape(task), total=None)
+
+    def update(self, done: int, total: int) -> None:
+        self._rich.update(self._task, completed=done, total=total)
+
+
+class StageBar:
+    """Counts what a stage has done; its subclasses show it."""
+
+    def __init__(self, name: str, todo: Sequence[Shard], line: Callable[[str], None]) -> None:
+        self._name, self._line = name, line
         sizes = [shard.size for shard in todo]
         self._size = sum(sizes) if all(sizes) else None
-        """The rows to expect, None where a shard cannot tell."""
+        """The rows to expect, None where they are not known before."""
         self._shards = len(todo)
         self._shards_done = 0
         self._inside: dict[str, int] = {}
         self._finished = 0
         self._rows = 0
         self._rejected = 0
+        self._failed = 0
         self._figures = ""
         self._started = time.monotonic()
 
@@ -121,10 +169,20 @@ class StageBar:
         self._rejected += sum(event.outcome.rejected.values())
         self._show()
 
+    def failed(self, event: Failed) -> None:
+        """Show an attempt that is followed by another; a final one ends the run with its error."""
+        self._failed += 1
+        self._inside.pop(event.shard.name, None)
+        if not event.final:
+            reason = last_line(event.error)
+            self._line(f"{self._name:9} shard {event.shard.name}: attempt {event.attempt} failed: {reason}")
+        self._show()
+
     def summary(self, total: int) -> str:
-        refused = f", {self._rejected} rejected" if self._rejected else ""
+        rejected = f", {self._rejected} rejected" if self._rejected else ""
+        failed = f", {self._failed} failed attempts" if self._failed else ""
         return (
-            f"done: {self._shards_done} of {total} shards made, {self._rows} rows{refused}, "
+            f"done: {self._shards_done} of {total} shards made, {self._rows} rows{rejected}{failed}, "
             f"{self._seconds():.1f} s"
         )
 
@@ -143,28 +201,34 @@ class StageBar:
 
 
 class _TerminalBar(StageBar):
-    def __init__(self, name: str, todo: Sequence[Shard], rich: RichProgress) -> None:
-        super().__init__(name, todo)
+    def __init__(self, name: str, todo: Sequence[Shard], console: Console, rich: RichProgress) -> None:
+        super().__init__(name, todo, console.line)
         self._rich = rich
         self._task = rich.add_task(name, total=self._size, rate="", figures="")
 
     def _show(self) -> None:
-        self._rich.update(self._task, completed=self._done, rate=self._rate(), figures=self._figures)
+        figures = escape(self._figures)
+        self._rich.update(self._task, completed=self._done, rate=self._rate(), figures=figures)
 
 
 class _PlainBar(StageBar):
     def __init__(self, name: str, todo: Sequence[Shard], console: Console) -> None:
-        super().__init__(name, todo)
-        self._console, self._last = console, time.monotonic()
+        super().__init__(name, todo, console.line)
+        self._shown_at = time.monotonic()
 
     def _show(self) -> None:
         now = time.monotonic()
-        if now - self._last < _PLAIN_SECONDS:
+        if now - self._shown_at < _PLAIN_SECONDS:
             return
-        self._last = now
-        told = f"{self._done}, {self._rate()}"
+        self._shown_at = now
+        shown = f"{self._done}, {self._rate()}"
         if self._size:
             left = (self._size - self._done) / max(self._done, 1) * self._seconds()
             share = f"{self._done / self._size:.0%}"
-            told = f"{self._done}/{self._size} ({share}), {self._rate()}, {left:.0f} s left"
-        self._console.line(f"{self._name:9} {told} {self._figures}".rstrip())
+            shown = f"{self._done}/{self._size} ({share}), {self._rate()}, {left:.0f} s left"
+        self._line(f"{self._name:9} {shown} {self._figures}".rstrip())
+
+
+def last_line(error: Exception) -> str:
+    """An error in one line: of a traceback, its last."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

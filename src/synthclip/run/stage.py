@@ -86,7 +86,7 @@ class Stage(ABC):
         }
         return digest(json.dumps(made_of, sort_keys=True, ensure_ascii=False))
 
-    def whole(self, stage: str) -> list[Manifest]:
+    def manifests_of(self, stage: str) -> list[Manifest]:
         """The manifests of a stage that this one reads. Raises where it is not there."""
         manifests = self.run.manifests(stage)
         if not manifests:
@@ -138,6 +138,8 @@ class Status:
     seconds: dict[str, float] = field(default_factory=dict)
     evaluated: Mapping[str, Any] | None = None
     """The last figures that a training took on its way, by name, and their `step`."""
+    failed: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Attempts that failed, by stage, as in `metrics.jsonl`: `shard`, `attempt`, `final`, `error`."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Balance(Stage):
     def shards(self) -> Sequence[Shard]:
         inputs, rows = {}, 0
         for stage in self.reads:
-            for manifest in self.whole(stage):
+            for manifest in self.manifests_of(stage):
                 inputs[f"{stage}/{manifest.shard}"] = manifest.digest(f"{manifest.shard}.parquet")
                 rows += manifest.rows if stage != "concepts" else 0
         return [Shard("all", inputs, size=rows)]
@@ -102,7 +102,7 @@ class Balance(Stage):
         self, parts: Sequence[Part], fresh: Sequence[NDArray[np.bool_]], distinct: int, tick: Tick
     ) -> tuple[NDArray[np.int64], Matches]:
         """How many different captions match each concept, int64 [concepts], and a sample of the matches."""
-        [bank] = self.whole("concepts")
+        [bank] = self.manifests_of("concepts")
         counts = np.zeros(bank.rows, np.int64)
         sample = [Matches(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.int32))]
         read = partial(_counted, distinct=distinct)

@@ -98,7 +98,7 @@ class Captions(Stage):
         return Outcome(len(kept))
 
     def _bank(self) -> list[str]:
-        self.whole("concepts")
+        self.manifests_of("concepts")
         return read_bank(self.run)
 
 

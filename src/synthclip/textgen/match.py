@@ -31,7 +31,7 @@ class Match(Stage):
     name, reads, sections = "match", ("concepts", "captions"), ("match",)
 
     def shards(self) -> Sequence[Shard]:
-        [bank] = self.whole("concepts")
+        [bank] = self.manifests_of("concepts")
         concepts = bank.digest(f"{BANK}.parquet")
         files = self._imported()
         return [
@@ -45,7 +45,7 @@ class Match(Stage):
                 dict(files[captions.shard].payload) if files else {},
                 size=captions.rows,
             )
-            for captions in self.whole("captions")
+            for captions in self.manifests_of("captions")
         ]
 
     def prepare(self) -> None:
@@ -63,7 +63,7 @@ class Match(Stage):
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         if self.recipe.match.imported:
-            [bank] = self.whole("concepts")
+            [bank] = self.manifests_of("concepts")
             return official.make_matches(shard, writer, tick, bank.rows)
         rows = unmatched = 0
         captions = pq.ParquetFile(self.run.file("captions", f"{shard.name}.parquet"))

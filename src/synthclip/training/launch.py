@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from synthclip.errors import SynthClipError
-from synthclip.run.engine.ray_nodes import in_ray, node_address, on_other_nodes
-from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
+from synthclip.run.engine.worker import asked_to_stop
 from synthclip.training.loop import Report
 
 TELL = "synthclip-train "

@@ -14,7 +14,7 @@ from synthclip.evaluation.suites import plan_of_names
 from synthclip.keys import digest
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.samples import files
@@ -45,7 +45,7 @@ class Train(Stage):
     def shards(self) -> Sequence[Shard]:
         inputs: dict[str, str] = {}
         tables: dict[str, int] = {}
-        for manifest in self.whole("images"):
+        for manifest in self.manifests_of("images"):
             if manifest.shard.startswith("train/"):
                 table = f"{manifest.shard}.parquet"
                 inputs[table] = manifest.digest(table)
@@ -78,7 +78,8 @@ class Train(Stage):
         if HELDOUT in config.suite:
             how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
             inputs = {
-                f"heldout {stage}": digest_of(self.whole(stage), start) for stage, start in PARTS.items()
+                f"heldout {stage}": digest_of(self.manifests_of(stage), start)
+                for stage, start in PARTS.items()
             }
             inputs["heldout evaluation"] = digest(how)
         for name in plan_of_names(config.data_sets, config.evaluators):
@@ -87,7 +88,7 @@ class Train(Stage):
 
     def resources(self) -> Resources:
         config = self.recipe.training
-        return Resources(gpus=config.processes, nodes=config.nodes)
+        return Resources(gpus=config.processes, nodes=config.nodes, keep_memory=True)
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         from synthclip.models.model import build_model, save_open_clip

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
-from synthclip.run.engine.stopping import asked_to_stop
+from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.store import RunDirectory
 from synthclip.training.job import build_trainer
 from synthclip.training.launch import TELL

@@ -77,6 +77,8 @@ def import_synthci(source: Path, out: Path, workers: int | Literal["auto"] = "au
                         bar.progress(event)
                     elif isinstance(event, Done):
                         bar.done(event)
+                    else:
+                        bar.failed(event)
             shutil.rmtree(captions)
         manifests = directory.manifests(STAGE)
         sizes = {

@@ -40,6 +40,8 @@ class Resources:
     gpus: int = 0
     nodes: int = 1
     max_workers: int | None = None
+    keep_memory: bool = False
+    """Memory that is freed stays with the worker: for work that allocates the same large blocks each step."""
 
 
 class Tick(Protocol):
@@ -71,9 +73,25 @@ class Done:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An attempt at a shard that came to nothing."""
+
+    shard: Shard
+    error: Exception
+    attempt: int = 1
+    """Counted from 1."""
+    final: bool = False
+    """No further attempt is made: `map` raises the error next."""
+
+
+Event = Progress | Done | Failed
+
+
 class Engine(Protocol):
-    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Progress | Done]:
-        """Yield as things happen, in any order; a `Done` for every shard, or raise."""
+    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Event]:
+        """Yield as things happen, in any order: a `Done` for every shard, a `Failed` for every attempt that
+        failed. Raises the error of a shard that is not tried again."""
         ...
 
 

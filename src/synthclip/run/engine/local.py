@@ -5,26 +5,31 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from synthclip.recipe.engine import EngineConfig
-from synthclip.run.engine import Done, Load, Progress, Resources, Shard
-from synthclip.run.engine.stopping import GRACE_SECONDS
-from synthclip.run.engine.work import Failure, Ledger, Worker, worker_died
+from synthclip.run.engine import Done, Event, Failed, Load, Resources, Shard
+from synthclip.run.engine.worker import (
+    GRACE_SECONDS,
+    Ledger,
+    Worker,
+    exported,
+    memory_settings,
+    thread_counts,
+    worker_died,
+)
 
 
 class LocalEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
 
-    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Progress | Done]:
+    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Event]:
         if not shards:
             return
         if self._config.workers == 0:
@@ -37,16 +42,16 @@ class LocalEngine:
             pool.stop()
 
     def _slots(self, resources: Resources, shards: int) -> list[dict[str, str]]:
-        """The environment of each worker: its share of the cores, and its GPUs."""
+        """The environment of each worker: its share of the cores, its GPUs, how it treats freed memory."""
         cores = len(os.sched_getaffinity(0))
         gpus = _gpu_ids() if resources.gpus else []
         useful = len(gpus) // resources.gpus if gpus else cores // resources.cpus
         wanted = useful if self._config.workers == "auto" else self._config.workers
         count = max(1, min(wanted, shards, resources.max_workers or shards))
-        threads = str(max(1, cores // count))
+        shared = thread_counts(max(1, cores // count)) | memory_settings(resources.keep_memory)
         slots = []
         for rank in range(count):
-            slot = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+            slot = dict(shared)
             if gpus:
                 mine = [gpus[(rank * resources.gpus + k) % len(gpus)] for k in range(resources.gpus)]
                 slot["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
@@ -70,7 +75,7 @@ class _Pool:
         self._load = load
         self._workers = [self._start(slot) for slot in slots]
 
-    def run(self, ledger: Ledger) -> Iterator[Progress | Done]:
+    def run(self, ledger: Ledger) -> Iterator[Event]:
         while ledger.open:
             for worker in self._workers:
                 if worker.shard is None and ledger.waiting:
@@ -80,15 +85,10 @@ class _Pool:
             ready = wait([worker.pipe for worker in self._workers if worker.shard is not None])
             for worker in self._workers:
                 if worker.pipe in ready:
-                    message = self._receive(worker)
-                    if not isinstance(message, Progress):
+                    event = self._receive(worker)
+                    if isinstance(event, Done | Failed):
                         worker.shard = None
-                    if isinstance(message, Failure):
-                        ledger.failed(message)
-                        continue
-                    if isinstance(message, Done):
-                        ledger.done(message.shard)
-                    yield message
+                    yield from ledger.record(event)
 
     def stop(self) -> None:
         """Ask all to stop; the idle ones leave at once, a busy one gets its grace, then is killed."""
@@ -107,17 +107,17 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self._load), daemon=False)
-        with _environment(slot):
+        with exported(slot):
             process.start()
         theirs.close()
         return _Process(process, ours, slot)
 
-    def _receive(self, worker: _Process) -> Progress | Done | Failure:
-        """What the worker says; a dead one is buried, and a fresh one put in its place."""
+    def _receive(self, worker: _Process) -> Event:
+        """The next event of a worker; a dead one is replaced by a new one."""
         assert worker.shard is not None
         try:
-            message: Progress | Done | Failure = worker.pipe.recv()
-            return message
+            event: Event = worker.pipe.recv()
+            return event
         except (EOFError, ConnectionResetError):
             worker.process.join()
         code, shard = worker.process.exitcode or 0, worker.shard
@@ -131,40 +131,16 @@ def _serve(pipe: Connection, load: Load) -> None:
     """The life of a worker process: shard after shard until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _spare_pandas()
     worker = Worker(load)
 
-    def tell(progress: Progress) -> None:
+    def send(event: Event) -> None:
         with contextlib.suppress(OSError):  # the parent has asked us to stop: the work may still save
-            pipe.send(progress)
+            pipe.send(event)
 
     with contextlib.suppress(EOFError, OSError):
         while True:
             shard: Shard = pipe.recv()
-            pipe.send(worker.make(shard, tell))
-
-
-def _spare_pandas() -> None:
-    """Where pandas is installed, pyarrow imports it at the first list that it converts, to know its objects:
-    0.4 s of every worker. No stage has any. What asks for pandas by name, as `to_pandas` does, still gets it.
-    """
-    import pyarrow as pa
-
-    if "pandas" not in sys.modules:
-        sys.meta_path.insert(0, _NoPandas)
-        try:
-            pa.array([0])
-        finally:
-            sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas(MetaPathFinder):
-    """A finder of modules that says there is no pandas."""
-
-    @classmethod
-    def find_spec(cls, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError(fullname)
+            worker.make(shard, send)
 
 
 def _die_with_parent() -> None:
@@ -175,28 +151,17 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _map_here(load: Load, shards: Sequence[Shard]) -> Iterator[Progress | Done]:
-    """In this process: no attempts and no other traceback, as a debugger wants it."""
+def _map_here(load: Load, shards: Sequence[Shard]) -> Iterator[Event]:
+    """In this process: one attempt, and errors with their own traceback, as a debugger wants it."""
     work = load()
     for shard in shards:
         started = time.monotonic()
-        outcome = work(shard, lambda rows, **figures: None)
+        try:
+            outcome = work(shard, lambda rows, **figures: None)
+        except Exception as error:
+            yield Failed(shard, error, final=True)
+            raise
         yield Done(shard, outcome, time.monotonic() - started)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set for the child that starts inside: thread counts are read when libraries are imported."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _gpu_ids() -> list[str]:

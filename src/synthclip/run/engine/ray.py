@@ -1,10 +1,12 @@
 """Shards over Ray actors: on this machine, or on a cluster by its address."""
 
+import contextlib
 import os
 import pickle
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,21 +14,30 @@ from typing import Any
 
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.engine import EngineConfig, RayConfig
-from synthclip.run.engine import Done, Load, Progress, Resources, Shard
-from synthclip.run.engine.stopping import GRACE_SECONDS, ask_to_stop
-from synthclip.run.engine.work import Failure, Ledger, Worker, worker_died
+from synthclip.run.engine import Done, Event, Failed, Load, Resources, Shard
+from synthclip.run.engine.worker import (
+    GRACE_SECONDS,
+    Ledger,
+    Worker,
+    ask_to_stop,
+    memory_settings,
+    thread_counts,
+    worker_died,
+)
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's share of memory on this machine; only messages pass through it, since files go to the run."""
 _STOP = "stop"
 """The concurrency group of `_Actor.stop`, which is called while a shard is made."""
+_WAIT_SECONDS = 60
+"""For the resources of nodes that are there."""
 
 
 class RayEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
 
-    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Progress | Done]:
+    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Event]:
         if not shards:
             return
         _connect(self._config.ray)
@@ -80,33 +91,33 @@ def cluster_size() -> tuple[int, int]:
 
 
 class _Actor:
-    """A worker. Its work runs in a thread, so that progress can be told while it runs."""
+    """A worker. Its work runs in a thread, so that progress can be sent while it runs."""
 
-    def __init__(self, load: bytes, path: list[str], folder: str, threads: int) -> None:
+    def __init__(self, load: bytes, path: list[str], folder: str, environment: Mapping[str, str]) -> None:
         sys.path[:] = path  # modules and relative paths are found where the run was started
         os.chdir(folder)
         # Here rather than in a runtime_env, with which Ray takes half as long again to start a worker.
-        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
+        os.environ.update(environment)
         self._worker = Worker(pickle.loads(load))
         self._thread = threading.Thread()
 
     def ready(self) -> None:
         """Returns when the actor has found its place on a node."""
 
-    def make(self, shard: Shard) -> Iterator[Progress | Done | Failure]:
-        messages: SimpleQueue[Progress | Done | Failure] = SimpleQueue()
+    def make(self, shard: Shard) -> Iterator[Event]:
+        events: SimpleQueue[Event] = SimpleQueue()
 
         def work() -> None:
             try:
-                messages.put(self._worker.make(shard, messages.put))
+                self._worker.make(shard, events.put)
             except BaseException:
                 os._exit(1)  # whatever ends a process ends this one, and is seen as its death
 
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
-        while isinstance(message := messages.get(), Progress):
-            yield message
-        yield message
+        while not isinstance(event := events.get(), Done | Failed):
+            yield event
+        yield event
 
     def stop(self) -> None:
         """End this process: at once, or as soon as work that listens has saved itself."""
@@ -131,17 +142,19 @@ class _Pool:
 
         cpus, gpus = cluster_size()
         node_cpus = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-        self._threads = max(1, min(cpus // count, node_cpus))
-        self._options = {
+        self._environment = thread_counts(max(1, min(cpus // count, node_cpus)))
+        self._options: dict[str, Any] = {
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus if gpus else 0,
             "scheduling_strategy": "SPREAD",
         }
+        if memory := memory_settings(resources.keep_memory):  # read when the process starts
+            self._options["runtime_env"] = {"env_vars": memory}
         self._load = ray.cloudpickle.dumps(load)  # a class of a script or a notebook goes along
         self._starts_left = attempts
         self._members = [self._start() for _ in range(count)]
 
-    def run(self, ledger: Ledger) -> Iterator[Progress | Done]:
+    def run(self, ledger: Ledger) -> Iterator[Event]:
         import ray
 
         while ledger.open:
@@ -151,13 +164,8 @@ class _Pool:
                     member.pending = member.actor.make.remote(member.shard)
             ready, _ = ray.wait([member.pending for member in self._members if member.pending is not None])
             member = next(member for member in self._members if member.pending is ready[0])
-            message = self._receive(member)
-            if isinstance(message, Failure):
-                ledger.failed(message)
-            elif message is not None:
-                if isinstance(message, Done):
-                    ledger.done(message.shard)
-                yield message
+            if event := self._receive(member):
+                yield from ledger.record(event)
 
     def stop(self) -> None:
         """End all actors; a busy one gets its grace."""
@@ -177,19 +185,20 @@ class _Pool:
         import ray
 
         kind = ray.remote(concurrency_groups={_STOP: 1}, **self._options)(_Actor)
-        actor = kind.remote(self._load, sys.path, str(Path.cwd()), self._threads)
+        actor = kind.remote(self._load, sys.path, str(Path.cwd()), self._environment)
         return _Member(actor, actor.ready.remote())
 
-    def _receive(self, member: _Member) -> Progress | Done | Failure | None:
-        """What the actor says; None where it says that it is ready, or died before it was."""
+    def _receive(self, member: _Member) -> Event | None:
+        """The next event of an actor; None where it became ready, or died before it was."""
         import ray
 
-        shard, message = member.shard, None
+        shard = member.shard
+        event: Event | None = None
         try:
             if shard is None:
                 ray.get(member.pending)
             else:
-                message = ray.get(next(member.pending))
+                event = ray.get(next(member.pending))
         except ray.exceptions.RayError as error:
             fresh = self._start()
             member.actor, member.pending, member.shard = fresh.actor, fresh.pending, None
@@ -199,6 +208,65 @@ class _Pool:
             if self._starts_left < 1:
                 raise SynthClipError(f"Ray cannot start a worker: {str(error).splitlines()[-1]}") from None
             return None
-        if not isinstance(message, Progress):
+        if event is None or isinstance(event, Done | Failed):
             member.pending = member.shard = None
-        return message
+        return event
+
+
+def in_ray() -> bool:
+    """Whether this process is one of a Ray cluster."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def node_address() -> str:
+    """Where the other nodes reach this one."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+@contextlib.contextmanager
+def on_other_nodes(commands: Sequence[Sequence[str]], gpus: int) -> Iterator[Callable[[], list[str]]]:
+    """Run each command on a node of its own, with so many GPUs where the cluster has any.
+
+    The value gives them some seconds to end, and what those that did have printed. Leaving ends the others.
+    Raises SynthClipError where the cluster has too few nodes, or too few that are free.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    alive = sum(node["Alive"] for node in ray.nodes())
+    if alive <= len(commands):
+        raise SynthClipError(
+            f"training.nodes={len(commands) + 1}: the Ray cluster has {alive}: start others with `ray start`"
+        )
+    gpus = gpus if cluster_size()[1] else 0
+    bundle = {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
+    group = placement_group([bundle] * len(commands), strategy="STRICT_SPREAD")
+    try:
+        if not group.wait(_WAIT_SECONDS):
+            raise SynthClipError(
+                f"training.nodes={len(commands) + 1}: other work holds the Ray cluster's nodes, "
+                f"{gpus} GPUs are wanted of each: run the same command when they are free"
+            )
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_output)
+        places = [PlacementGroupSchedulingStrategy(group, number) for number in range(len(commands))]
+        running = [
+            task.options(scheduling_strategy=place).remote(list(command), str(Path.cwd()))
+            for place, command in zip(places, commands, strict=True)
+        ]
+
+        def outputs() -> list[str]:
+            ended, _ = ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS)
+            printed: list[str] = ray.get(ended)
+            return printed
+
+        yield outputs
+    finally:
+        remove_placement_group(group)
+
+
+def _output(command: list[str], folder: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=folder, check=False).stdout

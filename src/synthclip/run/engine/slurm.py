@@ -12,15 +12,15 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.engine import EngineConfig
-from synthclip.run.engine import Done, Load, Progress, Resources, Shard
-from synthclip.run.engine.work import Failure, Ledger, Worker, worker_died
+from synthclip.run.engine import Event, Load, Progress, Resources, Shard
+from synthclip.run.engine.worker import Ledger, Worker, exported, memory_settings, worker_died
 
 _AUTO_JOBS = 16
 _POLL_SECONDS = 1.0
@@ -33,13 +33,13 @@ class SlurmEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
 
-    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Progress | Done]:
+    def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Event]:
         if not shards:
             return
         executor = self._executor(resources)
         spool = Path(self._config.slurm.folder).resolve() / f"map-{os.getpid()}-{time.time_ns()}"
         spool.mkdir(parents=True)
-        array = _Array(executor, load, spool)
+        array = _Array(executor, load, spool, memory_settings(resources.keep_memory))
         ledger = Ledger(shards, self._config.attempts)
         try:
             while ledger.open:
@@ -103,12 +103,15 @@ class _Job:
             shard, path = self.left[0]
             rows = 0
 
-            def tell(progress: Progress, path: Path = path) -> None:
+            def send(event: Event, path: Path = path) -> None:
                 nonlocal rows
-                rows += progress.rows
-                _put(path.with_suffix(".progress"), Progress(progress.shard, rows, progress.figures))
+                if isinstance(event, Progress):
+                    rows += event.rows
+                    _put(path.with_suffix(".progress"), Progress(event.shard, rows, event.figures))
+                else:
+                    _put(path, event)
 
-            _put(path, worker.make(shard, tell))
+            worker.make(shard, send)
             del self.left[0]
 
     def checkpoint(self) -> Any:
@@ -133,15 +136,16 @@ class _Submitted:
     job: Any
     open: list[tuple[Shard, Path]]
     rows: dict[Path, int] = field(default_factory=dict)
-    """Rows of progress that were told, by shard."""
+    """Rows of progress reported so far, by shard."""
     gone: bool = False
 
 
 class _Array:
     """The jobs that are out, over as many submissions as failures make necessary."""
 
-    def __init__(self, executor: Any, load: Load, spool: Path) -> None:
+    def __init__(self, executor: Any, load: Load, spool: Path, environment: Mapping[str, str]) -> None:
         self._executor, self._load, self._spool = executor, load, spool
+        self._environment = environment
         self._heartbeat = spool / "submitter"
         self._heartbeat.touch()
         self._out: list[_Submitted] = []
@@ -155,13 +159,13 @@ class _Array:
             self._files += 1
         jobs = [_Job(self._load, share, self._heartbeat, _PATIENCE_SECONDS) for share in shares if share]
         try:
-            with self._executor.batch():
+            with exported(self._environment), self._executor.batch():
                 out = [self._executor.submit(job) for job in jobs]
         except Exception as error:
             raise SynthClipError(f"SLURM refused the jobs: {str(error).strip().splitlines()[-1]}") from None
         self._out += [_Submitted(job, list(sent.left)) for job, sent in zip(out, jobs, strict=True)]
 
-    def poll(self, ledger: Ledger) -> Iterator[Progress | Done]:
+    def poll(self, ledger: Ledger) -> Iterator[Event]:
         """What happened since the last time. A job that vanished costs the shard it was at."""
         self._heartbeat.touch()
         alive = self._alive()
@@ -178,27 +182,24 @@ class _Array:
                 (lost, _), *rest = sent.open
                 for shard, _ in rest:
                     ledger.put_back(shard)
-                ledger.failed(worker_died(lost, f"job {sent.job.job_id}, see {sent.job.paths.stderr}"))
+                died = worker_died(lost, f"job {sent.job.job_id}, see {sent.job.paths.stderr}")
+                yield from ledger.record(died)
 
     def cancel(self) -> None:
         for sent in self._out:
             sent.job.cancel(check=False)
 
-    def _read(self, sent: _Submitted, ledger: Ledger) -> Iterator[Progress | Done]:
+    def _read(self, sent: _Submitted, ledger: Ledger) -> Iterator[Event]:
         for shard, path in list(sent.open):
-            message = _get(path)
-            if message is None:
+            event = _get(path)
+            if event is None:
                 progress = _get(path.with_suffix(".progress"))
                 if isinstance(progress, Progress) and progress.rows != sent.rows.get(path, 0):
                     yield Progress(shard, progress.rows - sent.rows.get(path, 0), progress.figures)
                     sent.rows[path] = progress.rows
                 return  # a job makes its shards in order
             sent.open.remove((shard, path))
-            if isinstance(message, Failure):
-                ledger.failed(message)
-            elif isinstance(message, Done):
-                ledger.done(shard)
-                yield message
+            yield from ledger.record(event)
 
     def _alive(self) -> set[str]:
         """The ids of jobs that run or wait. squeue is asked, since sacct needs an accounting database."""
@@ -219,10 +220,10 @@ class _Array:
         return alive
 
 
-def _put(path: Path, message: Progress | Done | Failure) -> None:
+def _put(path: Path, event: Event) -> None:
     partial = path.with_name(f".{path.name}")
     with contextlib.suppress(FileNotFoundError):  # the submitter is gone, and its folder with it
-        partial.write_bytes(pickle.dumps(message))
+        partial.write_bytes(pickle.dumps(event))
         partial.replace(path)
 
 
