@@ -1,13 +1,20 @@
 """What a user meets first: the names, the cost of importing them, and the commands."""
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+import typer.main
 
 import synthclip
+from synthclip.cli import app
 from synthclip.recipe import bundled
 from synthclip.run.pipeline import STAGES
 
@@ -57,31 +64,82 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_2() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def told_by(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "synthclip", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+def synthclip_command(
+    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    code = "import sys; sys.argv[0] = 'synthclip'; from synthclip.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 def test_help_lists_the_stages_in_their_order_and_names_the_bundled_recipes() -> None:
-    commands = told_by("--help").stdout.partition("Commands:")[2].splitlines()
+    commands = synthclip_command("--help").stdout.partition("Commands:")[2].splitlines()
     names = [line.split()[0] for line in commands if line.strip()]
     assert [name for name in names if name in STAGES] == list(STAGES)
-    help_of_run = told_by("run", "--help").stdout
+    help_of_run = synthclip_command("run", "--help").stdout
     assert all(name in help_of_run for name in bundled())
 
 
-def test_the_version_is_told() -> None:
-    assert told_by("--version").stdout == f"synthclip {synthclip.__version__}\n"
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command by the words that call it, groups included."""
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        yield words, command
+        waiting += [
+            (f"{words} {name}".strip(), one) for name, one in getattr(command, "commands", {}).items()
+        ]
+
+
+def written(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar) if parameter.required else f"[{parameter.metavar}]"
+    return f"{parameter.opts[0]}{'' if parameter.is_flag else f'={parameter.metavar}'}"
+
+
+def test_the_commands_and_their_options_are_those_of_the_list() -> None:
+    """Scripts of users depend on them: whoever changes a line of cli.txt says so in CHANGELOG.md."""
+    lines = []
+    for words, command in commands():
+        if not hasattr(command, "commands"):
+            lines.append(" ".join([words, *(written(one) for one in command.params if one.name != "help")]))
+    assert sorted(lines) == Path(__file__).with_name("cli.txt").read_text(encoding="utf-8").splitlines()
+
+
+def test_help_fits_80_columns_and_cuts_no_summary_and_no_command() -> None:
+    for words, _ in commands():
+        done = synthclip_command(*words.split(), "--help", env={**os.environ, "COLUMNS": "80"})
+        assert done.returncode == 0
+        assert all(len(line) <= 80 for line in done.stdout.splitlines()), words
+        assert "..." not in done.stdout.partition("Commands:")[2], words
+    command = synthclip_command("train", "--help").stdout.partition("torchrun")[2]
+    words = command.partition("RUN\n")[0].replace("\\\n", "").split()
+    assert "--rdzv-endpoint=FIRST_NODE:29400" in words
+    assert importlib.util.find_spec(words[words.index("-m") + 1])
+
+
+def test_completion_names_the_commands() -> None:
+    env = {
+        **os.environ,
+        "_SYNTHCLIP_COMPLETE": "complete_bash",
+        "COMP_WORDS": "synthclip ca",
+        "COMP_CWORD": "1",
+    }
+    assert synthclip_command(env=env).stdout.split() == ["captions"]
+
+
+def test_the_version_is_printed() -> None:
+    assert synthclip_command("--version").stdout == f"synthclip {synthclip.__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["status demo", "trace demo KEY"])
 def test_a_recipes_name_is_no_run(command: str, tmp_path: Path) -> None:
-    done = told_by(*command.split(), cwd=tmp_path)
+    done = synthclip_command(*command.split(), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "synthclip: demo: no such run directory\n")
 
 
 def test_an_import_of_nothing_makes_nothing(tmp_path: Path) -> None:
-    done = told_by("import", "captions", "nowhere", "demo", cwd=tmp_path)
+    done = synthclip_command("import", "captions", "nowhere", "demo", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("synthclip: nowhere: no such file")
     assert not any(tmp_path.iterdir())

@@ -212,7 +212,7 @@ def test_the_command_prints_the_table_and_writes_it(model_folder: Path, root: Pa
         (["--suite", "paper", "--data", "nowhere"], "no such folder"),
         (["--data", ".", "--templates", "80"], "choose one of own"),
         (["--suite", "shapes,dtd", "--data", "."], "none of the suite's 2 data sets can be used"),
-        (["seed=1", "--data", "."], "overrides belong to a recipe"),
+        (["seed=1", "--data", "."], "seed=1: --suite takes no overrides of a recipe"),
         (["--data", ".", "--against", "CC4M"], "did you mean 'CC3M'"),
     ],
 )

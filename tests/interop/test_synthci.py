@@ -268,9 +268,9 @@ def test_the_command_tells_what_it_did_and_what_to_do(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["import", "synthci", str(tmp_path / "in"), "--out", out])
     assert done.stdout.splitlines() == [
         f"1 images in {out}/images/train",
-        "passed over: 2 (no caption)",
-        f"each is named in {out}/images/rejected",
-        "rows whose zip is not here: 1",
+        "skipped: 2 (no caption)",
+        f"details: {out}/images/rejected",
+        "rows whose zip is missing: 1",
     ]
     assert isinstance(done.exception, SynthClipError)
     assert "1.zip; the others are imported: fetch these again" in str(done.exception)

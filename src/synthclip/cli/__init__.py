@@ -1,7 +1,4 @@
-"""The command line: parsing only. What a command does is imported when it runs.
-
-Every module here has `register(app)`, which adds the commands of one room.
-"""
+"""The command line: parsing only. What a command does is imported when it runs, so that help is quick."""
 
 import sys
 from typing import Annotated, NoReturn
@@ -9,30 +6,37 @@ from typing import Annotated, NoReturn
 import typer
 
 import synthclip
-from synthclip.cli import core, evaluation, groups, imagegen, interop, plan, textgen, training
+from synthclip.cli import interop, judging, pipeline
 from synthclip.errors import SynthClipError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for room in (groups, core, evaluation, imagegen, interop, plan, textgen, training):
-    room.register(app)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_ORDER = (
-    *("show", "plan", "run", "status"),
-    *("concepts", "captions", "match", "balance", "images", "train", "eval", "report"),
-    *("trace", "repaint", "compare", "leaks", "weakest"),
+app.command()(pipeline.show)
+app.command()(pipeline.plan)
+app.command("run")(pipeline.run_all)
+app.command()(pipeline.status)
+app.command("concepts", help="Build the concept bank.")(pipeline.stage_command("concepts"))
+app.command()(pipeline.captions)
+app.command("match", help="Find concepts in the captions.")(pipeline.stage_command("match"))
+app.command("balance", help="Select captions so that concepts are balanced.")(
+    pipeline.stage_command("balance")
 )
-"""As `--help` lists them: a whole run, its stages in their order, what looks at one; groups follow."""
-app.registered_commands.sort(
-    key=lambda command: _ORDER.index(command.name or getattr(command.callback, "__name__", ""))
-)
+app.command("images", help="Paint the selected captions.")(pipeline.stage_command("images"))
+app.command()(pipeline.train)
+app.command("eval")(judging.evaluate)
+app.command("report", help="Write the report, one HTML file.")(pipeline.stage_command("report"))
+app.command()(judging.trace)
+app.command()(judging.repaint)
+app.command()(judging.compare)
+app.command()(judging.leaks)
+app.command()(judging.weakest)
+app.add_typer(interop.imports, name="import", help="Import data from other tools.")
+app.add_typer(interop.exports, name="export", help="Export a run in the formats of other tools.")
+app.add_typer(interop.fetch, name="fetch", help="Download official data from the Hugging Face hub.")
+app.add_typer(interop.push, name="push", help="Upload to the Hugging Face hub, with a card.")
 
 
-def _tell_version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"synthclip {synthclip.__version__}")
         raise typer.Exit
@@ -42,14 +46,17 @@ def _tell_version(asked: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and exit."),
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Train CLIP without a single real picture: captions, images, training, evaluation."""
+    """Train CLIP without a single real picture.
+
+    Captions come from a language model, images from a text-to-image model.
+    """
 
 
 def main() -> None:
-    """The entry point: what a user can mend is one line and exit code 2."""
+    """The entry point: an error that a user can fix is printed without a traceback; exit code 2."""
     try:
         app()
     except SynthClipError as error:
@@ -63,5 +70,6 @@ def main() -> None:
 
 
 def _refuse(why: str) -> NoReturn:
-    typer.echo(f"synthclip: {why}", err=True)
+    for line in why.splitlines():
+        typer.echo(f"synthclip: {line}", err=True)
     sys.exit(2)

@@ -1,11 +1,12 @@
-"""Commands that bring in, and hand on, models and data in the formats of others."""
+"""Commands that import and export data and models: other tools' formats, the Hugging Face hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from synthclip.cli import groups
+from synthclip.cli.pipeline import Out, Overrides, RunArgument, run_stages
 
 ModelArgument = Annotated[
     str,
@@ -14,87 +15,132 @@ ModelArgument = Annotated[
         help="A run, an open_clip folder, an official checkpoint_best.pt, NAME:TAG, or hf-hub:ORG/REPO.",
     ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or what `import synthci` wrote.")]
-NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")]
-Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository on the Hugging Face hub.")]
-Private = Annotated[bool, typer.Option("--private", help="Where the repository is new, make it private.")]
+ShardsArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or shards of `import synthci`.")]
+NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]
+Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository on the hub.")]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
 
+Files = Annotated[
+    Path, typer.Argument(metavar="DIR|FILE", help="A folder of the official <index>.json, or one file.")
+]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="The recipe to use: a bundled name or a YAML file.")
+]
+Target = Annotated[Path, typer.Argument(metavar="TARGET", help="The folder or file to write.")]
+
+imports = typer.Typer(no_args_is_help=True)
+exports = typer.Typer(no_args_is_help=True)
 fetch = typer.Typer(no_args_is_help=True)
 push = typer.Typer(no_args_is_help=True)
 
+_IMPORTS = {
+    "captions": ("Import captions (JSON lists), then match and balance them.", ()),
+    "matches": ("Import captions with their concept ids, then balance them.", ("match.imported=true",)),
+    "selection": ("Import selected captions; all of them are kept.", ("balance.t=null",)),
+}
+_EXPORTS = {
+    "captions": "Export the captions as TARGET/<index>.json.",
+    "matches": "Export captions and concept ids as TARGET/<index>.json.",
+    "selection": "Export the captions selected for training as one JSON list.",
+    "counts": "Export the captions per concept as entry_count.npy.",
+}
 
-def register(app: typer.Typer) -> None:
-    groups.imports.command("synthci")(import_synthci)
-    groups.exports.command("model")(export_model)
-    groups.exports.command("images")(export_images)
-    app.add_typer(fetch, name="fetch", help="Download official data from the hub.")
-    app.add_typer(push, name="push", help="Upload to the hub, with a card written from the run.")
+
+def _import_command(chosen: tuple[str, ...]) -> Callable[..., None]:
+    def command(files: Files, recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+        from synthclip.textgen import official
+
+        official.files(files)  # refuses a wrong path before anything is made
+        values = [f"captions.imported={files.resolve()}", *chosen, *(overrides or [])]
+        run_stages(recipe, values, out, ("concepts", "captions", "match", "balance"))
+
+    return command
 
 
+def _export_command(name: str) -> Callable[..., None]:
+    def command(directory: RunArgument, target: Target) -> None:
+        from synthclip.run.store import RunDirectory
+        from synthclip.textgen import official
+
+        count = getattr(official, f"export_{name}")(RunDirectory(directory), target)
+        typer.echo(f"{target}: {count} {'concepts' if name == 'counts' else 'captions'}")
+
+    return command
+
+
+for _name, (_help, _overrides) in _IMPORTS.items():
+    imports.command(_name, help=_help)(_import_command(_overrides))
+for _name, _help in _EXPORTS.items():
+    exports.command(_name, help=_help)(_export_command(_name))
+
+
+@imports.command("synthci")
 def import_synthci(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="The downloaded official files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="SHARDS", help="Where images/train/<n>.tar go.")],
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="The official files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="SHARDS", help="The folder to write shards to.")],
 ) -> None:
-    """Turn SynthCI-30M's zips and CSV into shards; go on where a stopped import was."""
+    """Import SynthCI-30M (zips and CSV) as shards; resumable."""
     from synthclip.errors import SynthClipError
     from synthclip.interop.synthci import import_synthci
 
     summary = import_synthci(source, out)
     typer.echo(f"{summary.images} images in {out}/images/train")
     for reason, count in summary.rejected.items():
-        typer.echo(f"passed over: {count} ({reason})")
+        typer.echo(f"skipped: {count} ({reason})")
     if summary.rejected:
-        typer.echo(f"each is named in {out}/images/rejected")
+        typer.echo(f"details: {out}/images/rejected")
     if summary.rows_without_zip:
-        typer.echo(f"rows whose zip is not here: {summary.rows_without_zip}")
+        typer.echo(f"rows whose zip is missing: {summary.rows_without_zip}")
     if summary.broken:
         raise SynthClipError(
-            f"{source}: not whole, or not named by a number: {', '.join(summary.broken)}; the others are "
-            "imported: fetch these again and repeat the command"
+            f"{source}: incomplete, or not named by a number: {', '.join(summary.broken)}; the others are "
+            "imported: download these again and repeat the command"
         )
 
 
 @fetch.callback()
 def _fetch() -> None:
-    """Keeps `synthci` a command of its own while it is the only one."""
+    """Keeps `fetch synthci` a sub-command while it is the only one."""
 
 
 @fetch.command("synthci")
 def fetch_synthci(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("synthci"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The download folder.")] = Path("synthci"),
     part: Annotated[
-        list[int] | None, typer.Option("--part", metavar="N", help="A zip by its number; repeat for more.")
+        list[int] | None, typer.Option("--part", metavar="N", help="The number of a zip; repeatable.")
     ] = None,
 ) -> None:
-    """Download SynthCI-30M, whole or some parts; go on where a cut download was."""
+    """Download SynthCI-30M or some of its zips; resumable."""
     from synthclip.interop.hub import fetch_synthci
 
     count = fetch_synthci(out, part or ())
     typer.echo(f"{count} zips in {out}; next: synthclip import synthci {out} --out SHARDS")
 
 
+@exports.command("model")
 def export_model(
     model: ModelArgument,
     folder: NewFolder,
     format: Annotated[
-        Literal["open_clip", "official", "hf", "onnx"], typer.Option("--format", help="Whose format.")
+        Literal["open_clip", "official", "hf", "onnx"], typer.Option("--format", help="The format to write.")
     ] = "open_clip",
 ) -> None:
-    """Write a model for open_clip, the official code, transformers or onnxruntime, and check it."""
+    """Export a model for other libraries, and check its embeddings."""
     from synthclip.interop.export import export_model
 
     difference = export_model(model, folder, format)
     typer.echo(f"{folder}: embeddings differ by at most {difference:.1e}")
 
 
+@exports.command("images")
 def export_images(
     run: RunArgument,
     folder: NewFolder,
     format: Annotated[
-        Literal["synthci", "parquet"], typer.Option("--format", help="Whose format.")
+        Literal["synthci", "parquet"], typer.Option("--format", help="The format to write.")
     ] = "parquet",
 ) -> None:
-    """Write images and captions as the official zips and CSV, or as Hugging Face Parquet."""
+    """Export images and captions as Parquet, or as zips and CSV."""
     from synthclip.interop.images import export_images
 
     typer.echo(f"{folder}: {export_images(run, folder, format)} images")
@@ -102,7 +148,7 @@ def export_images(
 
 @push.command("images")
 def push_images(run: RunArgument, repo: Repo, private: Private = False) -> None:
-    """Upload a run's shards as a data set."""
+    """Upload a run's images and captions as a data set."""
     from synthclip.interop.hub import push_images
 
     typer.echo(push_images(run, repo, private=private))

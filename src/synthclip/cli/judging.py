@@ -1,4 +1,4 @@
-"""Commands that judge models."""
+"""Commands that judge models, and that look at single images of a run."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthclip.cli.core import Out, Overrides, RunArgument, run_stages
+from synthclip.cli.pipeline import Out, Overrides, RunArgument, run_stages
 from synthclip.errors import SynthClipError
 
 if TYPE_CHECKING:
@@ -18,43 +18,37 @@ Judged = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE|MODEL",
-        help="A recipe or run, for its own held-out data. With --suite: a run, an open_clip folder, an "
-        "official checkpoint, an open_clip NAME:TAG, or hf-hub:ORG/REPO.",
+        help="A recipe or run (its held-out data). With --suite: a run, an open_clip folder or NAME:TAG, an "
+        "official checkpoint, or hf-hub:ORG/REPO.",
     ),
 ]
 Suite = Annotated[
     str | None,
-    typer.Option(
-        "--suite", metavar="NAME", help="paper, quick, robustness, or data sets with commas between them."
-    ),
+    typer.Option("--suite", metavar="NAME", help="paper, quick, robustness, or data sets, comma-separated."),
 ]
 Data = Annotated[Path | None, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")]
 Against = Annotated[
     list[str] | None,
     typer.Option(
-        "--against", metavar="ROW", help="A row of the paper, or a results.parquet, to stand beside."
+        "--against", metavar="ROW", help="Compare with a row of the paper or a results.parquet; repeatable."
     ),
 ]
 Templates = Annotated[
     str | None,
     typer.Option(
-        "--templates", metavar="NAME", help="Zero-shot prompts of all sets: own, imagenet-7 or imagenet-80."
+        "--templates",
+        metavar="NAME",
+        help="Zero-shot prompts: own, imagenet-7 or imagenet-80.",
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets from the hub into ROOT.")]
+Download = Annotated[bool, typer.Option("--download", help="Download missing data sets into ROOT.")]
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Where features are kept; ~/.cache/synthclip unless given."),
+    typer.Option("--cache", metavar="DIR", help="Feature cache; default: ~/.cache/synthclip."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images encoded at once.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.")]
 Episodes = Annotated[int, typer.Option("--episodes", metavar="N", min=2, help="Few-shot episodes.")]
-
-
-def register(app: typer.Typer) -> None:
-    app.command("eval")(evaluate)
-    app.command()(compare)
-    app.command()(leaks)
-    app.command()(weakest)
+Key = Annotated[str, typer.Argument(metavar="KEY", help="The image's key: its name in the tar without .jpg.")]
 
 
 def evaluate(
@@ -70,15 +64,15 @@ def evaluate(
     batch_size: BatchSize = 64,
     episodes: Episodes = 5000,
 ) -> None:
-    """Evaluate a run on its held-out data, or with --suite any model on public data sets."""
+    """Evaluate on held-out data, or with --suite on public data sets."""
     if suite is None and data is None:
         run_stages(judged, overrides, out, ("eval",))
         return
     if data is None or overrides:
         raise SynthClipError(
-            "--suite evaluates a model: give --data ROOT, and no overrides"
+            "--suite needs --data ROOT"
             if data is None
-            else f"{overrides[0] if overrides else ''}: overrides belong to a recipe, not to --suite"
+            else f"{overrides[0] if overrides else ''}: --suite takes no overrides of a recipe"
         )
     from rich.console import Console
 
@@ -113,9 +107,9 @@ def evaluate(
 
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run beside it.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run directory.")],
 ) -> None:
-    """Show what differs between two runs: recipe, data, and figures with their significance."""
+    """Compare two runs: recipe, data, and results with significance."""
     from rich.console import Console
 
     from synthclip.evaluation.comparing import compare_figures
@@ -130,9 +124,9 @@ def compare(
 def leaks(
     run: RunArgument,
     data: Annotated[Path, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")],
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="As of `eval`.")] = "paper",
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="As in `eval`.")] = "paper",
 ) -> None:
-    """Look for evaluation captions and images among those that a run trains on."""
+    """Find evaluation captions and images in the training data."""
     from synthclip.evaluation.leaks import find_leaks
     from synthclip.evaluation.suites import open_suite
     from synthclip.run.store import RunDirectory
@@ -145,17 +139,18 @@ def leaks(
         typer.echo(f"{leak.dataset} {leak.kind}: {leak.item!r} ~ training {leak.training!r} ({leak.detail})")
     for line in (*opened.failed, *opened.missing):
         typer.echo(line)
-    typer.echo(f"{len(found)} evaluation items come close to training data, of {', '.join(opened.datasets)}")
+    typer.echo(f"{len(found)} evaluation items are close to training data, of {', '.join(opened.datasets)}")
 
 
 def weakest(
     run: RunArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the concepts here.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write a concept list for `captions --fill`."),
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="How many to name.")] = 20,
+    classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="How many to list.")] = 20,
 ) -> None:
-    """Name the classes a run's model knows least, as a concept list to generate more for."""
+    """List the classes with the lowest accuracy."""
     from synthclip.evaluation.weakness import concept_list, weakest_classes
     from synthclip.run.store import disk_errors
 
@@ -168,12 +163,37 @@ def weakest(
         mistaken = f", mostly for {weak.confused_with}" if weak.confused_with else ""
         typer.echo(f"{weak.name} ({weak.dataset}): {weak.top1:.0%} of {weak.n} right{mistaken}")
     if out is not None:
-        typer.echo(f"to write more for them: `synthclip captions {run} --fill --concepts {out} --at-least N`")
+        typer.echo(f"to write more captions: synthclip captions {run} --fill --concepts {out} --at-least N")
+
+
+def repaint(
+    directory: RunArgument,
+    key: Key,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The JPEG; default: KEY.jpg.")
+    ] = None,
+) -> None:
+    """Paint an image again and compare it with the run's."""
+    from synthclip.imagegen.provenance import repaint as repaint_image
+
+    repainted = repaint_image(directory, key)
+    target = out or Path(f"{key}.jpg")
+    target.write_bytes(repainted.jpeg)
+    outcome = "same bytes" if repainted.same else "other bytes (another machine, model or version)"
+    typer.echo(f"{target}: {outcome}; compared with {directory}")
+
+
+def trace(directory: RunArgument, key: Key) -> None:
+    """Show how an image was made: caption, concept, prompt, models."""
+    from synthclip.imagegen.provenance import trace as trace_image
+
+    for line in trace_image(directory, key).lines():
+        typer.echo(line)
 
 
 @contextlib.contextmanager
 def _watch() -> Iterator["Watch"]:
-    """A bar on a terminal, a line for each task elsewhere."""
+    """A progress bar on a terminal, a line per task elsewhere."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,0 +1,255 @@
+"""Commands that make a run, one for each stage, and that show how it stands."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synthclip.errors import SynthClipError
+
+if TYPE_CHECKING:
+    from synthclip.plan.estimate import Plan
+    from synthclip.recipe import Recipe
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A bundled recipe (demo, one-gpu, synthci-30m), a YAML file, or a run directory.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Override a recipe value, such as captions.per_concept=4."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run directory; default: runs/<recipe>.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+_MAX_NAMED = 10
+_TABLE_WIDTH = 120
+
+
+def run_all(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
+    """Run every stage; finished shards are skipped."""
+    from synthclip.run.pipeline import STAGES
+
+    run_stages(recipe, overrides, out, tuple(STAGES))
+
+
+def stage_command(name: str) -> Callable[..., None]:
+    """The command that runs one stage."""
+
+    def command(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
+        run_stages(recipe, overrides, out, (name,))
+
+    return command
+
+
+def run_stages(recipe: str, overrides: list[str] | None, out: Path | None, stages: tuple[str, ...]) -> None:
+    """What `run` and every stage's command do."""
+    from synthclip.run.pipeline import run
+
+    resolved, directory = read_recipe(recipe, overrides, out)
+    with stoppable():
+        run(resolved, directory, stages=stages)
+    if "report" in stages:
+        typer.echo(directory / "report.html")
+
+
+def read_recipe(recipe: str, overrides: list[str] | None, out: Path | None) -> tuple["Recipe", Path]:
+    """The resolved recipe, and the run directory meant."""
+    from synthclip.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    if out is None:
+        out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / resolved.name
+    return resolved, out
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C, or a scheduler's SIGTERM, stops the work with one line and exit code 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("synthclip: stopped; run the same command again to resume", err=True)
+        raise typer.Exit(130) from None
+
+
+def captions(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Write more captions for concepts that have too few.")
+    ] = False,
+    at_least: Annotated[
+        int | None,
+        typer.Option("--at-least", metavar="N", min=1, help="With --fill: matched captions per concept."),
+    ] = None,
+    concepts: Annotated[
+        Path | None,
+        typer.Option("--concepts", metavar="FILE", help="With --fill: only these concepts, one per line."),
+    ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", metavar="N", min=1, help="With --fill: at most N rounds."),
+    ] = 5,
+) -> None:
+    """Write captions with the language model."""
+    if not fill:
+        if at_least is not None or concepts is not None:
+            raise SynthClipError("--at-least and --concepts need --fill")
+        run_stages(recipe, overrides, out, ("captions",))
+        return
+    from synthclip.textgen.coverage import fill as fill_concepts
+
+    resolved, directory = read_recipe(recipe, overrides, out)
+    with stoppable():
+        found = fill_concepts(resolved, directory, at_least=at_least, concepts=concepts, rounds=rounds)
+    covered = found.concepts - len(found.lacking)
+    typer.echo(
+        f"{covered} of {found.concepts} concepts have {at_least or resolved.captions.per_concept} or more "
+        f"matched captions; {found.asked} more captions requested"
+    )
+    for label, names in (("still too few", sorted(found.lacking)), ("not in the bank", found.unknown)):
+        if names:
+            more = ", …" if len(names) > _MAX_NAMED else ""
+            typer.echo(f"{label}: {', '.join(names[:_MAX_NAMED])}{more} ({len(names)})")
+
+
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    gpus: Annotated[int | None, typer.Option(metavar="N", min=1, help="GPUs per node.")] = None,
+) -> None:
+    """Train CLIP; resumes from the last checkpoint.
+
+    On several nodes: engine.kind=slurm training.nodes=4 --gpus 8 (or engine.kind=ray). To start the nodes
+    yourself, put the run on a shared file system, run this on each node, then `synthclip train RUN`:
+
+    \b
+    torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d \\
+      --rdzv-endpoint=FIRST_NODE:29400 -m synthclip.training.worker RUN
+    """
+    processes = [] if gpus is None else [f"training.processes={gpus}"]
+    run_stages(recipe, [*(overrides or []), *processes], out, ("train",))
+
+
+def status(directory: RunArgument) -> None:
+    """Show each stage of a run: shards, rows, rejects, time."""
+    from synthclip.run.pipeline import status as status_of
+    from synthclip.run.progress import Console
+
+    Console(sys.stdout).status(status_of(directory))
+
+
+def show(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Print the resolved recipe with every value."""
+    from synthclip.recipe import load_recipe
+
+    typer.echo(load_recipe(recipe, overrides or []).to_yaml(), nl=False)
+
+
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="NxNAME", help="Such as 8xA100 or 16xcpu; default: this machine's."),
+    ] = None,
+    price: Annotated[float | None, typer.Option(metavar="N", min=0, help="Price of a device-hour.")] = None,
+    concepts: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Size of the concept bank, if not on disk.")
+    ] = None,
+    llm_params: Annotated[
+        float | None, typer.Option(metavar="N", min=1, help="Language model parameters, such as 7e9.")
+    ] = None,
+    image_flops: Annotated[
+        float | None, typer.Option(metavar="N", min=1, help="FLOPs per image, such as 80e12.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="First measure speed on this machine (about a minute).")
+    ] = False,
+) -> None:
+    """Estimate time, disk and cost."""
+    from synthclip.plan.estimate import make_plan
+    from synthclip.recipe import load_recipe
+    from synthclip.training.devices import devices_here, parse_devices
+
+    resolved = load_recipe(recipe, overrides or [])
+    where = devices_here() if devices is None else parse_devices(devices)
+    rates = None
+    if probe:
+        from synthclip.plan.probe import measure
+
+        rates = measure(resolved, tell=lambda line: typer.echo(line, err=True))
+    made = make_plan(
+        resolved,
+        where,
+        concepts=concepts,
+        llm_params=llm_params,
+        image_flops=image_flops,
+        price=price,
+        rates=rates,
+    )
+    _show(made)
+
+
+def _show(plan: "Plan") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title=f"on {plan.devices}", title_justify="left")
+    for column in ("stage", "makes"):
+        table.add_column(column)
+    for column in ("device-hours", "wall", "disk", *(["cost"] if plan.price is not None else []), "by"):
+        table.add_column(column, justify="right")
+    for stage in plan.stages:
+        cost = plan.cost(stage)
+        table.add_row(
+            stage.stage,
+            stage.makes,
+            f"{stage.device_s / 3600:,.2f}",
+            _duration(stage.wall_s),
+            _bytes(stage.disk_bytes),
+            *([f"{cost:,.2f}"] if cost is not None else []),
+            stage.basis,
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        "",
+        f"{plan.device_hours:,.2f}",
+        _duration(plan.wall_s),
+        _bytes(plan.disk_bytes),
+        *([f"{plan.device_hours * plan.price:,.2f}"] if plan.price is not None else []),
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, _TABLE_WIDTH)  # a row that is cut cannot be compared
+    console.print(table)
+    console.print(
+        "\nassumed:", *(f"\n- {assumption}" for assumption in plan.assumptions), sep="", markup=False
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
