@@ -11,11 +11,9 @@ import pytest
 from synthclip import schema
 from synthclip.evaluation.paper import paper_rows
 from synthclip.recipe import Recipe
-from synthclip.report.contents import read_contents
+from synthclip.report import Report
+from synthclip.report.contents import GALLERY_CAPTIONS, read_contents, read_suites
 from synthclip.report.page import render, visible
-from synthclip.report.pictures import GALLERY_CAPTIONS
-from synthclip.report.stage import Report
-from synthclip.report.suites import read_suites
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
 

@@ -12,7 +12,7 @@ import typer
 from synthclip.errors import SynthClipError
 
 if TYPE_CHECKING:
-    from synthclip.plan.estimate import Plan
+    from synthclip.plan import Plan
     from synthclip.recipe import Recipe
 
 RecipeArgument = Annotated[
@@ -181,7 +181,7 @@ def plan(
     ] = False,
 ) -> None:
     """Estimate time, disk and cost."""
-    from synthclip.plan.estimate import make_plan
+    from synthclip.plan import make_plan
     from synthclip.recipe import load_recipe
     from synthclip.training.devices import devices_here, parse_devices
 

@@ -1,1 +1,344 @@
-"""What a run will take: tokens, images, device-hours, time, disk and money, before anything is spent."""
+"""Estimates a run before it starts: tokens, images, device-hours, time, disk and money."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthclip.errors import SynthClipError
+from synthclip.recipe import Recipe
+from synthclip.recipe.backends import BackendConfig
+from synthclip.recipe.imagegen import TAR_BYTES
+from synthclip.training.devices import Devices
+from synthclip.training.flops import clip_pair, mean_pair
+
+_LLM_UTILISATION = 0.2
+_MEMORY_UTILISATION = 0.5
+_BITS_PER_WEIGHT = 5
+"""Of a GGUF file at the usual four bits, scales included."""
+_STATE_READS = 2
+"""Passes over the weights before llama.cpp writes: the cached prompt's last token, and what follows it."""
+_DIFFUSION_UTILISATION = 0.3
+_TRAINING_UTILISATION = 0.3
+_KEPT = 0.9
+_TOKENS_PER_WORD = 4 / 3
+_CHARS_PER_TOKEN = 4
+_COMPOSITOR_PIXELS_PER_S = 125 * 224**2
+_MATCHED_PER_S = 100_000
+_CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
+_CHECKPOINT_BYTES = 12
+"""Of each parameter: the weight and AdamW's two moments."""
+_START_S = 5.0
+"""Until the workers of a stage have imported their libraries and loaded a small model."""
+_BACKWARD = 3
+"""Forward and backward together cost three times forward (Kaplan et al., 2020, section 2.1)."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on one device; None where it was not."""
+
+    captions_per_s: float | None = None
+    """Captions asked for."""
+    kept: float | None = None
+    """Share of the captions that cleaning keeps."""
+    images_per_s: float | None = None
+    image_bytes: float | None = None
+    pairs_per_s: float | None = None
+    """Pairs that training takes."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """`device_s` is summed over devices; a stage that needs none has the wall time of this machine."""
+
+    stage: str
+    makes: str
+    device_s: float
+    wall_s: float
+    disk_bytes: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    devices: Devices
+    stages: tuple[StageCost, ...]
+    assumptions: tuple[str, ...]
+    price: float | None = None
+    """Of an hour of one device."""
+
+    @property
+    def device_hours(self) -> float:
+        return sum(stage.device_s for stage in self.stages) / 3600
+
+    @property
+    def wall_s(self) -> float:
+        return sum(stage.wall_s for stage in self.stages)
+
+    @property
+    def disk_bytes(self) -> float:
+        return sum(stage.disk_bytes for stage in self.stages)
+
+    def cost(self, stage: StageCost) -> float | None:
+        return None if self.price is None else stage.device_s / 3600 * self.price
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """How much of everything a recipe makes."""
+
+    concepts: int
+    asked: int
+    kept: int
+    selected: int
+    train_images: int
+    heldout_images: int
+
+
+def make_plan(
+    recipe: Recipe,
+    devices: Devices,
+    *,
+    concepts: int | None = None,
+    llm_params: float | None = None,
+    image_flops: float | None = None,
+    price: float | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What the recipe will take on the devices. A rate that was measured goes before an estimate.
+
+    `concepts` stands in for a bank whose files are not here; `llm_params` and `image_flops` (of one image)
+    for models that are not known. Raises SynthClipError where one of them is needed.
+    """
+    known = count_concepts(recipe) if concepts is None else concepts
+    planner = _Planner(recipe, devices, rates or Rates(), known)
+    stages = (
+        planner.captions(llm_params),
+        planner.match_and_balance(),
+        planner.images(image_flops),
+        *planner.train_and_evaluate(),
+    )
+    return Plan(devices, stages, tuple(planner.assumed), price)
+
+
+def count_concepts(recipe: Recipe) -> int:
+    """The size of the bank. Raises SynthClipError where a source's file is not here."""
+    from synthclip.textgen.concepts import bank
+
+    try:
+        return len(bank(recipe.concepts))
+    except SynthClipError as error:
+        raise SynthClipError(f"{error}, or give --concepts N") from None
+
+
+def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
+    """What each stage hands on, if a caption names its own concept and no other.
+
+    Balancing then keeps `t / max(count, t)` of a concept's captions (paper, section 3.1). A caption that
+    names more concepts is kept more often, so the real number is the larger. A `target` is met where
+    there are that many captions.
+    """
+    asked = concepts * recipe.captions.per_concept
+    kept = asked * kept_share
+    t, target = recipe.balance.t, recipe.balance.target
+    most = target if target is not None else math.inf if t is None else concepts * t
+    selected = min(kept, most)
+    heldout = selected * recipe.balance.heldout
+    images = recipe.images
+    return Volumes(
+        concepts,
+        asked,
+        round(kept),
+        round(selected),
+        round((selected - heldout) * images.per_caption),
+        round(heldout * images.heldout_per_caption),
+    )
+
+
+class _Planner:
+    """Goes through the stages and gathers what was assumed on the way."""
+
+    def __init__(self, recipe: Recipe, devices: Devices, rates: Rates, concepts: int) -> None:
+        self._recipe, self._devices, self._rates = recipe, devices, rates
+        kept = _KEPT if rates.kept is None else rates.kept
+        self._volumes = volumes_of(recipe, concepts, kept)
+        self.assumed = [
+            f"wall time: {_START_S:.0f} s a stage until its workers are ready",
+            f"cleaning keeps {kept:.0%} of the captions ({'assumed' if rates.kept is None else 'measured'})",
+            "a caption names its own concept and no other; where it names more, balancing keeps more",
+        ]
+
+    def captions(self, llm_params: float | None) -> StageCost:
+        recipe, asked = self._recipe, self._volumes.asked
+        words = (recipe.captions.min_words + recipe.captions.max_words) / 2
+        written = min(words * _TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
+        read = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
+        makes = f"{_count(asked)} captions, {_count(asked * written)} tokens"
+        disk = self._volumes.asked * _CAPTION_BYTES
+        if self._rates.captions_per_s:
+            return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
+        if recipe.llm.backend == "llamacpp":
+            return self._by_memory(makes, asked, written, _gguf_bytes(recipe, llm_params), disk)
+        params = llm_params or llm_parameters(recipe.llm)
+        flops = asked * transformer(params, read + written)
+        self.assumed.append(
+            f"captions: {written:.0f} tokens each after a prompt of {read:.0f}; "
+            f"{params / 1e9:.3g}B parameters at {_LLM_UTILISATION:.0%} of the peak, "
+            "as of vLLM with many prompts at once"
+        )
+        return self._by_flops("captions", makes, flops, "float16", _LLM_UTILISATION, disk)
+
+    def _by_memory(
+        self, makes: str, captions: float, written: float, weights: float, disk: float
+    ) -> StageCost:
+        """Prompt after prompt, a token costs one pass over the weights, which memory bounds."""
+        rate = self._devices.device.memory_bytes * _MEMORY_UTILISATION
+        self.assumed.append(
+            f"captions: {written:.0f} tokens each, one prompt at a time, its beginning cached; each token "
+            f"reads {weights / 1e9:.3g} GB of weights at {rate / 1e9:.3g} GB/s, "
+            f"{_MEMORY_UTILISATION:.0%} of the peak"
+        )
+        device_s = captions * (written + _STATE_READS) * weights / rate
+        return self._stage("captions", makes, device_s, disk, "estimate")
+
+    def match_and_balance(self) -> StageCost:
+        kept, selected = self._volumes.kept, self._volumes.selected
+        disk = kept * _MATCH_BYTES + selected * _SELECTED_BYTES
+        makes = f"{_count(selected)} captions selected"
+        self.assumed.append(f"matching: {_count(_MATCHED_PER_S)} captions/s on one core of this machine")
+        return StageCost("match, balance", makes, 0.0, kept / _MATCHED_PER_S, disk, "estimate")
+
+    def images(self, image_flops: float | None) -> StageCost:
+        recipe = self._recipe
+        count = self._volumes.train_images + self._volumes.heldout_images
+        size, rate = recipe.images.size_px, self._rates.images_per_s
+        jpeg = self._rates.image_bytes or recipe.images.jpeg_bytes
+        disk = count * (jpeg + TAR_BYTES)
+        makes = f"{_count(count)} images of {size} px"
+        if self._rates.image_bytes is None:
+            self.assumed.append(
+                f"images: {jpeg / 1e3:.0f} kB as JPEG of quality {recipe.images.jpeg_quality}"
+            )
+        if rate:
+            return self._stage("images", makes, count / rate, disk, "measured")
+        painter = recipe.text_to_image
+        if painter.backend == "compositor":
+            rate = _COMPOSITOR_PIXELS_PER_S / getattr(painter, "size_px", size) ** 2
+            self.assumed.append(f"images: {rate:.0f} a second and core, composed of glyphs on the CPU")
+            return self._stage("images", makes, count / rate, disk, "estimate")
+        flops = image_flops or diffusion_image(painter)
+        precision = getattr(painter, "dtype", "float16")
+        self.assumed.append(
+            f"images: {flops / 1e12:.3g} TFLOP each at {_DIFFUSION_UTILISATION:.0%} of the peak in "
+            f"{precision}: the share that gives the paper's 0.9 s an image on an A100"
+        )
+        return self._by_flops("images", makes, count * flops, precision, _DIFFUSION_UTILISATION, disk)
+
+    def train_and_evaluate(self) -> tuple[StageCost, StageCost]:
+        recipe, volumes = self._recipe, self._volumes
+        pairs = recipe.training.epochs * volumes.train_images
+        precision = recipe.training.precision
+        forward, params = clip_pair(recipe.model)
+        disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)
+        makes = f"{_count(pairs)} pairs seen"
+        seen = mean_pair(recipe.model, recipe.training)
+        judged = self._by_flops(
+            "eval",
+            f"{_count(volumes.heldout_images)} images judged",
+            volumes.heldout_images * forward,
+            precision,
+            _TRAINING_UTILISATION,
+            0.0,
+        )
+        if self._rates.pairs_per_s:
+            return self._stage("train", makes, pairs / self._rates.pairs_per_s, disk, "measured"), judged
+        self.assumed.append(
+            f"training: {seen / 1e9:.3g} GFLOP forward a pair, three times that with backward, at "
+            f"{_TRAINING_UTILISATION:.0%} of the peak in {precision}"
+        )
+        flops = pairs * seen * _BACKWARD
+        return self._by_flops("train", makes, flops, precision, _TRAINING_UTILISATION, disk), judged
+
+    def _by_flops(
+        self, stage: str, makes: str, flops: float, precision: str, utilisation: float, disk: float
+    ) -> StageCost:
+        device_s = flops / (self._devices.device.peak(precision) * utilisation)
+        return self._stage(stage, makes, device_s, disk, "estimate")
+
+    def _stage(self, stage: str, makes: str, device_s: float, disk: float, basis: str) -> StageCost:
+        return StageCost(stage, makes, device_s, device_s / self._devices.count + _START_S, disk, basis)
+
+
+def _gguf_bytes(recipe: Recipe, llm_params: float | None) -> float:
+    """The size of llama.cpp's model: of so many parameters, or of its file. Raises SynthClipError where the
+    file is missing."""
+    if llm_params is not None:
+        return llm_params * _BITS_PER_WEIGHT / 8
+    from synthclip.backends.llm_llamacpp import gguf
+
+    return gguf(getattr(recipe.llm, "model", None)).stat().st_size
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A text-to-image model at its native size, with its own default settings."""
+
+    evaluation: float
+    """FLOPs of one evaluation of the denoiser for one image."""
+    decoder: float
+    """FLOPs of decoding the latent."""
+    size_px: int
+    steps: int
+    guidance: float
+
+    def image(self, size_px: int | None, steps: int | None, guidance: float | None) -> float:
+        """FLOPs of one image. With guidance above 1 every step evaluates the empty prompt too."""
+        area = ((size_px or self.size_px) / self.size_px) ** 2
+        scale = self.guidance if guidance is None else guidance
+        evaluations = (steps or self.steps) * (2 if scale > 1 else 1)
+        return area * (evaluations * self.evaluation + self.decoder)
+
+
+def transformer(parameters: float, tokens: float) -> float:
+    """FLOPs of a forward pass: two for each parameter and token (Kaplan et al., 2020, section 2.1)."""
+    return 2 * parameters * tokens
+
+
+# Counted by torch's FlopCounterMode on models of these shapes.
+_DIFFUSION = {
+    "stable-diffusion-v1": Diffusion(8.03e11, 2.51e12, 512, 50, 7.5),
+    "xl": Diffusion(6.76e12, 1.047e13, 1024, 50, 5.0),
+    "stable-diffusion-3.5-medium": Diffusion(1.125e13, 1.047e13, 1024, 40, 4.5),
+    "FLUX.1": Diffusion(6.95e13, 1.047e13, 1024, 4, 0.0),
+}
+
+
+def diffusion_image(config: BackendConfig) -> float:
+    """FLOPs of one image of a `diffusers` backend. Raises SynthClipError for a model that is not known."""
+    model = str(getattr(config, "model", ""))
+    for part, known in _DIFFUSION.items():
+        if part in model:
+            settings: Any = config
+            return known.image(settings.size_px, settings.steps, settings.guidance)
+    raise SynthClipError(
+        f"text_to_image.model {model!r}: its arithmetic is not known: give --image-flops, or measure with "
+        "--probe"
+    )
+
+
+def llm_parameters(config: BackendConfig) -> float:
+    """The parameters of a language model, by its name. Raises SynthClipError where that does not tell."""
+    name = Path(str(getattr(config, "model", ""))).name
+    match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([MB])(?![a-z])", name, re.IGNORECASE)
+    if match is None:
+        raise SynthClipError(f"llm.model {name!r}: its name tells no size: give --llm-params, such as 7e9")
+    return float(match[1]) * (1e9 if match[2].upper() == "B" else 1e6)
+
+
+def _count(number: float) -> str:
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.0f}"

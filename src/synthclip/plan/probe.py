@@ -9,7 +9,7 @@ import numpy as np
 
 from synthclip import keys
 from synthclip.backends import build_llm, build_text_to_image
-from synthclip.plan.estimate import Rates
+from synthclip.plan import Rates
 from synthclip.recipe import Recipe
 
 _SAMPLE = 64

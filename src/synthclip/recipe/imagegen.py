@@ -8,8 +8,8 @@ from synthclip.errors import SynthClipError
 from synthclip.keys import quick_digest
 from synthclip.recipe.section import Section
 
-_TAR_BYTES = 3500
-"""What a sample takes beside its JPEG: headers, padding, caption, JSON."""
+TAR_BYTES = 3500
+"""What a sample takes beside its JPEG: headers, padding, caption, JSON, and its row of the sidecar."""
 
 LOCAL = "local-dir:"
 """How open_clip names a model in a folder."""
@@ -62,13 +62,14 @@ class ImagesConfig(Section):
     max_lost: float = Field(0.5, ge=0, le=1)
     """The stage stops where a larger share of a shard's images was refused for good."""
 
-    def shard_captions(self, variants: int) -> int:
-        """How many captions of so many images each go into a shard.
+    @property
+    def jpeg_bytes(self) -> float:
+        """Expected size of a stored picture, for photographs: 0.2 bytes a pixel at quality 75 and 2.5 times
+        that at 95. Drawings take less."""
+        return float(self.size_px**2 * 0.2 * 2.5 ** ((self.jpeg_quality - 75) / 20))
 
-        Reckoned for photographs, which take 0.2 bytes a pixel at quality 75 and 2.5 times that at 95;
-        drawings take less.
-        """
+    def shard_captions(self, variants: int) -> int:
+        """How many captions with `variants` images each go into a shard."""
         if self.captions_per_shard is not None:
             return self.captions_per_shard
-        jpeg_bytes = self.size_px**2 * 0.2 * 2.5 ** ((self.jpeg_quality - 75) / 20)
-        return max(1, int(self.shard_mb * 1e6 / (variants * (jpeg_bytes + _TAR_BYTES))))
+        return max(1, int(self.shard_mb * 1e6 / (variants * (self.jpeg_bytes + TAR_BYTES))))

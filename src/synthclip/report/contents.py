@@ -1,9 +1,12 @@
 """What a report shows, read from a run directory. Whatever is not there yet is None or empty."""
 
+import base64
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from synthclip.report.pictures import Finding, Picture, files, findings, gallery
-from synthclip.report.suites import Suites, read_suites
-from synthclip.run.store import RunDirectory
+from synthclip import keys
+from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
+from synthclip.evaluation.results import ON_PUBLIC_DATA
+from synthclip.run.store import Manifest, RunDirectory
+from synthclip.textgen.concepts import read_bank
+
+GALLERY_CAPTIONS = 12
+GALLERY_VARIANTS = 2
+FINDINGS = 6
+OURS = "this model"
+_WORST = 8
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Makers:
-    """The models that wrote and painted, and what the pictures are licensed under."""
+    """The models that wrote the captions and painted the images, and the licence of the images."""
 
     llm: str | None
     painter: str | None
@@ -48,6 +59,58 @@ class ConceptCounts:
 
     matched: NDArray[np.int64]
     selected: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One caption, the concepts in it, and its images as JPEG in base64."""
+
+    caption: str
+    concepts: tuple[str, ...]
+    jpegs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A held-out caption and the images nearest to it: JPEG in base64, and whether it was painted from it."""
+
+    caption: str
+    images: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One of the paper's tasks: each model's mean in percent over the data sets at hand, highest first."""
+
+    task: str
+    datasets: tuple[str, ...]
+    models: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Zero-shot by class on one data set."""
+
+    dataset: str
+    accuracy: tuple[float, ...]
+    """Top-1 of every class, highest first."""
+    worst: tuple[Mapping[str, Any], ...]
+    """Rows of `schema.EVAL_CLASS`, lowest first."""
+
+
+@dataclass(frozen=True)
+class Suites:
+    """What `synthclip eval RUN --suite …` found, beside the same figures of the paper's models.
+
+    Images of public data sets stay out: a report is made to be passed on, and they are not ours to pass on.
+    """
+
+    results: tuple[Mapping[str, Any], ...]
+    """Rows of `schema.EVAL_RESULT`."""
+    bars: tuple[Bars, ...]
+    classes: tuple[Classes, ...]
+    delta_mtl: tuple[tuple[str, float, bool], ...]
+    """The paper's model it is taken against, its value in percent, and whether every cell is there."""
 
 
 @dataclass(frozen=True)
@@ -71,65 +134,90 @@ class Contents:
 
 def read_contents(run: RunDirectory) -> Contents:
     """Read what is there. Tables of captions and images are streamed column by column."""
+    reader = _Reader(run)
+    counts = reader.table("balance", "counts.parquet")
+    results = reader.table("eval", "results.parquet")
     return Contents(
-        funnel=tuple(_funnel(run)),
-        refused_captions=_refused(run, "captions"),
-        refused_images=_refused(run, "images"),
-        makers=_makers(run),
-        caption_words=_caption_words(run),
-        counts=_counts(run),
-        gallery=gallery(run),
-        findings=findings(run),
-        curve=_table(run, "train", "curve.parquet"),
-        figures=_table(run, "train", "figures.parquet"),
-        results=tuple(_rows(_table(run, "eval", "results.parquet"))),
-        per_class=_table(run, "eval", "per_class.parquet"),
+        funnel=tuple(_funnel(reader)),
+        refused_captions=reader.refused("captions"),
+        refused_images=reader.refused("images"),
+        makers=_makers(reader),
+        caption_words=_caption_words(reader),
+        counts=ConceptCounts(counts["matched"].to_numpy(), counts["selected"].to_numpy()) if counts else None,
+        gallery=_gallery(reader),
+        findings=_findings(reader),
+        curve=reader.table("train", "curve.parquet"),
+        figures=reader.table("train", "figures.parquet"),
+        results=tuple(results.to_pylist()) if results else (),
+        per_class=reader.table("eval", "per_class.parquet"),
         suites=read_suites(run),
     )
 
 
-def _funnel(run: RunDirectory) -> Iterable[Step]:
-    concepts = sum(manifest.rows for manifest in run.manifests("concepts"))
-    if concepts:
+class _Reader:
+    """The files of finished shards; each stage's manifests are read once."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.manifests = cache(run.manifests)
+
+    def rows(self, stage: str) -> int:
+        return sum(manifest.rows for manifest in self.manifests(stage))
+
+    def refused(self, stage: str) -> dict[str, int]:
+        """Rows refused by reason, the most frequent first."""
+        total = sum((Counter(manifest.rejected) for manifest in self.manifests(stage)), Counter[str]())
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+    def files(self, stage: str, prefix: str = "", suffix: str = ".parquet") -> list[Path]:
+        """Files by the beginning and end of their path in the stage, in order; rejects are left out."""
+        paths = {entry.path for manifest in self.manifests(stage) for entry in manifest.files}
+        return [
+            self.run.file(stage, path)
+            for path in sorted(paths)
+            if path.startswith(prefix) and path.endswith(suffix) and not path.startswith("rejected/")
+        ]
+
+    def table(self, stage: str, path: str) -> pa.Table | None:
+        found = self.files(stage, path)
+        return pq.read_table(found[0]) if found else None
+
+    def shards(self, split: str) -> list[Manifest]:
+        """The manifests of a split's images."""
+        return [manifest for manifest in self.manifests("images") if manifest.shard.startswith(f"{split}/")]
+
+
+def _funnel(reader: _Reader) -> Iterator[Step]:
+    if concepts := reader.rows("concepts"):
         yield Step("Concepts in the bank", concepts)
-    kept = sum(manifest.rows for manifest in run.manifests("captions"))
-    written = kept + sum(_refused(run, "captions").values())
+    kept = reader.rows("captions")
+    written = kept + sum(reader.refused("captions").values())
     if not written:
         return
     yield Step("Captions written", written, 1.0)
     yield Step("Passed cleaning", kept, kept / written)
-    for manifest in run.manifests("balance"):
+    for manifest in reader.manifests("balance"):
         distinct = kept - int(manifest.notes.get("duplicates", 0))
         matched = distinct - int(manifest.notes.get("unmatched", 0))
         yield Step("Distinct", distinct, distinct / written)
         yield Step("Name a concept of the bank", matched, matched / written)
         for split, label in (("train", "Selected for training"), ("heldout", "Held out for evaluation")):
-            count = sum(pq.read_metadata(path).num_rows for path in files(run, "balance", f"{split}/"))
+            count = sum(pq.read_metadata(path).num_rows for path in reader.files("balance", f"{split}/"))
             yield Step(label, count, count / written)
     for split, label in (("train", "Images to train on"), ("heldout", "Images to evaluate on")):
-        shards = [one for one in run.manifests("images") if one.shard.startswith(f"{split}/")]
-        if shards:
+        if shards := reader.shards(split):
             images = sum(manifest.rows for manifest in shards)
             yield Step(label, images, note=f"{len(shards)} shard{'s' if len(shards) > 1 else ''}")
 
 
-def _refused(run: RunDirectory, stage: str) -> dict[str, int]:
-    """Rows refused by reason, the most frequent first."""
-    total: dict[str, int] = {}
-    for manifest in run.manifests(stage):
-        for reason, count in manifest.rejected.items():
-            total[reason] = total.get(reason, 0) + count
-    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _makers(run: RunDirectory) -> Makers:
+def _makers(reader: _Reader) -> Makers:
     """Read off the first caption and the first image: one recipe has one model of each."""
     llm = None
-    for path in _caption_files(run):
+    for path in reader.files("captions"):
         if models := pq.read_table(path, columns=["model"])["model"].unique().to_pylist():
             llm = str(models[0])
             break
-    for path in files(run, "images", "", ".tar"):
+    for path in reader.files("images", suffix=".tar"):
         with tarfile.open(path) as tar:
             for member in tar:
                 handle = tar.extractfile(member) if member.name.endswith(".json") else None
@@ -139,32 +227,111 @@ def _makers(run: RunDirectory) -> Makers:
     return Makers(llm, None, None)
 
 
-def _caption_words(run: RunDirectory) -> dict[int, int]:
-    words: dict[int, int] = {}
-    for path in _caption_files(run):
+def _caption_words(reader: _Reader) -> dict[int, int]:
+    words: Counter[int] = Counter()
+    for path in reader.files("captions"):
         for batch in pq.ParquetFile(path).iter_batches(columns=["text"]):
             lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(batch["text"])))
             for entry in pc.value_counts(lengths).to_pylist():
-                length = int(entry["values"])
-                words[length] = words.get(length, 0) + int(entry["counts"])
-    return words
+                words[int(entry["values"])] += int(entry["counts"])
+    return dict(words)
 
 
-def _counts(run: RunDirectory) -> ConceptCounts | None:
-    table = _table(run, "balance", "counts.parquet")
-    if table is None:
+def _gallery(reader: _Reader) -> tuple[Picture, ...]:
+    """Captions drawn by their content, so that the same run shows the same ones, with their first images."""
+    sidecars = reader.files("images", "train/")
+    drawn = np.empty(0, dtype=np.uint64)
+    for path in sidecars:
+        ids = pq.read_table(path, columns=["caption_id"])["caption_id"].to_numpy()
+        drawn = np.unique(np.concatenate([drawn, ids]))
+        drawn = drawn[np.argsort(keys.seeds(drawn, stream="report.gallery", seed=0))[:GALLERY_CAPTIONS]]
+    chosen = pa.array(drawn, pa.uint64())
+    jpegs: dict[int, list[str]] = {caption: [] for caption in chosen.to_pylist()}
+    for row in sorted(_jpegs(sidecars, "caption_id", chosen), key=lambda row: str(row["key"])):
+        jpegs[row["caption_id"]].append(row["jpeg"])
+    selected = _where(reader.files("balance", "train/"), "caption_id", chosen) if jpegs else ()
+    captions = {row["caption_id"]: row for row in selected}
+    names = dict(enumerate(read_bank(reader.run))) if reader.manifests("concepts") else {}
+    return tuple(
+        Picture(
+            captions[caption]["text"],
+            tuple(names[one] for one in captions[caption]["concept_ids"] if one in names),
+            tuple(mine[:GALLERY_VARIANTS]),
+        )
+        for caption, mine in jpegs.items()
+        if caption in captions
+    )
+
+
+def _findings(reader: _Reader) -> tuple[Finding, ...]:
+    """The images that the trained model holds nearest to a few held-out captions."""
+    nearest = reader.table("eval", "nearest.parquet")
+    rows = nearest.to_pylist() if nearest else []
+    wanted = pa.array(sorted({row["key"] for row in rows}), pa.string())
+    jpegs = {row["key"]: row["jpeg"] for row in _jpegs(reader.files("images", "heldout/"), "key", wanted)}
+    by_text: dict[str, list[tuple[str, bool]]] = {}
+    for row in rows:
+        if row["key"] in jpegs:
+            by_text.setdefault(row["text"], []).append((jpegs[row["key"]], row["right"]))
+    return tuple(Finding(text, tuple(images)) for text, images in list(by_text.items())[:FINDINGS])
+
+
+def _jpegs(sidecars: Sequence[Path], column: str, values: pa.Array) -> Iterator[dict[str, Any]]:
+    """The images whose `column` is among the values: caption_id, key, and jpeg in base64."""
+    for path in sidecars:
+        if found := _where([path], column, values, ["caption_id", "key", "offset", "length"]):
+            with path.with_suffix(".tar").open("rb") as tar:
+                for row in found:
+                    tar.seek(row["offset"])
+                    yield {**row, "jpeg": base64.b64encode(tar.read(row["length"])).decode()}
+
+
+def _where(
+    paths: Sequence[Path], column: str, values: pa.Array, columns: list[str] | None = None
+) -> list[dict[str, Any]]:
+    tables = (pq.read_table(path, columns=columns, filters=pc.field(column).isin(values)) for path in paths)
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def read_suites(run: RunDirectory) -> Suites | None:
+    """The evaluations of a run on public data sets; None where there is none.
+
+    A figure that several suites have is shown once, as the last of them by name has it.
+    """
+    reader = _Reader(run)
+
+    def rows(name: str) -> Iterable[dict[str, Any]]:
+        for path in reader.files(ON_PUBLIC_DATA, suffix=f"/{name}"):
+            yield from pq.read_table(path).to_pylist()
+
+    results = {(row["dataset"], row["task"], row["metric"]): row for row in rows("results.parquet")}
+    if not results:
         return None
-    return ConceptCounts(table["matched"].to_numpy(), table["selected"].to_numpy())
+    classes: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows("per_class.parquet"):
+        classes.setdefault(row["dataset"], {})[row["class_id"]] = row
+    ours = row_of(OURS, list(results.values()))
+    deltas = ((name, delta_mtl(ours, row)) for name, row in paper_rows().items())
+    return Suites(
+        tuple(results.values()),
+        tuple(_bars(ours.scores)),
+        tuple(_classes(dataset, list(by_id.values())) for dataset, by_id in classes.items()),
+        tuple((name, delta.value, delta.complete) for name, delta in deltas if delta is not None),
+    )
 
 
-def _caption_files(run: RunDirectory) -> list[Path]:
-    return [path for path in files(run, "captions", "") if path.parent.name != "rejected"]
+def _bars(ours: Mapping[tuple[str, str], float]) -> Iterator[Bars]:
+    models = {OURS: ours} | {name: row.scores for name, row in paper_rows().items()}
+    for task in METRICS:
+        if cells := [cell for cell in ours if cell[0] == task]:
+            means = {
+                name: sum(scores[cell] for cell in cells) / len(cells) for name, scores in models.items()
+            }
+            ranked = sorted(means.items(), key=lambda mean: -mean[1])
+            yield Bars(task, tuple(dataset for _, dataset in cells), tuple(ranked))
 
 
-def _table(run: RunDirectory, stage: str, path: str) -> pa.Table | None:
-    found = files(run, stage, path, "")
-    return pq.read_table(found[0]) if found else None
-
-
-def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
-    return [] if table is None else table.to_pylist()
+def _classes(dataset: str, rows: Sequence[Mapping[str, Any]]) -> Classes:
+    ranked = sorted(rows, key=lambda row: (row["top1"], row["name"]))
+    worst = tuple(row for row in ranked[:_WORST] if row["top1"] < 1)
+    return Classes(dataset, tuple(row["top1"] for row in reversed(ranked)), worst)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from synthclip.evaluation.results import figure_name
 from synthclip.recipe.training import HELDOUT
 from synthclip.report import charts
-from synthclip.report.contents import ConceptCounts, Contents
-from synthclip.report.suites import OURS
+from synthclip.report.contents import OURS, ConceptCounts, Contents
 
 _TIMINGS = "<!--timings-->"
 """Where the timings go; text from data is escaped, so it can stand nowhere else."""

@@ -23,7 +23,7 @@ STAGES = {
     "images": "synthclip.imagegen.stage:Images",
     "train": "synthclip.training.stage:Train",
     "eval": "synthclip.evaluation.stage:Eval",
-    "report": "synthclip.report.stage:Report",
+    "report": "synthclip.report:Report",
 }
 """Every stage, in order, and where it is written."""
 
