@@ -113,9 +113,9 @@ def test_help_fits_80_columns_and_cuts_no_summary_and_no_command() -> None:
         assert all(len(line) <= 80 for line in done.stdout.splitlines()), words
         assert "..." not in done.stdout.partition("Commands:")[2], words
     command = synthclip_command("train", "--help").stdout.partition("torchrun")[2]
-    words = command.partition("RUN\n")[0].replace("\\\n", "").split()
-    assert "--rdzv-endpoint=FIRST_NODE:29400" in words
-    assert importlib.util.find_spec(words[words.index("-m") + 1])
+    copied = command.partition("RUN\n")[0].replace("\\\n", "").split()
+    assert "--rdzv-endpoint=FIRST_NODE:29400" in copied
+    assert importlib.util.find_spec(copied[copied.index("-m") + 1])
 
 
 def test_completion_names_the_commands() -> None:
@@ -160,4 +160,18 @@ def test_a_package_that_is_missing_is_one_line_with_the_remedy() -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "synthclip: this needs torch, which is not installed: pip install 'synthclip[train]'\n"
+    )
+
+
+def test_packages_that_a_recipe_lacks_are_named_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfor name in ('openai', 'diffusers', 'rensa', 'torch'): sys.modules[name] = None\n"
+        "from synthclip.cli import main\n"
+        "sys.argv = ['synthclip', 'run', 'one-gpu', 'balance.near_duplicates=0.8']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "synthclip: this recipe needs openai, rensa, torch, diffusers, not installed here: "
+        "pip install 'synthclip[dedup,diffusers,openai,train]'\n"
     )

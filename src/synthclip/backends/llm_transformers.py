@@ -17,6 +17,7 @@ from synthclip.recipe.section import runtime
 
 
 class Config(BackendConfig):
+    packages: ClassVar[dict[str, str]] = {"torch": "transformers", "transformers": "transformers"}
     gpus: ClassVar[int] = 1
     model: str
     """A name on the Hugging Face hub, or a folder."""

@@ -14,6 +14,7 @@ from synthclip.recipe.section import runtime
 
 
 class Config(SamplingConfig):
+    packages: ClassVar[dict[str, str]] = {"vllm": "vllm"}
     gpus: ClassVar[int] = 1
     model: str
     """A name on the Hugging Face hub, or a folder."""

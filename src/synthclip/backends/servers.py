@@ -6,7 +6,7 @@ OpenAI's own client retries what is worth a retry: a server that is busy, fails,
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.backends import BackendConfig
@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 
 
 class ServerConfig(BackendConfig):
+    packages: ClassVar[dict[str, str]] = {"openai": "openai"}
     model: str
     """The model's name on the server."""
     base_url: str = runtime("https://api.openai.com/v1")

@@ -31,6 +31,7 @@ _FIRST_BATCH = 32
 
 
 class Config(BackendConfig):
+    packages: ClassVar[dict[str, str]] = {"torch": "diffusers", "diffusers": "diffusers"}
     gpus: ClassVar[int] = 1
     preset: str | None = None
     """A set of the values below: sd15-paper, sd15-lcm, sdxl, sdxl-turbo, sd35-medium, flux-schnell. With

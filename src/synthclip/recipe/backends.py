@@ -21,6 +21,8 @@ class BackendConfig(Section):
     backend: str
     gpus: ClassVar[int] = 0
     """GPUs that one worker is given, where the machine has any."""
+    packages: ClassVar[dict[str, str]] = {}
+    """What `build` imports beyond a plain installation: import name -> extra of this package."""
 
     def inputs(self) -> dict[str, str]:
         """Digests of the local files that the model consists of.

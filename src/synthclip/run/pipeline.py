@@ -11,6 +11,7 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import RECIPE_FILE, Recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
 from synthclip.run.engine import Done, Progress, Shard, build_engine
+from synthclip.run.preflight import refuse_missing_packages
 from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
 from synthclip.run.store import Manifest, RunDirectory, disk_errors
@@ -47,6 +48,8 @@ def run(
         directory.write_text(RECIPE_FILE, recipe.to_yaml())
         states = survey(recipe, directory)
         _refuse_stale_inputs(states, stages, directory)
+        todo = [state.stage for state in states if state.stage in stages and state.state != "current"]
+        refuse_missing_packages(recipe, todo)
         console.plan([state for state in states if state.stage in stages])
         for name in stages:
             _bring_up_to_date(_stage(name, recipe, directory), console)

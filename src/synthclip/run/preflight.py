@@ -1,0 +1,55 @@
+"""What cannot work is refused before anything is spent."""
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+
+from synthclip.errors import SynthClipError
+from synthclip.recipe import Recipe
+
+_TRAIN = {"torch": "train", "torchvision": "train", "open_clip": "train", "timm": "train"}
+
+
+def refuse_missing_packages(recipe: Recipe, stages: Iterable[str]) -> None:
+    """Raise SynthClipError with all packages that these stages import and that are not installed."""
+    needed = {package: extra for stage in stages for package, extra in _needed(recipe, stage)}
+    missing = [package for package in needed if not _installed(package)]
+    if missing:
+        extras = sorted({needed[package] for package in missing})
+        raise SynthClipError(
+            f"this recipe needs {', '.join(missing)}, not installed here: "
+            f"pip install 'synthclip[{','.join(extras)}]'"
+        )
+
+
+def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
+    """(import name, extra of this package that installs it)."""
+    if stage == "concepts":
+        if any(source.kind == "wordfreq" for source in recipe.concepts.sources):
+            yield "wordfreq", "concepts"
+        if "nsfw" in recipe.concepts.block:
+            yield "better_profanity", "concepts"
+    elif stage == "captions":
+        if recipe.captions.imported is None:
+            yield from recipe.llm.packages.items()
+        if recipe.captions.language is not None:
+            yield "py3langid", "language"
+    elif stage == "balance" and recipe.balance.near_duplicates is not None:
+        yield "rensa", "dedup"
+    elif stage == "images":
+        yield from recipe.text_to_image.packages.items()
+        if recipe.images.filters.clip_model is not None:
+            yield from _TRAIN.items()
+    elif stage in ("train", "eval"):
+        yield from _TRAIN.items()
+        if stage == "train":
+            for logger in recipe.training.loggers:
+                yield logger, "train" if logger == "tensorboard" else logger
+    if stage != "report" and recipe.engine.kind != "local":
+        yield ("ray", "ray") if recipe.engine.kind == "ray" else ("submitit", "slurm")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module that says nothing of where it comes from
+        return False
