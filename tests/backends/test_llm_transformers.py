@@ -76,6 +76,16 @@ def test_no_temperature_is_greedy_and_chat_uses_the_template(folder: Path) -> No
     assert not chat.continues
 
 
+def test_penalties_keep_a_greedy_model_from_repeating_itself(folder: Path) -> None:
+    prompts, seeds = ["a red dog", "the cat"], [1, 2]
+    plain = build_llm(config(folder, temperature=0, max_tokens=10)).generate(prompts, seeds)
+    assert any(len(set(text.split())) < len(text.split()) for text in plain)
+    for penalty in ("presence_penalty", "frequency_penalty"):
+        varied = build_llm(config(folder, temperature=0, max_tokens=10, **{penalty: 100.0}))
+        for text in varied.generate(prompts, seeds):
+            assert len(set(text.split())) == len(text.split())
+
+
 def test_a_folder_that_holds_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="cannot be loaded") as error:
         build_llm(config(tmp_path))

@@ -11,8 +11,32 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from synthclip.recipe.backends import BackendConfig, module
+
+
+class SamplingConfig(BackendConfig):
+    """How a language model draws its words; every language-model backend of this package has these."""
+
+    chat: bool = True
+    """Send the prompt as a user's message in the model's chat template. Off, the model goes on from it, as
+    few-shot prompts and prefills want."""
+    temperature: float = Field(0.7, ge=0)
+    """0 takes the likeliest word each time."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    presence_penalty: float = 0.0
+    """Taken off the logits of tokens that the answer holds already, as in OpenAI's API."""
+    frequency_penalty: float = 0.0
+    """The same, as often as the token stands there."""
+    max_tokens: int = Field(64, ge=1)
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
+
+    def sampling(self) -> dict[str, object]:
+        """The values by the names that vLLM, llama.cpp and OpenAI's API share, without an empty `stop`."""
+        names = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens"}
+        return self.model_dump(include=names) | ({"stop": list(self.stop)} if self.stop else {})
 
 
 class LLM(Protocol):

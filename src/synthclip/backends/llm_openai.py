@@ -6,7 +6,7 @@ Servers that batch requests do not promise the same text twice, whatever the see
 from collections.abc import Sequence
 from typing import Any
 
-from synthclip.backends.sampling import SamplingConfig
+from synthclip.backends import SamplingConfig
 from synthclip.backends.servers import Server, ServerConfig
 
 

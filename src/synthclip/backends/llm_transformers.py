@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
-
+from synthclip.backends import SamplingConfig
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.models import torchvision_ops
-from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import runtime
 
 
-class Config(BackendConfig):
+class Config(SamplingConfig):
     packages: ClassVar[dict[str, str]] = {"torch": "transformers", "transformers": "transformers"}
     gpus: ClassVar[int] = 1
     model: str
@@ -24,12 +22,6 @@ class Config(BackendConfig):
     revision: str | None = None
     gguf_file: str | None = None
     """The file inside `model` where that holds GGUF weights."""
-    chat: bool = True
-    """Send the prompt as a user's message in the model's chat template, not as text to go on with."""
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
-    max_tokens: int = Field(64, ge=1)
-    stop: tuple[str, ...] = ()
     dtype: str = "auto"
     device: str | None = runtime(None)
     """None for the GPU where there is one."""
@@ -94,7 +86,7 @@ class Transformers:
                 **encoded,
                 do_sample=False,
                 max_new_tokens=config.max_tokens,
-                logits_processor=self._sampling(seeds),
+                logits_processor=self._sampling(seeds, start),
                 pad_token_id=self._tokenizer.pad_token_id,
                 stopping_criteria=[stopped] if config.stop else None,
             )
@@ -105,15 +97,24 @@ class Transformers:
         message = [{"role": "user", "content": prompt}]
         return str(self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
-    def _sampling(self, seeds: Sequence[int]) -> list[Any]:
+    def _sampling(self, seeds: Sequence[int], start: int) -> list[Any]:
         """Sampling as a greedy choice among logits with Gumbel noise (Gumbel, 1954): the noise of a row comes
-        from its own seed, which the sampler of transformers cannot do."""
+        from its own seed, which the sampler of transformers cannot do. Answers begin at token `start`."""
         import torch
         from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
         config = self._config
+
+        def penalized(tokens_BL: Any, logits_BV: Any) -> Any:
+            tokens = tokens_BL[:, start:]
+            counts = torch.zeros_like(logits_BV).scatter_add_(
+                1, tokens, torch.ones_like(tokens, dtype=logits_BV.dtype)
+            )
+            return logits_BV - config.frequency_penalty * counts - config.presence_penalty * (counts > 0)
+
+        processors: list[Any] = [penalized] if config.frequency_penalty or config.presence_penalty else []
         if not config.temperature:
-            return []
+            return processors
         streams = [torch.Generator(self._device).manual_seed(seed % 2**63) for seed in seeds]
 
         def gumbel(_: Any, logits_BV: Any) -> Any:
@@ -122,10 +123,10 @@ class Transformers:
             )
             return logits_BV - torch.log(-torch.log(uniform_BV.clamp_min(1e-20)))
 
-        warpers = [TemperatureLogitsWarper(config.temperature)]
+        processors.append(TemperatureLogitsWarper(config.temperature))
         if config.top_p < 1:
-            warpers.append(TopPLogitsWarper(config.top_p))
-        return [*warpers, gumbel]
+            processors.append(TopPLogitsWarper(config.top_p))
+        return [*processors, gumbel]
 
     def _cut(self, answer: str) -> str:
         """Up to the first stop string."""

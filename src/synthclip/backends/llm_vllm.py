@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends.sampling import SamplingConfig
+from synthclip.backends import SamplingConfig
 from synthclip.errors import needs_extra
 from synthclip.recipe.section import runtime
 
