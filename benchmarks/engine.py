@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegen import captions, selected
-from synthclip.imagegen.stage import Images
+from synthclip.imagegen import Images
 from synthclip.recipe import load_recipe
 from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Done, Resources, Shard, Tick, Work, build_engine

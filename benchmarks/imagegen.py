@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from synthclip import schema
-from synthclip.imagegen.stage import Images
+from synthclip.imagegen import Images
 from synthclip.keys import text_id
 from synthclip.recipe import load_recipe
 from synthclip.recipe.engine import EngineConfig

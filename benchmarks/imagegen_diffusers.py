@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imagegen import captions, selected
-from synthclip.imagegen.stage import Images
+from synthclip.imagegen import Images
 from synthclip.recipe import load_recipe
 from synthclip.run.engine import Shard, Work
 from synthclip.run.stage import StageLoad

@@ -42,7 +42,8 @@ from synthclip.recipe.training import (
     TrainingConfig,
     VisionConfig,
 )
-from synthclip.training.augment import decode, resize
+from synthclip.samples.pictures import decode
+from synthclip.training.augment import resize
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.loop import Trainer

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from synthclip.models.model import build_encode, build_model, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
-from synthclip.samples import files
+from synthclip.samples import any_shards, files
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.devices import devices_here
 from synthclip.training.flops import training_pair
@@ -32,7 +32,6 @@ from synthclip.training.loader import BadSamples, Batch, Loader
 from synthclip.training.loop import Trainer
 from synthclip.training.optimizer import build_optimizer
 from synthclip.training.order import Order
-from synthclip.training.shards import any_shards
 
 PAPER = ModelConfig(name="synthclip-vitb16")
 TINY = ModelConfig(

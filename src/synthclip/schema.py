@@ -65,6 +65,8 @@ BALANCE_COUNT = _schema(
 IMAGE = _schema(
     ("key", pa.string()),
     ("caption_id", pa.uint64()),
+    ("text", pa.string()),
+    ("concept_ids", pa.list_(pa.int32())),
     ("variant", pa.int32()),
     ("seed", pa.uint64()),
     ("backend", pa.string()),

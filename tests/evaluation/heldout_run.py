@@ -99,6 +99,8 @@ def write_run(path: Path, *, images_per_caption: int = 2, broken: int = 0) -> Ru
                             {
                                 "key": image_key(caption_id, variant),
                                 "caption_id": caption_id,
+                                "text": by_id[caption_id][0],
+                                "concept_ids": by_id[caption_id][1],
                                 "variant": variant,
                                 "shard": f"{number:05d}.tar",
                                 "offset": offset,

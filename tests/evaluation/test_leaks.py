@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.evaluation.data import open_dataset
-from synthclip.evaluation.leaks import MAX_BITS, find_leaks, near_hashes, ngrams, perceptual_hash
+from synthclip.evaluation.leaks import MAX_BITS, find_leaks, hash_of, near_hashes, ngrams
 from synthclip.run.store import Outcome, RunDirectory
 
 LONG = "a small brown dog runs along the wet sandy beach at dawn"
@@ -86,7 +86,7 @@ def test_a_recompressed_and_resized_image_is_found(tmp_path: Path) -> None:
 
 
 def test_different_images_have_different_hashes() -> None:
-    hashes = [perceptual_hash(encoded(photograph(seed))) for seed in range(60)]
+    hashes = [hash_of(encoded(photograph(seed))) for seed in range(60)]
     apart = [(a ^ b).bit_count() for a in hashes for b in hashes if a is not None and b is not None and a < b]
     assert min(apart) > MAX_BITS
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synthclip import schema
-from synthclip.imagegen.stage import Images
+from synthclip.imagegen import Images
 from synthclip.keys import text_id
 from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe
 from synthclip.recipe.engine import EngineConfig

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 
 from synthclip.errors import SynthClipError
-from synthclip.imagegen.filters import Contrast, Duplicates, Verdict, perceptual_hash
-from synthclip.imagegen.painting import encode, fit
+from synthclip.imagegen.filters import Contrast, Duplicates, Verdict
 from synthclip.imagegen.provenance import repaint
 from synthclip.keys import seeds, text_id
 from synthclip.run.store import RunDirectory
+from synthclip.samples.pictures import encode, fit, perceptual_hash
 
 
 def scene(seed: int, side: int = 96) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_a_sample_says_how_it_was_made_and_under_which_licence(run: RunDirectory
         metadata = json.loads(told.read())
     assert text in CAPTIONS
     assert metadata["caption"] == text
-    assert metadata["caption_id"] == text_id(text)
+    assert metadata["caption_id"] == str(text_id(text))
     assert metadata["concept_ids"] == [CAPTIONS.index(text)]
     assert "no diffusion model" in metadata["backend"]
     assert metadata["licence"] == "CC-BY-SA-4.0 (OpenMoji)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from synthclip.samples.shards import TarShard
+from synthclip.samples.tars import TarWriter
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=120).filter(
     lambda name: len(name.encode()) < 96
@@ -34,7 +34,7 @@ def test_the_bytes_are_those_of_tarfile(samples: dict[str, tuple[bytes, str]]) -
                 tar.addfile(entry, io.BytesIO(data))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ours.tar"
-        with TarShard(path) as shard:
+        with TarWriter(path) as shard:
             places = {
                 key: shard.add(key, jpeg, caption, {"b": [1], "a": caption})
                 for key, (jpeg, caption) in samples.items()

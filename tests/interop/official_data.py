@@ -1,9 +1,12 @@
 """Makes data in the official SynthCI-30M layout."""
 
 import csv
+import json
+import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -50,3 +53,19 @@ def write_plain(root: Path, zips: int, images: int) -> dict[str, str]:
         captions.update({name: f"Caption {k} of zip {number}." for k, name in enumerate(names)})
     write_csv(root, captions.items())
     return captions
+
+
+class Sample(NamedTuple):
+    key: str
+    jpeg: bytes
+    caption: str
+    metadata: dict[str, Any]
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """What `tarfile` finds in a shard."""
+    with tarfile.open(path) as tar:
+        contents = [(name, tar.extractfile(name)) for name in tar.getnames()]
+        parts = [(*name.rsplit(".", 1), content.read()) for name, content in contents if content]
+    for (key, _, jpeg), (_, _, text), (_, _, metadata) in zip(*[iter(parts)] * 3, strict=True):
+        yield Sample(key, jpeg, text.decode(), json.loads(metadata))

@@ -17,13 +17,14 @@ import pytest
 import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from official_data import read_samples
 from PIL import Image
 from typer.testing import CliRunner
 
 from synthclip import keys, schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
-from synthclip.interop.images import export_images, read_samples
+from synthclip.interop.images import export_images
 from synthclip.interop.synthci import import_synthci
 
 

@@ -1,5 +1,5 @@
+import hashlib
 import io
-import json
 import tarfile
 from pathlib import Path
 
@@ -97,26 +97,26 @@ def _balance(run: RunDirectory) -> None:
 
 
 def _images(run: RunDirectory) -> None:
-    for split, captions in (("train", _ids(run, "train")), ("heldout", _ids(run, "heldout"))):
+    for split, captions in (("train", _selected(run, "train")), ("heldout", _selected(run, "heldout"))):
         with run.begin("images", f"{split}/00000", "f") as writer:
             rows = []
             with tarfile.open(writer.path(f"{split}/00000.tar"), "w") as tar:
-                for caption_id in captions:
+                for caption in captions:
+                    caption_id = int(str(caption["caption_id"]))
                     for variant in range(3):
                         key = keys.image_key(caption_id, variant)
                         jpeg = _jpeg(caption_id, variant)
                         _add(tar, f"{key}.jpg", jpeg)
                         offset = tar.offset - -(-len(jpeg) // 512) * 512
-                        rows.append(_sidecar(key, caption_id, variant, offset, jpeg))
-                        made = {"backend": "compositor/openmoji", "licence": "CC-BY-SA-4.0"}
-                        _add(tar, f"{key}.json", json.dumps(made).encode())
+                        rows.append(_sidecar(key, caption, variant, offset, jpeg))
             writer.rows(f"{split}/00000.parquet", schema.IMAGE, rows)
-            writer.commit(Outcome(len(rows), {"blank": 1}))
+            made = {"backend": "compositor/openmoji", "licence": "CC-BY-SA-4.0"}
+            writer.commit(Outcome(len(rows), {"blank": 1}, made))
 
 
-def _ids(run: RunDirectory, split: str) -> list[int]:
-    ids: list[int] = pq.read_table(run.file("balance", f"{split}/00000.parquet"))["caption_id"].to_pylist()
-    return ids
+def _selected(run: RunDirectory, split: str) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(run.file("balance", f"{split}/00000.parquet")).to_pylist()
+    return rows
 
 
 def _add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
@@ -125,14 +125,16 @@ def _add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
     tar.addfile(member, io.BytesIO(raw))
 
 
-def _sidecar(key: str, caption_id: int, variant: int, offset: int, jpeg: bytes) -> dict[str, object]:
+def _sidecar(
+    key: str, caption: dict[str, object], variant: int, offset: int, jpeg: bytes
+) -> dict[str, object]:
     return {
         "key": key,
-        "caption_id": caption_id,
+        **{name: caption[name] for name in ("caption_id", "text", "concept_ids")},
         "variant": variant,
         "seed": 0,
         "backend": "compositor/openmoji",
-        "sha256": "",
+        "sha256": hashlib.sha256(jpeg).hexdigest(),
         "width_px": 96,
         "height_px": 96,
         "scores": {},

@@ -1,5 +1,6 @@
 """Makes runs whose images stage is there: pictures of one coloured shape each, with captions that say so."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -148,10 +149,12 @@ def _write_tar(
                 {
                     "key": key,
                     "caption_id": text_id(text),
+                    "text": text,
+                    "concept_ids": concepts,
                     "variant": 0,
                     "seed": row,
                     "backend": "test",
-                    "sha256": "",
+                    "sha256": hashlib.sha256(jpeg).hexdigest(),
                     "width_px": 48,
                     "height_px": 48,
                     "scores": [],

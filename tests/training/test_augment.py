@@ -16,7 +16,8 @@ from torch import Tensor
 
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
-from synthclip.training.augment import DRAWS, crop_box, decode, random_crop, resize
+from synthclip.samples.pictures import decode
+from synthclip.training.augment import DRAWS, crop_box, random_crop, resize
 from synthclip.training.job import build_trainer
 from synthclip.training.stage import Train
 

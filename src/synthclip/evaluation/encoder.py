@@ -1,6 +1,5 @@
 """Pictures and texts to features of unit length."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.run.threads import in_order
+from synthclip.samples.pictures import decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,8 +133,8 @@ class Encoder:
         from PIL import Image
 
         try:
-            image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-            return self._preprocess(image.convert("RGB"))
+            image = Image.fromarray(decode(picture)) if isinstance(picture, bytes) else picture.convert("RGB")
+            return self._preprocess(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
 

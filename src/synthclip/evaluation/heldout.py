@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +9,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.errors import SynthClipError
-from synthclip.evaluation.data.types import Place, read_places
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.metrics import Measurement, retrieval, zero_shot
 from synthclip.keys import digest
 from synthclip.run.store import Manifest, RunDirectory
+from synthclip.samples.files import Place, read_places
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PARTS = {"concepts": "", "balance": "heldout/", "images": "heldout/"}
+PARTS = {"concepts": "", "images": "heldout/"}
 """The stages whose files make the held-out set, and how the paths of those files begin."""
 
 _RECALL_AT = (1, 5)
@@ -125,41 +123,32 @@ def read_heldout(run: RunDirectory, limit: int, seed: int) -> Heldout:
         for path in sidecars
     ]
     drawn = _draw(np.unique(np.concatenate(painted)) if painted else np.empty(0, np.uint64), limit, seed)
-    texts, concept_ids, found = _captions(run, drawn)
+    texts: dict[int, tuple[str, tuple[int, ...]]] = {}
     image_keys: list[str] = []
     of_image: list[NDArray[np.int64]] = []
     places: list[Place] = []
+    columns = ["key", "caption_id", "text", "concept_ids", "offset", "length"]
     for path in sidecars:
-        table = pq.read_table(path, columns=["key", "caption_id", "shard", "offset", "length"])
+        table = pq.read_table(path, columns=columns)
         ids = table["caption_id"].to_numpy().astype(np.uint64)
-        wanted = np.isin(ids, found)
-        of_image.append(np.searchsorted(found, ids[wanted]).astype(np.int64))
+        wanted = np.isin(ids, drawn)
+        of_image.append(np.searchsorted(drawn, ids[wanted]).astype(np.int64))
         for row in table.filter(wanted).to_pylist():
+            texts[row["caption_id"]] = row["text"], tuple(row["concept_ids"])
             image_keys.append(row["key"])
-            places.append((path.parent / Path(row["shard"]).name, row["offset"], row["length"]))
+            places.append((path.with_suffix(".tar"), row["offset"], row["length"]))
     joined = np.concatenate(of_image) if of_image else np.empty(0, np.int64)
-    return Heldout(tuple(texts), tuple(concept_ids), tuple(image_keys), joined, tuple(places))
+    ordered = [texts[caption_id] for caption_id in drawn.tolist()]
+    return Heldout(
+        tuple(text for text, _ in ordered),
+        tuple(concepts for _, concepts in ordered),
+        tuple(image_keys),
+        joined,
+        tuple(places),
+    )
 
 
 def _draw(ids: keys.U64, limit: int, seed: int) -> keys.U64:
     """The `limit` ids with the lowest draws, ascending: the same whatever the shards are."""
     order = np.argsort(keys.uniform(ids, stream="evaluation", seed=seed), kind="stable")
     return np.sort(ids[order[:limit]])
-
-
-def _captions(run: RunDirectory, wanted: keys.U64) -> tuple[list[str], list[tuple[int, ...]], keys.U64]:
-    texts: dict[int, tuple[str, tuple[int, ...]]] = {}
-    for path in sorted((run.stage("balance") / "heldout").glob("*.parquet")):
-        table = pq.read_table(path, columns=["caption_id", "text", "concept_ids"])
-        here = np.isin(table["caption_id"].to_numpy().astype(np.uint64), wanted)
-        for row in table.filter(here).to_pylist():
-            texts[row["caption_id"]] = (row["text"], tuple(row["concept_ids"]))
-    missing = set(wanted.tolist()) - texts.keys()
-    if missing:
-        raise SynthClipError(
-            f"{run.path}: {len(missing)} held-out images have no caption in balance/heldout "
-            f"(caption {next(iter(missing)):016x}): run `synthclip images` again"
-        )
-    found = np.array(sorted(texts), np.uint64)
-    ordered = [texts[caption_id] for caption_id in found.tolist()]
-    return [text for text, _ in ordered], [ids for _, ids in ordered], found

@@ -8,18 +8,16 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip.evaluation.data import Classification, Pictures, Retrieval
-from synthclip.evaluation.data.types import Picture, Place, read_places
+from synthclip.evaluation.data.types import Picture
 from synthclip.run.store import RunDirectory
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from synthclip.samples import images
+from synthclip.samples.pictures import decode, perceptual_hash
 
 NGRAM = 8
 """Words that a training and an evaluation caption must share in a row; shorter captions must be equal."""
@@ -66,29 +64,13 @@ def ngrams(text: str) -> set[str]:
     return {" ".join(words[start : start + NGRAM]) for start in range(max(1, len(words) - NGRAM + 1))}
 
 
-def perceptual_hash(picture: Picture) -> int | None:
-    """The 64-bit DCT hash of an image (Zauner, 2010): which low frequencies of the luminance, scaled to
-    32 x 32 px, lie above their median. None for what is no image."""
-    import cv2
-
-    gray = _gray(picture)
-    if gray is None:
+def hash_of(picture: Picture) -> int | None:
+    """The perceptual hash of a picture; None for what is no picture."""
+    try:
+        pixels = decode(picture) if isinstance(picture, bytes) else np.asarray(picture.convert("RGB"))
+    except ValueError:
         return None
-    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[:8, :8].ravel()
-    bits = low > np.median(low[1:])
-    return int(np.packbits(bits).view(">u8")[0])
-
-
-def _gray(picture: "bytes | Image") -> NDArray[np.uint8] | None:
-    import cv2
-
-    if not isinstance(picture, bytes):
-        return np.asarray(picture.convert("L"))
-    if not picture:
-        return None
-    decoded: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_GRAYSCALE)
-    return decoded
+    return int(perceptual_hash(pixels))
 
 
 def near_hashes(hashes: Hashes, value: int) -> dict[int, int]:
@@ -126,35 +108,22 @@ def _image_leaks(run: RunDirectory, datasets: list[Classification | Retrieval]) 
     for data in datasets:
         pictures = _test_pictures(data)
         for name, picture in zip(pictures.names, pictures.read(), strict=True):
-            value = perceptual_hash(picture)
+            value = hash_of(picture)
             if value is not None:
                 names.append((data.name, name))
                 hashes.append(value)
     index = np.array(hashes, np.uint64)
     told: set[int] = set()
-    for key, picture in _training_images(run):
-        value = perceptual_hash(picture)
+    for row in images(sorted((run.stage("images") / "train").glob("*.parquet")), ["key"]):
+        value = hash_of(row["jpeg"])
         if value is None:
             continue
         for number, bits in near_hashes(index, value).items():
             if number not in told:
                 told.add(number)
                 dataset, name = names[number]
-                yield Leak(dataset, "image", name, key, f"{bits} of 64 bits differ")
+                yield Leak(dataset, "image", name, row["key"], f"{bits} of 64 bits differ")
 
 
 def _test_pictures(data: Classification | Retrieval) -> Pictures:
     return data.pictures if isinstance(data, Retrieval) else data.splits["test"].pictures
-
-
-def _training_images(run: RunDirectory) -> Iterator[tuple[str, bytes]]:
-    folder = run.stage("images") / "train"
-    for path in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(
-            _ROWS_AT_ONCE, columns=["key", "shard", "offset", "length"]
-        ):
-            rows = batch.to_pylist()
-            places: list[Place] = [
-                (folder / row["shard"].rpartition("/")[2], row["offset"], row["length"]) for row in rows
-            ]
-            yield from zip((row["key"] for row in rows), read_places(places), strict=True)

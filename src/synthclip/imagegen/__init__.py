@@ -1,0 +1,139 @@
+"""Stage images: paint the selected captions into WebDataset shards."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from synthclip import schema
+from synthclip.backends import build_text_to_image
+from synthclip.errors import SynthClipError
+from synthclip.imagegen.filters import load_filters
+from synthclip.imagegen.painting import Attempt, Job, Painting
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Stage
+from synthclip.run.store import Manifest, Outcome, ShardWriter
+from synthclip.samples.tars import TarWriter
+
+
+class Images(Stage):
+    name = "images"
+    revision = 2
+    reads = ("balance",)
+    sections = ("text_to_image", "images", "seed")
+    rejects = schema.REJECTED_IMAGE
+
+    def shards(self) -> Sequence[Shard]:
+        (balance,) = self.manifests_of("balance")
+        model = self.recipe.text_to_image.inputs() | self.recipe.images.filters.inputs()
+        return [shard for split in schema.SPLITS for shard in self._shards(split, balance, model)]
+
+    def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
+        images = self.recipe.images
+        variants = images.per_caption if split == "train" else images.heldout_per_caption
+        step = images.shard_captions(variants)
+        number = 0
+        for entry in balance.files:
+            if not (entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")):
+                continue
+            rows = pq.read_metadata(self.run.file("balance", entry.path)).num_rows
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
+                yield Shard(
+                    f"{split}/{number:05d}",
+                    inputs={entry.path: entry.sha256, "rows": f"{start}:{stop}", **model},
+                    payload={"path": entry.path, "start": start, "stop": stop, "variants": variants},
+                    size=(stop - start) * variants,
+                )
+                number += 1
+
+    def resources(self) -> Resources:
+        filters = self.recipe.images.filters
+        return Resources(gpus=max(self.recipe.text_to_image.gpus, int(filters.clip_model is not None)))
+
+    def load(self) -> None:
+        self._filters = load_filters(self.recipe.images.filters)
+        self._model = build_text_to_image(self.recipe.text_to_image)
+
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        jobs = self._jobs(shard)
+        kept: list[dict[str, Any]] = []
+        lost = cut = 0
+        tar_name = f"{shard.name}.tar"
+        painting = Painting(jobs, self._model, self._filters(), self.recipe.images)
+        with TarWriter(writer.path(tar_name)) as tar:
+            for attempt in painting:
+                job, row = attempt.job, self._row(attempt)
+                if attempt.reason is not None:
+                    writer.reject({**row, "attempt": job.attempt}, attempt.reason)
+                    lost += attempt.final
+                    tick(int(attempt.final), refused=writer.rejected.total())
+                else:
+                    place = tar.add(job.key, attempt.jpeg, job.caption, self._metadata(attempt))
+                    size_px = self.recipe.images.size_px
+                    row |= {"concept_ids": job.concept_ids, "width_px": size_px, "height_px": size_px}
+                    kept.append({**row, "sha256": attempt.sha256, "shard": tar_name, **place._asdict()})
+                    cut += bool(attempt.unread)
+                    tick(1, idle=painting.idle, cut=cut)
+        writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
+        if lost > self.recipe.images.max_lost * len(jobs):
+            reason, count = writer.rejected.most_common(1)[0]
+            raise SynthClipError(
+                f"images shard {shard.name}: {lost} of {len(jobs)} images refused, most often as {reason!r} "
+                f"({count} times): check images.filters and the model, or raise images.max_lost"
+            )
+        model = self._model
+        notes = {"backend": model.name, "licence": model.licence, "lost": lost, "cut_prompts": cut}
+        return Outcome(len(kept), notes=notes)
+
+    def _row(self, attempt: Attempt) -> dict[str, Any]:
+        """What the sidecar and the list of the rejected both say of an attempt."""
+        job = attempt.job
+        return {
+            "key": job.key,
+            "caption_id": job.caption_id,
+            "text": job.caption,
+            "variant": job.variant,
+            "seed": job.seed,
+            "backend": self._model.name,
+            "scores": list(attempt.scores.items()),
+        }
+
+    def _metadata(self, attempt: Attempt) -> dict[str, Any]:
+        """All that is needed to paint this one sample again. JSON readers know no numbers above 2^63."""
+        job, images = attempt.job, self.recipe.images
+        return {
+            "key": job.key,
+            "caption": job.caption,
+            "caption_id": str(job.caption_id),
+            "concept_ids": job.concept_ids,
+            "variant": job.variant,
+            "attempt": job.attempt,
+            "seed": str(job.seed),
+            "prompt": job.caption,
+            "unread": attempt.unread,
+            "backend": self._model.name,
+            "licence": self._model.licence,
+            "text_to_image": self.recipe.text_to_image.results(),
+            "size_px": images.size_px,
+            "jpeg_quality": images.jpeg_quality,
+        }
+
+    def _jobs(self, shard: Shard) -> list[Job]:
+        table = pq.read_table(self.run.file("balance", shard.payload["path"]))
+        part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
+        return [
+            Job(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, self.recipe.seed)
+            for row in part.to_pylist()
+            for variant in range(shard.payload["variants"])
+        ]
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:
+        """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
+        for split in schema.SPLITS:
+            sizes = {
+                f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows
+                for manifest in manifests
+                if manifest.shard.startswith(f"{split}/")
+            }
+            self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe.imagegen import LOCAL, FiltersConfig
+from synthclip.samples.pictures import perceptual_hash
 
 Images = NDArray[np.uint8]
 
@@ -83,19 +84,6 @@ class Duplicates:
                 self._kept = np.concatenate([self._kept, np.empty_like(self._kept)])
             self._kept[self._count] = hashed
             self._count += 1
-
-
-def perceptual_hash(image: Images) -> np.uint64:
-    """The DCT hash of an image uint8 [H, W, 3]: 64 bits that change little with scale, noise and encoding.
-
-    Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), section 3.2.1.
-    """
-    import cv2
-
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-    low: Any = cv2.dct(grey.astype(np.float32))[1:9, 1:9]
-    bits = (low > np.median(low)).ravel()
-    return np.uint64(int.from_bytes(np.packbits(bits).tobytes(), "big"))
 
 
 class ClipScore:

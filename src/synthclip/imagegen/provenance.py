@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pyarrow.parquet as pq
 
 from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
-from synthclip.imagegen.painting import encode, fit
 from synthclip.recipe import Recipe, load_saved_recipe
 from synthclip.recipe.backends import module
 from synthclip.run.store import RunDirectory
+from synthclip.samples import read_metadata
+from synthclip.samples.pictures import encode, fit
 from synthclip.schema import SPLITS
 from synthclip.textgen.concepts import read_bank
 from synthclip.textgen.prompts import Prompts
@@ -100,10 +100,7 @@ def _image(run: RunDirectory, key: str) -> dict[str, Any]:
         for sidecar in sorted(run.stage("images").glob(f"{split}/*.parquet")):
             rows = pq.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
             if rows:
-                with tarfile.open(run.file("images", rows[0]["shard"])) as tar:
-                    member = tar.extractfile(f"{key}.json")
-                    told = json.loads(member.read()) if member else {}
-                return {**told, **rows[0]}
+                return {**read_metadata(sidecar.with_suffix(".tar"), key), **rows[0]}
     refused = _row(run, "images/rejected", "key", pa.scalar(key))
     if refused is not None:
         raise SynthClipError(f"{run.path}: image {key}: refused ({refused['reason']}), so not kept")

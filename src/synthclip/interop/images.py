@@ -2,17 +2,16 @@
 
 import csv
 import json
-import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.interop.export import new_folder
+from synthclip.samples import images
 from synthclip.schema import SPLITS
 
 ImageFormat = Literal["synthci", "parquet"]
@@ -44,40 +43,6 @@ _PARQUET = pa.schema(
 )
 
 
-class Sample(NamedTuple):
-    """One image of a shard."""
-
-    key: str
-    jpeg: bytes
-    caption: str
-    metadata: dict[str, Any]
-
-
-def read_samples(tar_path: Path) -> Iterator[Sample]:
-    """The samples of a shard, in order; memory does not grow with the shard.
-
-    Raises SynthClipError where the tar is damaged or holds other than what the sidecar beside it says.
-    """
-    try:
-        expected = pq.read_metadata(tar_path.with_suffix(".parquet")).num_rows
-        parts: dict[str, bytes] = {}
-        count = 0
-        with tarfile.open(tar_path) as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep all that it has passed
-                data = tar.extractfile(member)
-                key, _, kind = member.name.rpartition(".")
-                parts[kind] = data.read() if data else b""
-                if kind == "json":
-                    yield Sample(key, parts["jpg"], parts["txt"].decode(), json.loads(parts["json"]))
-                    parts = {}
-                    count += 1
-        if count != expected:
-            raise ValueError(f"{count} samples of {expected}")
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-        raise SynthClipError(f"{tar_path}: not a whole shard ({error}): make it again") from None
-
-
 def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
     """Write the images of a run, or of an import, into a new folder; returns how many.
 
@@ -87,7 +52,7 @@ def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
 
     Raises SynthClipError where there are no images, a shard is damaged, or `folder` is not empty.
     """
-    shards = {split: sorted((run / "images" / split).glob("*.tar")) for split in SPLITS}
+    shards = {split: sorted((run / "images" / split).glob("*.parquet")) for split in SPLITS}
     if not shards["train"]:
         raise SynthClipError(f"{run}: holds no images: expected {run}/images/train/<n>.tar")
     with new_folder(folder) as partial:
@@ -104,12 +69,12 @@ def _write_synthci(shards: list[Path], folder: Path) -> int:
     with (root / CSV_NAME).open("w", encoding="utf-8", newline="") as out:
         rows = csv.writer(out, delimiter="\t", lineterminator="\n")
         rows.writerow(["image_path", "caption"])
-        for number, tar_path in enumerate(shards):
+        for number, sidecar in enumerate(shards):
             with zipfile.ZipFile(root / "data" / f"{number}.zip", "w", zipfile.ZIP_STORED) as archive:
-                for sample in read_samples(tar_path):
-                    image_path = f"{number}/{sample.key}.jpeg"
-                    archive.writestr(zipfile.ZipInfo(image_path), sample.jpeg)
-                    rows.writerow([image_path, " ".join(sample.caption.splitlines())])
+                for row in images([sidecar], ["text"]):
+                    image_path = f"{number}/{row['key']}.jpeg"
+                    archive.writestr(zipfile.ZipInfo(image_path), row["jpeg"])
+                    rows.writerow([image_path, " ".join(row["text"].splitlines())])
                     count += 1
     return count
 
@@ -117,18 +82,18 @@ def _write_synthci(shards: list[Path], folder: Path) -> int:
 def _write_parquet(split: str, shards: list[Path], folder: Path) -> int:
     count = 0
     (folder / "data").mkdir(exist_ok=True)
-    for number, tar_path in enumerate(shards):
+    for number, sidecar in enumerate(shards):
         path = folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
         with pq.ParquetWriter(path, _PARQUET, compression="zstd") as out:
             rows: list[dict[str, Any]] = []
-            for sample in read_samples(tar_path):
+            for row in images([sidecar], ["text", "caption_id", "concept_ids"]):
                 rows.append(
                     {
-                        "image": {"bytes": sample.jpeg, "path": f"{sample.key}.jpg"},
-                        "caption": sample.caption,
-                        "key": sample.key,
-                        "caption_id": sample.metadata["caption_id"],
-                        "concept_ids": sample.metadata["concept_ids"],
+                        "image": {"bytes": row["jpeg"], "path": f"{row['key']}.jpg"},
+                        "caption": row["text"],
+                        "key": row["key"],
+                        "caption_id": row["caption_id"],
+                        "concept_ids": row["concept_ids"],
                     }
                 )
                 count += 1

@@ -62,7 +62,7 @@ def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[flo
 
 def _paint(recipe: Recipe, captions: Sequence[str], seconds: float) -> tuple[float, float]:
     """Images a second, encoded, and the bytes of one."""
-    from synthclip.imagegen.painting import encode, fit
+    from synthclip.samples.pictures import encode, fit
 
     painter, config = build_text_to_image(recipe.text_to_image), recipe.images
     prompts: Iterator[str] = cycle(captions)

@@ -92,8 +92,9 @@ class SourceConfig(Section):
     weight: float = Field(1.0, gt=0)
     root: str | None = None
     """What the image paths of a CSV are relative to; its own folder unless given."""
-    text_column: str = "text"
-    """The column of a Parquet file that holds captions, or classes where there is a template."""
+    text_column: str | None = None
+    """Parquet: the column that holds captions, or classes where there is a template; `text` unless given.
+    WebDataset: the key of the caption in `KEY.json` where there is no `KEY.txt`; `caption` unless given."""
     template: str | None = None
     """The caption of a class, such as `a photo of a {}.`"""
 

@@ -1,8 +1,6 @@
 """What a report shows, read from a run directory. Whatever is not there yet is None or empty."""
 
 import base64
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from synthclip import keys
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
 from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.run.store import Manifest, RunDirectory
+from synthclip.samples import images
 from synthclip.textgen.concepts import read_bank
 
 GALLERY_CAPTIONS = 12
@@ -217,13 +216,9 @@ def _makers(reader: _Reader) -> Makers:
         if models := pq.read_table(path, columns=["model"])["model"].unique().to_pylist():
             llm = str(models[0])
             break
-    for path in reader.files("images", suffix=".tar"):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                handle = tar.extractfile(member) if member.name.endswith(".json") else None
-                if handle is not None:
-                    made = json.load(handle)
-                    return Makers(llm, str(made.get("backend", "")), str(made.get("licence", "")))
+    for manifest in reader.manifests("images"):
+        if "backend" in manifest.notes:
+            return Makers(llm, str(manifest.notes["backend"]), str(manifest.notes["licence"]))
     return Makers(llm, None, None)
 
 
@@ -246,20 +241,17 @@ def _gallery(reader: _Reader) -> tuple[Picture, ...]:
         drawn = np.unique(np.concatenate([drawn, ids]))
         drawn = drawn[np.argsort(keys.seeds(drawn, stream="report.gallery", seed=0))[:GALLERY_CAPTIONS]]
     chosen = pa.array(drawn, pa.uint64())
-    jpegs: dict[int, list[str]] = {caption: [] for caption in chosen.to_pylist()}
+    painted: dict[int, list[dict[str, Any]]] = {caption: [] for caption in chosen.to_pylist()}
     for row in sorted(_jpegs(sidecars, "caption_id", chosen), key=lambda row: str(row["key"])):
-        jpegs[row["caption_id"]].append(row["jpeg"])
-    selected = _where(reader.files("balance", "train/"), "caption_id", chosen) if jpegs else ()
-    captions = {row["caption_id"]: row for row in selected}
+        painted[row["caption_id"]].append(row)
     names = dict(enumerate(read_bank(reader.run))) if reader.manifests("concepts") else {}
     return tuple(
         Picture(
-            captions[caption]["text"],
-            tuple(names[one] for one in captions[caption]["concept_ids"] if one in names),
-            tuple(mine[:GALLERY_VARIANTS]),
+            rows[0]["text"],
+            tuple(names[one] for one in rows[0]["concept_ids"] if one in names),
+            tuple(row["jpeg"] for row in rows[:GALLERY_VARIANTS]),
         )
-        for caption, mine in jpegs.items()
-        if caption in captions
+        for rows in painted.values()
     )
 
 
@@ -273,24 +265,13 @@ def _findings(reader: _Reader) -> tuple[Finding, ...]:
     for row in rows:
         if row["key"] in jpegs:
             by_text.setdefault(row["text"], []).append((jpegs[row["key"]], row["right"]))
-    return tuple(Finding(text, tuple(images)) for text, images in list(by_text.items())[:FINDINGS])
+    return tuple(Finding(text, tuple(found)) for text, found in list(by_text.items())[:FINDINGS])
 
 
 def _jpegs(sidecars: Sequence[Path], column: str, values: pa.Array) -> Iterator[dict[str, Any]]:
-    """The images whose `column` is among the values: caption_id, key, and jpeg in base64."""
-    for path in sidecars:
-        if found := _where([path], column, values, ["caption_id", "key", "offset", "length"]):
-            with path.with_suffix(".tar").open("rb") as tar:
-                for row in found:
-                    tar.seek(row["offset"])
-                    yield {**row, "jpeg": base64.b64encode(tar.read(row["length"])).decode()}
-
-
-def _where(
-    paths: Sequence[Path], column: str, values: pa.Array, columns: list[str] | None = None
-) -> list[dict[str, Any]]:
-    tables = (pq.read_table(path, columns=columns, filters=pc.field(column).isin(values)) for path in paths)
-    return [row for table in tables for row in table.to_pylist()]
+    """The images whose `column` is among the values: caption, concepts, key, and jpeg in base64."""
+    for row in images(sidecars, ("caption_id", "text", "concept_ids"), pc.field(column).isin(values)):
+        yield {**row, "jpeg": base64.b64encode(row["jpeg"]).decode()}
 
 
 def read_suites(run: RunDirectory) -> Suites | None:

@@ -21,7 +21,7 @@ STAGES = {
     "captions": "synthclip.textgen.captions:Captions",
     "match": "synthclip.textgen.match:Match",
     "balance": "synthclip.textgen.balance:Balance",
-    "images": "synthclip.imagegen.stage:Images",
+    "images": "synthclip.imagegen:Images",
     "train": "synthclip.training.stage:Train",
     "eval": "synthclip.evaluation.stage:Eval",
     "report": "synthclip.report:Report",

@@ -1,0 +1,255 @@
+"""Pairs of a picture and a text on disk: written (`tars`), indexed, and read at random.
+
+A tar of a run has a sidecar, a Parquet table of `schema.IMAGE`. Of any other WebDataset tar an index is made
+that says the same of its samples.
+"""
+
+import bisect
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from synthclip.errors import SynthClipError
+from synthclip.keys import digest
+from synthclip.samples import files
+from synthclip.samples.pictures import MAX_BYTES
+from synthclip.samples.tars import Entry, entries, members
+
+_INDEX = pa.schema(
+    [
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("text", pa.string()),
+        ("concept_ids", pa.list_(pa.int32())),
+        ("sha256", pa.string()),
+    ]
+)
+"""What an index says of each sample: the columns of a sidecar that training reads."""
+_FORMAT = "3"
+"""Raised when the same tar would be indexed otherwise."""
+_BAD_ROWS = b"bad_rows"
+_MAX_TEXT_BYTES = 2**20
+
+
+class SampleError(Exception):
+    """A sample that cannot be used; it is counted, named and skipped."""
+
+    def __init__(self, reason: str, name: str) -> None:
+        super().__init__(reason, name)
+        self.reason, self.name = reason, name
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair as it is stored: the bytes of an image file, its text, and the concepts in it, where known."""
+
+    image: bytes
+    text: str
+    concept_ids: tuple[int, ...] = ()
+
+
+class Source(Protocol):
+    """Samples by number. `read` is called by many threads at once."""
+
+    @property
+    def bad_rows(self) -> Mapping[str, str]:
+        """What could not be indexed at all: where it stands, and why."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Sample:
+        """Raises SampleError."""
+        ...
+
+    def name_of(self, index: int) -> str:
+        """Where the sample stands, for messages."""
+        ...
+
+
+class TarSource:
+    """Pairs in tars, by the index of each. The indexes are mapped from disk, so they take no memory."""
+
+    def __init__(self, paths: Sequence[str], indexes: Sequence[pa.Table]) -> None:
+        shards = [
+            (path, index.combine_chunks().to_batches()[0])
+            for path, index in zip(paths, indexes, strict=True)
+            if index.num_rows
+        ]
+        self._shards = shards
+        self._ends = list(itertools.accumulate(len(batch) for _, batch in shards))
+        self.bad_rows: dict[str, str] = {}
+        for index in indexes:
+            self.bad_rows |= json.loads((index.schema.metadata or {}).get(_BAD_ROWS, b"{}"))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def read(self, index: int) -> Sample:
+        path, row = self._find(index)
+        try:
+            image = files.read_range(path, row["offset"], row["offset"] + row["length"], MAX_BYTES)
+        except OSError as error:
+            raise SampleError("unreadable shard", f"{path} ({error.strerror or error})") from None
+        if row["sha256"] and hashlib.sha256(image).hexdigest() != row["sha256"]:
+            raise SampleError("damaged image", f"{path} sample {row['key']}")
+        if not row["text"] or not row["text"].strip():
+            raise SampleError("empty caption", f"{path} sample {row['key']}")
+        return Sample(image, row["text"], tuple(row["concept_ids"] or ()))
+
+    def name_of(self, index: int) -> str:
+        path, row = self._find(index)
+        return f"{path} sample {row['key']}"
+
+    def _find(self, index: int) -> tuple[str, dict[str, Any]]:
+        shard = bisect.bisect_right(self._ends, index)
+        path, batch = self._shards[shard]
+        row = index - (self._ends[shard - 1] if shard else 0)
+        return path, {name: column[row].as_py() for name, column in zip(_INDEX.names, batch, strict=True)}
+
+
+def own_shards(sidecars: Sequence[Path]) -> TarSource:
+    """The images of a run, by the sidecars of their tars."""
+    return TarSource([str(_tar(path)) for path in sidecars], [_of_sidecar(path) for path in sidecars])
+
+
+def any_shards(paths: Sequence[str], caption_key: str = "caption") -> TarSource:
+    """WebDataset tars, here or far away. An index of each is made on its first use.
+
+    Captions stand in `KEY.txt` or, where there is none, in `KEY.json` under `caption_key`. Raises
+    SynthClipError where a file is no tar, or compressed.
+    """
+    return TarSource(paths, [_of_tar(path, caption_key) for path in paths])
+
+
+def images(
+    sidecars: Iterable[Path], columns: Sequence[str], where: pc.Expression | None = None
+) -> Iterator[dict[str, Any]]:
+    """The given columns of the rows of sidecars, each with the bytes of its image as `jpeg`.
+
+    Raises SynthClipError where an image is not what its sidecar says.
+    """
+    for sidecar in sidecars:
+        tar = _tar(sidecar)
+        wanted = list(dict.fromkeys((*columns, "key", "offset", "length", "sha256")))
+        try:
+            rows = pq.read_table(sidecar, columns=wanted, filters=where).to_pylist()
+            places = [(tar, row["offset"], row["length"]) for row in rows]
+            for row, jpeg in zip(rows, files.read_places(places), strict=True):
+                if row["sha256"] and hashlib.sha256(jpeg).hexdigest() != row["sha256"]:
+                    raise OSError(f"image {row['key']} is damaged")
+                yield {**row, "jpeg": jpeg}
+        except (OSError, pa.ArrowException) as error:
+            told = str(error).splitlines()[0]
+            raise SynthClipError(f"{tar}: not a whole shard ({told}): make it again") from None
+
+
+def read_metadata(tar: Path, key: str) -> dict[str, Any]:
+    """What `KEY.json` in a tar says; nothing where there is none."""
+    with tar.open("rb") as handle:
+        for name, place in members(handle, tar.stat().st_size):
+            if name == f"{key}.json":
+                handle.seek(place.offset)
+                found: dict[str, Any] = json.loads(handle.read(place.length))
+                return found
+    return {}
+
+
+def _tar(sidecar: Path) -> Path:
+    return sidecar.with_suffix(".tar")
+
+
+def _of_sidecar(path: Path) -> pa.Table:
+    try:
+        if not set(_INDEX.names) <= set(pq.read_schema(path).names):  # of an older version
+            return _of_tar(str(_tar(path)), "caption")
+        name = f"{path.stem}.{digest(str(path), files.identity(str(path)), _FORMAT)[:32]}.index"
+        return files.derived(
+            name,
+            [files.cache_folder() / "index"],
+            lambda: pq.read_table(path, columns=_INDEX.names).cast(_INDEX),
+        )
+    except (OSError, pa.ArrowException) as error:
+        told = str(error).splitlines()[0]
+        raise SynthClipError(f"{path}: cannot be read ({told}): run `synthclip images` again") from None
+
+
+def _of_tar(path: str, caption_key: str) -> pa.Table:
+    """The index of a tar, from `PATH.….index` or, where none can be written there, the cache."""
+    try:
+        key = digest(files.identity(path), caption_key, _FORMAT)
+        folders = [] if files.is_remote(path) else [Path(path).parent]
+        name = f"{Path(path).name}.{key[:16]}.index"
+        return files.derived(
+            name, [*folders, files.cache_folder() / "index"], lambda: _scanned(path, caption_key)
+        )
+    except OSError as error:
+        raise SynthClipError(f"{path}: cannot be read ({error}): check training.sources") from None
+
+
+def _scanned(path: str, caption_key: str) -> pa.Table:
+    with files.open_binary(path) as handle:
+        found, damage = entries(handle, files.size(path))
+        if damage and not found:
+            raise SynthClipError(f"{path}: not a tar ({damage}): check training.sources")
+        rows: list[dict[str, Any]] = []
+        bad = {f"{path} after {found[-1].key}": f"cut off: {damage}"} if damage else {}
+        for entry in found:
+            if entry.pictures or entry.says:
+                try:
+                    rows.append(_row(entry, handle, caption_key))
+                except ValueError as error:
+                    bad[f"{path} sample {entry.key}"] = str(error)
+    schema = _INDEX.with_metadata({_BAD_ROWS: json.dumps(bad).encode()})
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _row(entry: Entry, handle: Any, caption_key: str) -> dict[str, Any]:
+    """Raises ValueError with the reason why a sample cannot be used."""
+
+    def content(kind: str) -> str | None:
+        place = entry.text(kind)
+        if place is None:
+            return None
+        if place.length > _MAX_TEXT_BYTES:
+            raise ValueError(f".{kind} larger than 1 MiB")
+        handle.seek(place.offset)
+        try:
+            text: str = handle.read(place.length).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError(f".{kind} is not UTF-8") from None
+        return text
+
+    if not entry.pictures:
+        raise ValueError("no picture")
+    if len(entry.pictures) > 1:
+        raise ValueError(f"several pictures: {', '.join(sorted(entry.pictures))}")
+    place = entry.files[entry.pictures[0]]
+    text, about = content("txt"), {}
+    with suppress(ValueError):  # RecursionError
+        about = json.loads(content("json") or "{}")
+    if text is None:
+        text = about.get(caption_key) if isinstance(about, dict) else None
+        if text is None:
+            beside = f": its .json has no {caption_key!r}" if entry.text("json") else ""
+            beside = ": a class (.cls) alone" if entry.text("cls") else beside
+            raise ValueError(f"no caption{beside}")
+        if not isinstance(text, str):
+            raise ValueError(f"no caption: {caption_key!r} in its .json is no text")
+    ids = about.get("concept_ids") if isinstance(about, dict) else None
+    return {"key": entry.key, "text": text, "concept_ids": _concept_ids(ids), **place._asdict()}
+
+
+def _concept_ids(value: object) -> list[int]:
+    known = isinstance(value, list) and all(type(one) is int and 0 <= one < 2**31 for one in value)
+    return list(value) if known and isinstance(value, list) else []

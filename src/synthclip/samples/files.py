@@ -1,12 +1,21 @@
 """Files here or far away: plain paths are read directly, URLs (`s3://…`, `hf://…`) through fsspec."""
 
+import itertools
 import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
+
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
+
+Place = tuple[Path, int, int]
+"""A file, and the offset and length of some bytes in it."""
 
 
 def is_remote(path: str) -> bool:
@@ -41,17 +50,52 @@ def _matching(pattern: str) -> list[str]:
     return found
 
 
-def read_range(path: str, start: int, end: int) -> bytes:
-    """The bytes from `start` up to `end`, or fewer where the file ends before. Raises OSError."""
+def read_range(path: str, start: int, end: int, most: int) -> bytes:
+    """The bytes from `start` up to `end`. Raises OSError where the file does not reach so far, where they are
+    more than `most`, or where a server answers with other bytes than asked for."""
+    if not 0 <= start <= end or end - start > most:
+        raise OSError(f"bytes {start} to {end}: more than {most // 2**20} MiB")
     if is_remote(path):
         fs, inner = _filesystem(path)
         content: bytes = fs.cat_file(inner, start=start, end=end)
+        if len(content) != end - start:
+            raise OSError(
+                f"{len(content)} bytes came where {end - start} were asked for: the server sends no parts of "
+                "files, or the file is shorter: download it"
+            )
         return content
     handle = os.open(path, os.O_RDONLY)
     try:
-        return os.pread(handle, end - start, start)
+        return _pread(handle, start, end)
     finally:
         os.close(handle)
+
+
+def read_places(places: Iterable[Place]) -> Iterator[bytes]:
+    """The bytes at each place; consecutive places in one file open it once. Raises OSError as `read_range`
+    does."""
+    for path, run in itertools.groupby(places, lambda place: place[0]):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            for _, offset, length in run:
+                yield _pread(handle, offset, offset + length)
+        finally:
+            os.close(handle)
+
+
+def _pread(handle: int, start: int, end: int) -> bytes:
+    """Memory is taken only for what is there."""
+    if not 0 <= start <= end <= os.fstat(handle).st_size:
+        raise OSError(f"bytes {start} to {end} lie beyond the end of the file")
+    return os.pread(handle, end - start, start)
+
+
+def size(path: str) -> int:
+    """In bytes. Raises OSError."""
+    if is_remote(path):
+        fs, inner = _filesystem(path)
+        return int(fs.size(inner) or 0)
+    return Path(path).stat().st_size
 
 
 def open_binary(path: str) -> IO[bytes]:
@@ -88,3 +132,48 @@ def _of_protocol(protocol: str) -> Any:
     import fsspec
 
     return fsspec.filesystem(protocol)
+
+
+def derived(name: str, folders: Sequence[Path], make: Callable[[], pa.Table]) -> pa.Table:
+    """The table that `make` gives, mapped from a file of that name in one of the folders.
+
+    A file that is cut or changed is made again; where none can be written, the table stays in memory.
+    """
+    for folder in folders:
+        if (table := _mapped(folder / name)) is not None:
+            return table
+    table = make()
+    for folder in folders:
+        partial = folder / f".{name}.{os.getpid()}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = _ipc_bytes(table)
+            partial.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
+            partial.replace(folder / name)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            continue
+        return _mapped(folder / name) or table
+    return table
+
+
+def _mapped(path: Path) -> pa.Table | None:
+    """A table with its checksum after it, or None where there is none that is whole."""
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            content = mapped.read_buffer()
+        body, check = content[:-4], content[-4:].to_pybytes()
+        if len(check) < 4 or zlib.crc32(body).to_bytes(4, "little") != check:
+            return None
+        return pa.ipc.open_file(body).read_all()
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _ipc_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table.combine_chunks())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content

@@ -1,20 +1,16 @@
 """From the bytes of an image file to a uint8 crop. Normalisation is left to the device."""
 
-import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn.functional import interpolate
 
-_MAX_PIXELS = 178_956_970
-"""Where Pillow, too, takes an image for a decompression bomb."""
+from synthclip.samples.pictures import decode, size
+
 _TRIES = 10
 DRAWS = 4 * _TRIES
 """Uniform numbers that one crop takes."""
@@ -28,63 +24,13 @@ def random_crop(
 
     Raises ValueError where the file is no image, or cut short.
     """
-    height, width = _size(image)
+    height, width = size(image)
     top, left, h, w = crop_box(height, width, scale, uniform_D)
     share = len(out) / min(h, w)
-    whole = _decoded(image, math.ceil(share * height), math.ceil(share * width))
+    whole = decode(image, math.ceil(share * height), math.ceil(share * width))
     eighths = 8 * max(whole.shape[:2]) // max(height, width)
     top, left, bottom, right = (round(e * eighths / 8) for e in (top, left, top + h, left + w))
     resize(whole[top:bottom, left:right], out)
-
-
-def decode(image: bytes) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of a JPEG, PNG or WebP file. Raises ValueError where it is none, cut short, or so
-    large that a small file would take all memory."""
-    _size(image)
-    return _decoded(image)
-
-
-def _decoded(image: bytes, min_height: int = 0, min_width: int = 0) -> NDArray[np.uint8]:
-    """An image whose size is known to be bearable.
-
-    Where it has twice the least size wanted or more, a JPEG may come smaller, at so many eighths of its size:
-    its higher frequencies are left out instead of being computed and averaged away.
-    """
-    if _is_jpeg(image):
-        # The sizes between half and whole take longer than the whole.
-        least = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
-        try:
-            decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(image, "RGB", **least)
-            return decoded
-        except ValueError as error:
-            if "Unsupported color conversion" not in str(error):
-                raise
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr: Any = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
-    if bgr is None:
-        raise ValueError("not an image")
-    rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    """Height and width as the file's header tells them. Raises ValueError where it has none, or they are so
-    large that a small file would take all memory."""
-    if _is_jpeg(image):
-        height, width = simplejpeg.decode_jpeg_header(image)[:2]
-    else:
-        try:
-            with Image.open(io.BytesIO(image)) as opened:
-                height, width = opened.height, opened.width
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(str(error).partition("<")[0].strip()) from None
-    if height * width > _MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels")
-    return height, width
-
-
-def _is_jpeg(image: bytes) -> bool:
-    return image[:2] == b"\xff\xd8"
 
 
 def crop_box(

@@ -1,7 +1,7 @@
 """From a recipe and a run to a trainer, in the process that will train."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import torch
@@ -13,8 +13,7 @@ from synthclip.models.model import build_encode, build_model
 from synthclip.recipe.training import ModelConfig, SourceConfig
 from synthclip.run.engine import Shard
 from synthclip.run.stage import Stage
-from synthclip.samples import files
-from synthclip.samples.sources import Source
+from synthclip.samples import Source, any_shards, files, own_shards
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.devices import devices_here
 from synthclip.training.distributed import Group, join
@@ -24,7 +23,6 @@ from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.order import Order
 from synthclip.training.resolution import check_tower, image_size
-from synthclip.training.shards import any_shards, own_shards
 from synthclip.training.tables import Concatenated, open_csv, open_parquet
 from synthclip.training.validation import Validation
 
@@ -42,6 +40,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         raise SynthClipError("training.loss=siglip needs a bias: set model.logit_bias=-10")
     sources = [_open(source, stage, shard) for source in config.sources]
     sizes = [len(source) for source in sources]
+    bad_rows = {where: reason for source in sources for where, reason in source.bad_rows.items()}
     order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
     torch.manual_seed(seed_of("weights", stream="init", seed=recipe.seed) >> 1)
     steps = max(1, int(config.epochs * order.steps_per_epoch))
@@ -58,7 +57,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         sub_captions=config.sub_captions,
         rare=_rare_concepts(stage),
         seed=recipe.seed,
-        bad=BadSamples(int(config.max_bad_share * sum(sizes)), _bad_rows(sources)),
+        bad=BadSamples(int(config.max_bad_share * sum(sizes)), bad_rows),
         threads=_threads(config.data_threads, group),
         rank=group.rank,
         world_size=group.world_size,
@@ -87,19 +86,13 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
 
 def _open(config: SourceConfig, stage: Stage, shard: Shard) -> Source:
     if config.path is None:
-        return own_shards(stage.run, shard.payload["tables"])
+        return own_shards([stage.run.file("images", table) for table in shard.payload["tables"]])
     paths = files.expand(config.path)
     if config.kind == "webdataset":
-        return any_shards(paths)
+        return any_shards(paths, config.text_column or "caption")
     if config.kind == "csv":
         return Concatenated([open_csv(path, config.root) for path in paths])
-    return Concatenated([open_parquet(path, config.text_column, config.template) for path in paths])
-
-
-def _bad_rows(sources: Sequence[Source]) -> dict[str, str]:
-    """What the tables among the sources had to leave out."""
-    parts = [part for source in sources if isinstance(source, Concatenated) for part in source.parts]
-    return {where: why for part in parts for where, why in part.bad_rows.items()}
+    return Concatenated([open_parquet(path, config.text_column or "text", config.template) for path in paths])
 
 
 def _validation(stage: Stage) -> Validation | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import text_id, uniform
-from synthclip.samples.sources import Sample, SampleError, Source
+from synthclip.samples import Sample, SampleError, Source
 from synthclip.training.augment import DRAWS, random_crop
 from synthclip.training.order import Order, Slots
 from synthclip.training.texts import SENTENCES, sub_caption

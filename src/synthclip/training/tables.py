@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
 from synthclip.run.store import disk_errors
-from synthclip.samples import files
-from synthclip.samples.sources import Sample, SampleError
+from synthclip.samples import Sample, SampleError, files
 from synthclip.training.csv_rows import RowError, numbered_rows
 
 _SCHEMA = pa.schema(
@@ -81,6 +80,7 @@ class Concatenated:
     def __init__(self, parts: Sequence[TableSource]) -> None:
         self.parts = tuple(parts)
         self._ends = list(itertools.accumulate(len(part) for part in parts))
+        self.bad_rows = {where: reason for part in parts for where, reason in part.bad_rows.items()}
 
     def __len__(self) -> int:
         return self._ends[-1]

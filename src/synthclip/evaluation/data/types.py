@@ -1,7 +1,6 @@
 """What every data adapter makes."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
 Picture = Union[bytes, "Image"]
 """An encoded image file, or one that is decoded already."""
-
-Place = tuple[Path, int, int]
-"""A file, and the offset and length of an image's bytes in it."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -97,22 +93,6 @@ class Retrieval:
     def __post_init__(self) -> None:
         if not len(self.pictures) or not len(self.pairs):
             raise SynthClipError(f"{self.name}: {len(self.pictures)} images and {len(self.texts)} captions")
-
-
-def read_places(places: Iterable[Place]) -> Iterator[bytes]:
-    """The bytes at each place; each run of places in one file opens it once."""
-    opened: Path | None = None
-    handle = -1
-    try:
-        for path, offset, length in places:
-            if path != opened:
-                if handle >= 0:
-                    os.close(handle)
-                handle, opened = os.open(path, os.O_RDONLY), path
-            yield os.pread(handle, length, offset)
-    finally:
-        if handle >= 0:
-            os.close(handle)
 
 
 def loose_files(root: Path, paths: Sequence[Path]) -> Pictures:

@@ -5,10 +5,8 @@ line.
 """
 
 import os
-import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,25 +14,23 @@ import numpy as np
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data.types import (
-    IMAGE_SUFFIXES,
     SPLIT_NAMES,
     Classification,
     Pictures,
-    Place,
     Retrieval,
     Split,
     read_lines,
-    read_places,
     with_test,
 )
 from synthclip.keys import digest, sha256_of
-from synthclip.samples.tars import tar_files
+from synthclip.samples.files import Place, read_places
+from synthclip.samples.tars import Entry, entries
 
 
 @dataclass(frozen=True)
 class _Sample:
     key: str
-    place: Place | None
+    place: Place
     """Its image."""
     fields: Mapping[str, bytes]
     """The content of its `.cls` and `.txt`."""
@@ -86,7 +82,7 @@ def _retrieval(folder: Path, name: str, tars: list[Path]) -> Retrieval:
 
 
 def _pictures(tars: list[Path], samples: list[_Sample]) -> Pictures:
-    places = [sample.place for sample in samples if sample.place is not None]
+    places = [sample.place for sample in samples]
     return Pictures(
         [sample.key for sample in samples],
         digest(*(sha256_of(path) for path in tars)),
@@ -95,7 +91,7 @@ def _pictures(tars: list[Path], samples: list[_Sample]) -> Pictures:
 
 
 def _class_number(sample: _Sample) -> int:
-    where = f"{sample.place[0] if sample.place else ''}, sample {sample.key!r}"
+    where = f"{sample.place[0]}, sample {sample.key!r}"
     raw = sample.fields.get("cls")
     if raw is None:
         raise SynthClipError(f"{where}: no .cls with its class number")
@@ -109,34 +105,30 @@ def _class_number(sample: _Sample) -> int:
 
 
 def _samples(tars: list[Path]) -> Iterator[_Sample]:
-    """Samples that have an image, in order; neighbouring files with the same name up to the first dot."""
+    """Samples that have an image, in order."""
     for path in tars:
         try:
             with path.open("rb") as content:
-                for _, members in groupby(tar_files(path), lambda member: _split_name(member[0])[0]):
-                    sample = _sample(path, content, members)
-                    if sample.place is not None:
-                        yield sample
-        except (tarfile.TarError, EOFError, OSError) as error:
+                found, damage = entries(content, path.stat().st_size)
+                if damage:
+                    raise OSError(damage)
+                for entry in found:
+                    if entry.pictures:
+                        yield _sample(path, content, entry)
+        except OSError as error:
             raise SynthClipError(f"{path}: not a whole tar ({error}): fetch it again") from None
 
 
-def _sample(path: Path, content: BinaryIO, members: Iterable[tuple[str, int, int]]) -> _Sample:
-    key, place, fields = "", None, {}
-    for name, offset, length in members:
-        key, suffix = _split_name(name)
-        if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-            place = path, offset, length
-        elif suffix in ("cls", "txt"):
-            fields[suffix] = os.pread(content.fileno(), length, offset)
-    return _Sample(key, place, fields)
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """The sample's key, and what kind of file it is."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return folder + slash + stem, suffix
+def _sample(path: Path, content: BinaryIO, entry: Entry) -> _Sample:
+    if len(entry.pictures) > 1:
+        raise SynthClipError(
+            f"{path}, sample {entry.key!r}: several pictures ({', '.join(entry.pictures)}): keep one"
+        )
+    fields = {}
+    for kind in ("cls", "txt"):
+        if place := entry.text(kind):
+            fields[kind] = os.pread(content.fileno(), place.length, place.offset)
+    return _Sample(entry.key, (path, *entry.files[entry.pictures[0]]), fields)
 
 
 def _number(path: Path) -> tuple[int, str]:

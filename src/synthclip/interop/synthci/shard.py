@@ -17,7 +17,7 @@ from synthclip.interop.synthci.captions import read_captions
 from synthclip.keys import digest, text_id
 from synthclip.run.engine import Shard, Tick, Work
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter, disk_errors
-from synthclip.samples.shards import TarShard
+from synthclip.samples.tars import TarWriter
 
 STAGE = "images"
 BACKEND = "SynthCI-30M"
@@ -75,7 +75,7 @@ def _make(shard: Shard, captions_folder: Path, writer: ShardWriter, tick: Tick) 
             captions[image_path] = caption
 
     tar_name = f"{shard.name}.tar"
-    with _open(path) as archive, TarShard(writer.path(tar_name)) as tar:
+    with _open(path) as archive, TarWriter(writer.path(tar_name)) as tar:
         for member, image_path in _members(archive, path.stem):
             if image_path not in captions:
                 refuse(image_path, "no caption")
@@ -103,24 +103,27 @@ def _make(shard: Shard, captions_folder: Path, writer: ShardWriter, tick: Tick) 
     )
 
 
-def _add(tar: TarShard, image_path: str, jpeg: bytes, caption: str) -> dict[str, Any]:
+def _add(tar: TarWriter, image_path: str, jpeg: bytes, caption: str) -> dict[str, Any]:
     """Put one sample into the tar; returns its row of the sidecar, all but the shard's name."""
     height_px, width_px = _checked_size(jpeg)
     key, variant = _key(image_path)
     identity = {
         "key": key,
         "caption_id": text_id(caption),
+        "concept_ids": [],
         "variant": variant,
         "seed": None,
         "backend": BACKEND,
     }
-    extra = {"caption": caption, "concept_ids": [], "licence": LICENCE, "image_path": image_path}
+    extra = {"caption": caption, "licence": LICENCE, "image_path": image_path}
+    about = {**identity, **extra, "caption_id": str(identity["caption_id"])}
     try:
-        place = tar.add(key, jpeg, caption, {**identity, **extra})
+        place = tar.add(key, jpeg, caption, about)
     except ValueError:
         raise _ImageError("second image of a key") from None
     return {
         **identity,
+        "text": caption,
         "sha256": hashlib.sha256(jpeg).hexdigest(),
         "width_px": width_px,
         "height_px": height_px,
