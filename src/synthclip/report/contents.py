@@ -205,8 +205,8 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
             yield Step(label, count, count / written)
     for split, label in (("train", "Images to train on"), ("heldout", "Images to evaluate on")):
         if shards := reader.shards(split):
-            images = sum(manifest.rows for manifest in shards)
-            yield Step(label, images, note=f"{len(shards)} shard{'s' if len(shards) > 1 else ''}")
+            count = sum(manifest.rows for manifest in shards)
+            yield Step(label, count, note=f"{len(shards)} shard{'s' if len(shards) > 1 else ''}")
 
 
 def _makers(reader: _Reader) -> Makers:
