@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything on a fresh machine. PYTHON picks the interpreter (3.11 to 3.13),
+# `make demo`, `make check` and `make test` do everything on a fresh machine. PYTHON picks the interpreter (3.11 to 3.13),
 # VENV the virtual environment. Where pip has no CPU build of torch at hand and the machine has no GPU, point
 # PIP_EXTRA_INDEX_URL at PyTorch's CPU index first, or pip installs CUDA packages too.
 PYTHON ?= python3
@@ -6,10 +6,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint clean
+.PHONY: demo check test lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/synthclip run demo --out runs/demo
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -m 'not slow'
 
 test: $(VENV)/.test
 	./tests/install_chromium.sh

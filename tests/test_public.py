@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,10 @@ def test_packages_that_a_recipe_lacks_are_named_at_once(tmp_path: Path) -> None:
         "synthclip: this recipe needs openai, rensa, torch, diffusers, not installed here: "
         "pip install 'synthclip[dedup,diffusers,openai,train]'\n"
     )
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    root = Path(__file__).parent.parent
+    version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {version}" in (root / "CHANGELOG.md").read_text(encoding="utf-8")
