@@ -21,17 +21,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip.models import torchvision_ops
+from synthclip.models import torchvision  # noqa: F401  makes it importable
 
-torchvision_ops.ensure()
+# isort: split
+from clip_benchmark.datasets.builder import build_dataset
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from sklearn.linear_model import LogisticRegression as Sklearn
+from threadpoolctl import threadpool_limits
 
-from clip_benchmark.datasets.builder import build_dataset  # noqa: E402
-from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval  # noqa: E402
-from sklearn.linear_model import LogisticRegression as Sklearn  # noqa: E402
-from threadpoolctl import threadpool_limits  # noqa: E402
-
-import evaluation_clip_benchmark as theirs  # noqa: E402
-from evaluation_inputs import (  # noqa: E402
+import evaluation_clip_benchmark as theirs
+from evaluation_inputs import (
     SMALL,
     cifar,
     new_table,
@@ -39,11 +38,11 @@ from evaluation_inputs import (  # noqa: E402
     write_model,
     write_retrieval_tars,
 )
-from synthclip.evaluation.encoder import Encoder  # noqa: E402
-from synthclip.evaluation.few_shot import draw_episodes, episode_accuracy  # noqa: E402
-from synthclip.evaluation.linear_probe import LogisticRegression, choose_strength, fit_probe  # noqa: E402
-from synthclip.evaluation.suites import evaluate  # noqa: E402
-from synthclip.models.load import load_model  # noqa: E402
+from synthclip.evaluation.encoder import Encoder
+from synthclip.evaluation.few_shot import draw_episodes, episode_accuracy
+from synthclip.evaluation.linear_probe import LogisticRegression, choose_strength, fit_probe
+from synthclip.evaluation.suites import evaluate
+from synthclip.models.load import load_model
 
 
 def main() -> None:

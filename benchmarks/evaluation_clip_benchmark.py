@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from synthclip.models import torchvision_ops
+from synthclip.models import torchvision  # noqa: F401  makes it importable
 
-torchvision_ops.ensure()
-
-from clip_benchmark import cli  # noqa: E402
-from clip_benchmark.metrics import linear_probe, zeroshot_classification  # noqa: E402
+# isort: split
+from clip_benchmark import cli
+from clip_benchmark.metrics import linear_probe, zeroshot_classification
 
 
 class _Cpu(str):

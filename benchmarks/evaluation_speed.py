@@ -19,19 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from synthclip.models import torchvision_ops
-
-torchvision_ops.ensure()
-
-import open_clip  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from evaluation_inputs import SMALL, cifar, new_table, write_cifar_tars, write_model  # noqa: E402
-from synthclip.evaluation.encoder import Encoder  # noqa: E402
-from synthclip.models.load import load_model  # noqa: E402
+from evaluation_inputs import SMALL, cifar, new_table, write_cifar_tars, write_model
+from synthclip.evaluation.encoder import Encoder
+from synthclip.models import open_clip
+from synthclip.models.load import load_model
 
 BATCH = 64
 """The default of both commands."""

@@ -59,11 +59,7 @@ SD15 = Shape(64, (320, 640, 1280, 1280), (128, 256, 512, 512), 32, 2, 768, 12)
 
 def import_quietly() -> None:
     """The libraries, their warnings and progress bars off."""
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    import diffusers
-    import transformers
+    from synthclip.models import diffusers, transformers
 
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()

@@ -38,8 +38,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip.models import torchvision_ops
-from synthclip.models.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model, open_clip_config
+from synthclip.models.build import IMAGE_MEAN, IMAGE_STD, build_encode, build_model, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.samples import any_shards
 from synthclip.training.augment import DRAWS, random_crop
@@ -48,8 +47,6 @@ from synthclip.training.loader import BadSamples, Batch, Loader
 from synthclip.training.loop import Trainer
 from synthclip.training.memory import kept_memory
 from synthclip.training.order import Order
-
-torchvision_ops.ensure()
 
 MODEL = ModelConfig(
     embed_dim=192,

@@ -32,8 +32,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from synthclip.models import torchvision_ops
-from synthclip.models.model import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
+from synthclip.models.build import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
 from synthclip.recipe.training import (
     LossName,
     ModelConfig,
@@ -51,8 +50,6 @@ from synthclip.training.optimizer import build_optimizer, learning_rate
 from synthclip.training.order import Order
 from synthclip.training.resolution import image_size
 from synthclip.training.tables import Concatenated, open_parquet
-
-torchvision_ops.ensure()
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TEMPLATE = "a photo of a {}."

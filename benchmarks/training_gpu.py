@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip.models.model import build_encode, build_model, open_clip_config
+from synthclip.models.build import build_encode, build_model, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.samples import any_shards, files
 from synthclip.training.checkpoint import Checkpoints

@@ -1,6 +1,48 @@
-"""No test depends on how fast the machine is."""
+"""No test depends on how fast the machine is. One official-format checkpoint with random weights for all."""
 
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("synthclip", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("synthclip")
+
+
+@pytest.fixture(scope="session")
+def official_state() -> dict[str, Any]:
+    """Random weights under the official names, every tensor away from its trivial start."""
+    import torch
+
+    from synthclip.models.build import build_model
+    from synthclip.models.weights import to_official
+    from synthclip.recipe.training import ModelConfig
+
+    torch.manual_seed(0)
+    state = to_official(build_model(ModelConfig(name="synthclip-vitb16")).state_dict())
+    for value in state.values():
+        if value.ndim == 1:
+            value.add_(torch.randn_like(value), alpha=0.1)
+    state["logit_scale"] = torch.tensor(3.2)
+    return state
+
+
+@pytest.fixture(scope="session")
+def official_checkpoint(official_state: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    path = tmp_path_factory.mktemp("official") / "checkpoint_best.pt"
+    torch.save(
+        {
+            "epoch": 40,
+            "state_dict": {f"module.{name}": value for name, value in official_state.items()},
+            "optimizer": {"state": {}, "param_groups": [{"lr": 1e-5, "betas": (0.9, 0.98)}]},
+            "scaler": {"scale": 65536.0, "growth_tracker": 3},
+            "best_acc1": 30.5,
+            "args": argparse.Namespace(model="CLIP_VITB16", lr=5e-4, batch_size=256, gpu=0, resume=""),
+        },
+        path,
+    )
+    return path

@@ -7,11 +7,9 @@ import pytest
 from synthclip.backends import build_llm
 from synthclip.backends.llm_transformers import Config
 from synthclip.errors import SynthClipError
-from synthclip.models import torchvision_ops
 
 pytest.importorskip("torch", reason="needs torch")
-torchvision_ops.ensure()
-transformers = pytest.importorskip("transformers", reason="needs transformers")
+pytest.importorskip("transformers", reason="needs transformers")
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers")
 
 NOUNS = ("dog", "cat", "tree", "hill")
@@ -22,6 +20,8 @@ WORDS = ("[PAD]", "[UNK]", "[EOS]", "a", "the", "red", "blue", "sits", "runs", "
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of two layers that knows 16 words."""
     import torch
+
+    from synthclip.models import transformers
 
     path = tmp_path_factory.mktemp("llama")
     words = tokenizers.Tokenizer(

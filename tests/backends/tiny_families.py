@@ -6,15 +6,12 @@ from typing import Any
 
 from tiny_pipeline import CLIP_TEXT, clip_tokenizer
 
-from synthclip.models import torchvision_ops
-
 
 def save_sdxl(folder: Path, *, zeros: bool = True) -> None:
     """`zeros`: the empty prompt is all zeros, as in the released models."""
-    torchvision_ops.ensure()
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from synthclip.models import diffusers
 
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -28,23 +25,24 @@ def save_sdxl(folder: Path, *, zeros: bool = True) -> None:
         cross_attention_dim=64,
         norm_num_groups=8,
     )
-    StableDiffusionXLPipeline(
+    diffusers.StableDiffusionXLPipeline(
         unet=unet,
         vae=_vae(latent_channels=4),
         text_encoder=_clip(projects=False),
         text_encoder_2=_clip(projects=True),
         tokenizer=_tokenizer(folder),
         tokenizer_2=_tokenizer(folder),
-        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        ),
         force_zeros_for_empty_prompt=zeros,
     ).save_pretrained(folder)
 
 
 def save_sd3(folder: Path) -> None:
-    torchvision_ops.ensure()
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from synthclip.models import diffusers
 
-    transformer = SD3Transformer2DModel(
+    transformer = diffusers.SD3Transformer2DModel(
         sample_size=16,
         patch_size=1,
         in_channels=4,
@@ -56,7 +54,7 @@ def save_sd3(folder: Path) -> None:
         joint_attention_dim=64,
         pooled_projection_dim=64,
     )
-    StableDiffusion3Pipeline(
+    diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         vae=_vae(latent_channels=4, shift_factor=0.06),
         text_encoder=_clip(projects=True),
@@ -65,15 +63,14 @@ def save_sd3(folder: Path) -> None:
         tokenizer=_tokenizer(folder),
         tokenizer_2=_tokenizer(folder),
         tokenizer_3=_t5_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     ).save_pretrained(folder)
 
 
 def save_flux(folder: Path) -> None:
-    torchvision_ops.ensure()
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from synthclip.models import diffusers
 
-    transformer = FluxTransformer2DModel(
+    transformer = diffusers.FluxTransformer2DModel(
         patch_size=1,
         in_channels=4,
         num_layers=1,
@@ -84,14 +81,14 @@ def save_flux(folder: Path) -> None:
         pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
     )
-    FluxPipeline(
+    diffusers.FluxPipeline(
         transformer=transformer,
         vae=_vae(latent_channels=1, shift_factor=0.06),
         text_encoder=_clip(projects=False),
         text_encoder_2=_t5(),
         tokenizer=_tokenizer(folder),
         tokenizer_2=_t5_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     ).save_pretrained(folder)
 
 
@@ -100,10 +97,11 @@ FAMILIES: Mapping[str, Callable[[Path], None]] = {"sdxl": save_sdxl, "sd3": save
 
 def _vae(**values: Any) -> Any:
     import torch
-    from diffusers import AutoencoderKL
+
+    from synthclip.models import diffusers
 
     torch.manual_seed(0)
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         block_out_channels=(16, 32),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -114,10 +112,12 @@ def _vae(**values: Any) -> Any:
 
 
 def _clip(*, projects: bool) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from synthclip.models import transformers
 
-    config = CLIPTextConfig(**CLIP_TEXT)
-    return CLIPTextModelWithProjection(config) if projects else CLIPTextModel(config)
+    config = transformers.CLIPTextConfig(**CLIP_TEXT)
+    return (
+        transformers.CLIPTextModelWithProjection(config) if projects else transformers.CLIPTextModel(config)
+    )
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -130,15 +130,19 @@ _T5_WORDS = ("<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz012345
 
 
 def _t5() -> Any:
-    from transformers import T5Config, T5EncoderModel
+    from synthclip.models import transformers
 
-    return T5EncoderModel(
-        T5Config(vocab_size=len(_T5_WORDS), d_model=64, d_ff=37, d_kv=16, num_layers=1, num_heads=2)
+    return transformers.T5EncoderModel(
+        transformers.T5Config(
+            vocab_size=len(_T5_WORDS), d_model=64, d_ff=37, d_kv=16, num_layers=1, num_heads=2
+        )
     )
 
 
 def _t5_tokenizer() -> Any:
     """One token a letter."""
-    from transformers import T5Tokenizer
+    from synthclip.models import transformers
 
-    return T5Tokenizer(vocab=[(word, -float(at)) for at, word in enumerate(_T5_WORDS)], extra_ids=0)
+    return transformers.T5Tokenizer(
+        vocab=[(word, -float(at)) for at, word in enumerate(_T5_WORDS)], extra_ids=0
+    )

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synthclip.models import torchvision_ops
-
 _MERGES = 2000
 _VOCABULARY = 2 * 256 + _MERGES + 2
 CLIP_TEXT = {
@@ -24,9 +22,7 @@ CLIP_TEXT = {
 
 def clip_tokenizer(folder: Path) -> Any:
     """The first part of CLIP's own vocabulary, from the file that open_clip carries."""
-    torchvision_ops.ensure()
-    import open_clip
-    from transformers import CLIPTokenizer
+    from synthclip.models import open_clip, transformers
 
     source = Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
     merges = gzip.decompress(source.read_bytes()).decode().split("\n")[1 : _MERGES + 1]
@@ -36,7 +32,7 @@ def clip_tokenizer(folder: Path) -> Any:
     words += ["<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False) -> Path:
@@ -44,15 +40,14 @@ def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False
 
     `checker`: it comes with a safety checker that refuses everything. `nan`: its decoder yields NaN.
     """
-    torchvision_ops.ensure()
     import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from synthclip.models import diffusers, transformers
 
     torch.manual_seed(0)
     scratch = folder.parent / f"{folder.name}-tokenizer"
     scratch.mkdir(parents=True, exist_ok=True)
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -64,7 +59,7 @@ def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False
         attention_head_dim=8,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         block_out_channels=(16, 32),
         in_channels=3,
         out_channels=3,
@@ -74,12 +69,12 @@ def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False
         norm_num_groups=8,
         sample_size=32,
     )
-    text = CLIPTextModel(CLIPTextConfig(**CLIP_TEXT))
+    text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**CLIP_TEXT))
     if nan:
         torch.nn.init.constant_(vae.decoder.conv_out.bias, torch.nan)
-    StableDiffusionPipeline(
+    diffusers.StableDiffusionPipeline(
         unet=unet,
-        scheduler=PNDMScheduler(
+        scheduler=diffusers.PNDMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
@@ -100,11 +95,12 @@ def _prude() -> Any:
     """A safety checker for which every image lies above every threshold."""
     import torch
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig
+
+    from synthclip.models import transformers
 
     tower = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 2}
     checker = StableDiffusionSafetyChecker(
-        CLIPConfig(
+        transformers.CLIPConfig(
             text_config=tower, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=32
         )
     )
@@ -113,6 +109,6 @@ def _prude() -> Any:
 
 
 def _feature_extractor() -> Any:
-    from transformers import CLIPImageProcessor
+    from synthclip.models import transformers
 
-    return CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})

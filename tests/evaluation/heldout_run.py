@@ -49,12 +49,10 @@ def picture(seed: int, side: int = 40) -> bytes:
 
 def save_model(folder: Path, config: dict[str, Any] = MODEL_CONFIG, seed: int = 0) -> Path:
     """An open_clip folder with random weights."""
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    import open_clip
     import torch
     from safetensors.torch import save_file
+
+    from synthclip.models import open_clip
 
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config["model_cfg"])

@@ -16,8 +16,7 @@ pytest.importorskip("clip_benchmark", reason="needs the extra `bench`")
 
 # Its `accuracy` turns one-element arrays into floats, which NumPy 2.4 refuses; this one means the same.
 COMMAND = """
-from synthclip.models import torchvision_ops
-torchvision_ops.ensure()
+from synthclip.models import torchvision
 from clip_benchmark import cli
 from clip_benchmark.metrics import zeroshot_classification
 

@@ -18,12 +18,10 @@ def run(tmp_path: Path) -> RunDirectory:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An open_clip folder with a tiny CLIP of random weights."""
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    import open_clip
     import torch
     from safetensors.torch import save_file
+
+    from synthclip.models import open_clip
 
     values: dict[str, Any] = {
         "embed_dim": 16,

@@ -34,13 +34,11 @@ def test_webdataset_reads_every_sample(painted: RunDirectory) -> None:
 def test_open_clips_training_loader_reads_them_by_sizes_json(
     painted: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    import open_clip
     import torch
     from open_clip_train import data
     from open_clip_train.data import get_dataset_size, get_wds_dataset
+
+    from synthclip.models import open_clip
 
     # open_clip pins a webdataset that marks no end of a tar; newer ones do unless told.
     without_marks = functools.partial(data.tar_file_expander, eof_value=None)

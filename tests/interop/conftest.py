@@ -1,40 +1,6 @@
-"""One official-format checkpoint with random weights for the whole room."""
+"""open_clip and timm are imported here first, where torchvision is made importable beside any torch."""
 
-import argparse
-from pathlib import Path
+from synthclip.models import open_clip, timm
 
-import pytest
-import torch
-
-from synthclip.models import vitb16
-
-
-@pytest.fixture(scope="session")
-def official_state() -> dict[str, torch.Tensor]:
-    """Random weights under the official names, every tensor away from its trivial start."""
-    torch.manual_seed(0)
-    state: dict[str, torch.Tensor] = vitb16.SynthClipViTB16().state_dict()
-    for value in state.values():
-        if value.ndim == 1:
-            value.add_(torch.randn_like(value), alpha=0.1)
-    state["logit_scale"] = torch.tensor(3.2)
-    return state
-
-
-@pytest.fixture(scope="session")
-def official_checkpoint(
-    official_state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    path = tmp_path_factory.mktemp("official") / "checkpoint_best.pt"
-    torch.save(
-        {
-            "epoch": 40,
-            "state_dict": {f"module.{name}": value for name, value in official_state.items()},
-            "optimizer": {"state": {}, "param_groups": [{"lr": 1e-5, "betas": (0.9, 0.98)}]},
-            "scaler": {"scale": 65536.0, "growth_tracker": 3},
-            "best_acc1": 30.5,
-            "args": argparse.Namespace(model="CLIP_VITB16", lr=5e-4, batch_size=256, gpu=0, resume=""),
-        },
-        path,
-    )
-    return path
+assert open_clip
+assert timm

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 import synthclip
 from synthclip.errors import SynthClipError
 from synthclip.interop.export import Format, export_model
-from synthclip.models import vitb16
-from synthclip.models.load import is_vitb16
+from synthclip.models.build import PAPER_MODEL_CFG
+from synthclip.models.load import is_paper_model
 
 _TEXTS = ["a photo of a dog", "two red umbrellas on a rainy street", "word " * 90]
 _SMALL: dict[str, Any] = {
@@ -166,8 +166,8 @@ def test_what_has_no_equal_is_refused_and_leaves_nothing(
 
 def test_the_papers_network_with_another_activation_is_not_official() -> None:
     """Same keys and shapes, other arithmetic."""
-    assert is_vitb16(vitb16.OPEN_CLIP_CONFIG)
-    assert not is_vitb16({**vitb16.OPEN_CLIP_CONFIG, "quick_gelu": False})
+    assert is_paper_model(PAPER_MODEL_CFG)
+    assert not is_paper_model({**PAPER_MODEL_CFG, "quick_gelu": False})
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -119,13 +119,10 @@ def test_the_denoisers_table_is_what_the_model_of_that_shape_counts() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    from diffusers import UNet2DConditionModel
+    from synthclip.models import diffusers
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768)  # Stable Diffusion 1's
+        unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)  # Stable Diffusion 1's
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             unet(torch.empty(1, 4, 64, 64), torch.empty(1), torch.empty(1, 77, 768))
     assert counter.get_total_flops() == pytest.approx(8.03e11, rel=0.01)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from shape_runs import TINY, write_images
 
-from synthclip.models import torchvision_ops
+from synthclip.models import open_clip
 from synthclip.recipe import Recipe, load_recipe
 from synthclip.run.store import RunDirectory
 
-torchvision_ops.ensure()
+assert open_clip, "imported here first, so that tests can import it and timm themselves"
 
 
 @pytest.fixture

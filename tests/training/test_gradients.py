@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from synthclip.models.model import build_model
+from synthclip.models.build import build_model
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import LossName, ParallelName
 from synthclip.training.distributed import Group

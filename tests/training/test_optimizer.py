@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthclip.models.model import build_model
+from synthclip.models.build import build_model
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import TrainingConfig
 from synthclip.training.optimizer import build_optimizer, clamp_logit_scale, learning_rate

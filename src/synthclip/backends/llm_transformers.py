@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from synthclip.backends import SamplingConfig
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.models import torchvision_ops
 from synthclip.recipe.section import runtime
 
 
@@ -44,16 +43,15 @@ class Transformers:
         with needs_extra("transformers", "llm.backend transformers"):
             import torch
 
-            torchvision_ops.ensure()
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from synthclip.models import transformers
         source = str(Path(config.model).expanduser()) if config.model.startswith("~") else config.model
         where: dict[str, Any] = {"revision": config.revision, "gguf_file": config.gguf_file}
         where = {name: value for name, value in where.items() if value is not None}
         self._config = config
         self._device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **where)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=config.dtype, **where)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left", **where)
+            model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=config.dtype, **where)
         except (OSError, ValueError) as error:
             told = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SynthClipError(f"llm.model: {config.model}: cannot be loaded: {told}") from None

@@ -251,22 +251,17 @@ def _load(config: Config) -> tuple[Any, str]:
     with needs_extra("diffusers", "text_to_image.backend=diffusers"):
         import torch
 
-        from synthclip.models import torchvision_ops
-
-        torchvision_ops.ensure()
-        from diffusers import AutoPipelineForText2Image, DiffusionPipeline
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        from synthclip.models import diffusers, transformers
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        folder, revision = _fetch(config, DiffusionPipeline)
-        absent = {} if config.safety_checker else _without_safety_checker(folder, DiffusionPipeline)
-        pipeline = AutoPipelineForText2Image.from_pretrained(
+        folder, revision = _fetch(config, diffusers.DiffusionPipeline)
+        absent = {} if config.safety_checker else _without_safety_checker(folder, diffusers.DiffusionPipeline)
+        pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
             folder, dtype=getattr(torch, config.dtype), variant=config.variant, **absent
         )
         if config.adapter:

@@ -180,10 +180,7 @@ def _templates(data: Classification, settings: Settings) -> tuple[str, ...]:
     choice = settings.templates or ("imagenet-7" if kin else "own")
     if choice == "own":
         return data.templates or ("a photo of a {}.",)
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    import open_clip
+    from synthclip.models import open_clip
 
     if choice == "imagenet-80":
         return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)

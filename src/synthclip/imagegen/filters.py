@@ -94,11 +94,9 @@ class ClipScore:
     """
 
     def __init__(self, model: str, least: float) -> None:
-        from synthclip.models import torchvision_ops
-
-        torchvision_ops.ensure()
-        import open_clip
         import torch
+
+        from synthclip.models import open_clip
 
         name, pretrained = (model, None) if ":" in model else model.rpartition("/")[::2]
         try:

@@ -11,11 +11,12 @@ from typing import Literal
 from synthclip.errors import SynthClipError
 from synthclip.interop.huggingface import write_huggingface
 from synthclip.interop.onnx import write_onnx
-from synthclip.models.load import CONFIG_FILE, Encoders, OpenedModel, is_vitb16, open_model
+from synthclip.models.load import Encoders, OpenedModel, is_paper_model, open_model
+from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from synthclip.recipe.training import PAPER_MODEL
 from synthclip.run.store import disk_errors
 
 Format = Literal["open_clip", "official", "hf", "onnx"]
-WEIGHTS_FILE = "open_clip_model.safetensors"
 TOLERANCE = 1e-4
 """Largest difference allowed in any component of an L2-normalised embedding."""
 
@@ -44,14 +45,9 @@ def export_model(source: str | Path, folder: Path, format: Format) -> float:
 
 
 def write_open_clip(opened: OpenedModel, folder: Path) -> Encoders:
-    """An open_clip folder; a `SynthClipViTB16` becomes its equal in open_clip's terms."""
+    """An open_clip folder."""
     from safetensors.torch import save_file
 
-    from synthclip.models import vitb16
-
-    state = opened.model.state_dict()
-    if isinstance(opened.model, vitb16.SynthClipViTB16):
-        state = vitb16.to_open_clip(state)
     if "hf_tokenizer_name" in opened.config["text_cfg"]:
         opened.tokenizer.save_pretrained(folder)  # open_clip looks for it in the folder, not on the hub
     kept = ("mean", "std", "interpolation", "resize_mode")
@@ -60,25 +56,20 @@ def write_open_clip(opened: OpenedModel, folder: Path) -> Encoders:
         "preprocess_cfg": {key: opened.preprocess[key] for key in kept if key in opened.preprocess},
     }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS_FILE)
+    state = {name: value.contiguous() for name, value in opened.model.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE)
     model = open_model(folder).model
     return Encoders(model.encode_image, model.encode_text)
 
 
 def write_official(opened: OpenedModel, folder: Path) -> Encoders:
     """`checkpoint_best.pt` in the official layout."""
-    from synthclip.models import vitb16
-    from synthclip.models.weights import write_checkpoint
-
-    state = opened.model.state_dict()
-    if not isinstance(opened.model, vitb16.SynthClipViTB16):
-        if not is_vitb16(opened.config):
-            raise SynthClipError(
-                f"the official format holds the architecture {vitb16.NAME} alone: choose another --format"
-            )
-        state = vitb16.from_open_clip(state)
+    if not is_paper_model(opened.config):
+        raise SynthClipError(
+            f"the official format holds the architecture {PAPER_MODEL} alone: choose another --format"
+        )
     path = folder / "checkpoint_best.pt"
-    write_checkpoint(path, state)
+    write_checkpoint(path, opened.model.state_dict())
     model = open_model(path).model
     return Encoders(model.encode_image, model.encode_text)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.models.load import Encoders, OpenedModel, is_vitb16
+from synthclip.models.load import Encoders, OpenedModel, is_paper_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,13 +44,10 @@ def write_huggingface(opened: OpenedModel, folder: Path) -> Encoders:
     Raises SynthClipError with the reason where transformers has no equal architecture.
     """
     with needs_extra("interop", "export to hf"):
-        import transformers
-    from synthclip.models import vitb16
+        from synthclip.models import transformers
 
     config, state = opened.config, opened.model.state_dict()
-    if is_vitb16(config):
-        if not isinstance(opened.model, vitb16.SynthClipViTB16):
-            state = vitb16.from_open_clip(state)
+    if is_paper_model(config):
         model = _dual_encoder(config)
         vision = dict(_timm_vision(state))
         processor = transformers.VisionTextDualEncoderProcessor
@@ -191,20 +188,20 @@ def _clip_vision(state: "Mapping[str, Tensor]") -> "Iterator[tuple[str, Tensor]]
 def _timm_vision(state: "Mapping[str, Tensor]") -> "Iterator[tuple[str, Tensor]]":
     import torch
 
-    yield "vision_model.embeddings.cls_token", state["visual.cls_token"]
-    yield "vision_model.embeddings.position_embeddings", state["visual.pos_embed"]
-    yield from _blocks(state, "visual.blocks.", "vision_model.layers.", _TIMM_BLOCK)
+    yield "vision_model.embeddings.cls_token", state["visual.trunk.cls_token"]
+    yield "vision_model.embeddings.position_embeddings", state["visual.trunk.pos_embed"]
+    yield from _blocks(state, "visual.trunk.blocks.", "vision_model.layers.", _TIMM_BLOCK)
     for kind in ("weight", "bias"):
         yield (
             f"vision_model.embeddings.patch_embeddings.projection.{kind}",
-            state[f"visual.patch_embed.proj.{kind}"],
+            state[f"visual.trunk.patch_embed.proj.{kind}"],
         )
-        yield f"vision_model.layernorm.{kind}", state[f"visual.norm.{kind}"]
+        yield f"vision_model.layernorm.{kind}", state[f"visual.trunk.norm.{kind}"]
     # The pooler is part of transformers' ViT; as the identity, with a linear activation, it passes on.
-    width = len(state["visual.norm.weight"])
+    width = len(state["visual.trunk.norm.weight"])
     yield "vision_model.pooler.dense.weight", torch.eye(width)
     yield "vision_model.pooler.dense.bias", torch.zeros(width)
-    yield "visual_projection.weight", state["image_projection"].T
+    yield "visual_projection.weight", state["visual.head.proj.weight"]
 
 
 def _image_processor(preprocess: Mapping[str, Any]) -> Any:

@@ -1,0 +1,50 @@
+"""The CLIP that a recipe describes, and models of others, loaded safely.
+
+timm, open_clip, transformers and diffusers import torchvision, which does not always import: the build that
+registries serve for Linux is linked to CUDA, so beside a CPU build of torch its native library does not load,
+and `import torchvision` fails with "operator torchvision::nms does not exist". All of this package therefore
+imports these libraries from here (`from synthclip.models import open_clip`), where that is fixed first.
+"""
+
+import importlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_NEED_TORCHVISION = ("diffusers", "open_clip", "timm", "torchvision", "transformers")
+
+
+def __getattr__(name: str) -> Any:
+    """One of the libraries that import torchvision."""
+    if name not in _NEED_TORCHVISION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _declare_operators()
+    return importlib.import_module(name)
+
+
+@cache
+def _declare_operators() -> Any:
+    """Make `import torchvision` work beside any build of torch.
+
+    It registers shape rules for two operators that only its native library defines. Declaring them, without
+    a body, is enough for its transforms and models; `torchvision.ops.nms` itself stays unavailable. Returns
+    what has to be kept: a declaration lasts as long as its library object.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return None
+    import torch
+
+    if hasattr(torch.ops.torchvision, "nms"):
+        return None
+    for library in Path(spec.origin).parent.glob("_C*"):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            continue
+        return None
+    declared = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return declared

@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synthclip.errors import SynthClipError
+from synthclip.models.weights import (
+    CONFIG_FILE,
+    TRAINING_FORMAT,
+    from_official,
+    official_state_dict,
+    read_checkpoint,
+    refuse_other_architecture,
+    refuse_unsafe,
+    to_official,
+    told_keys,
+)
 from synthclip.recipe.section import did_you_mean
+from synthclip.recipe.training import PAPER_MODEL, ModelConfig
 
 if TYPE_CHECKING:
     from open_clip import CLIP
     from PIL.Image import Image
     from torch import Tensor
 
-    from synthclip.recipe.training import ModelConfig
-
-CONFIG_FILE = "open_clip_config.json"
-"""The file by which open_clip knows a model folder."""
 _IN_RUN = Path("train/model")
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 
@@ -40,7 +48,7 @@ class OpenedModel:
 
     model: "CLIP"
     config: dict[str, Any]
-    """open_clip's `model_cfg`. For `SynthClipViTB16`, that of its equal in open_clip."""
+    """open_clip's `model_cfg`."""
     preprocess: dict[str, Any]
     """open_clip's `preprocess_cfg`."""
     tokenizer: Any
@@ -68,23 +76,21 @@ def load_model(source: str | Path) -> LoadedModel:
     return _ready(open_model(source))
 
 
-def loaded_as(model: "CLIP", config: "ModelConfig") -> LoadedModel:
+def loaded_as(model: "CLIP", config: ModelConfig) -> LoadedModel:
     """A model that is in memory, built by `config`, as `load_model` would load it; in eval mode."""
     return _ready(_of_recipe(model, config))
 
 
 def _ready(opened: OpenedModel) -> LoadedModel:
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from synthclip.models import open_clip
 
-    preprocess = image_transform_v2(PreprocessCfg(**opened.preprocess), is_train=False)
+    config = open_clip.transform.PreprocessCfg(**opened.preprocess)
+    preprocess = open_clip.transform.image_transform_v2(config, is_train=False)
     return LoadedModel(opened.model, preprocess, opened.tokenizer)
 
 
 def open_model(source: str | Path) -> OpenedModel:
     """As `load_model`, with the configuration instead of the ready transform."""
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
     name = str(source)
     path = Path(name.removeprefix(_LOCAL))
     if path.is_dir():
@@ -99,8 +105,6 @@ def open_model(source: str | Path) -> OpenedModel:
 
 
 def _from_folder(path: Path) -> OpenedModel:
-    from synthclip.models.weights import refuse_unsafe
-
     folder = next((at for at in (path, path / _IN_RUN) if (at / CONFIG_FILE).is_file()), None)
     if folder is None:
         if (path / "recipe.yaml").is_file():
@@ -113,8 +117,6 @@ def _from_folder(path: Path) -> OpenedModel:
 
 
 def _from_file(path: Path) -> OpenedModel:
-    from synthclip.models.weights import TRAINING_FORMAT, read_checkpoint
-
     checkpoint = read_checkpoint(path)
     if checkpoint.get("format") == TRAINING_FORMAT:
         return _from_training(path, checkpoint)
@@ -122,24 +124,18 @@ def _from_file(path: Path) -> OpenedModel:
 
 
 def _from_official(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
-    import torch
+    from synthclip.models.build import build_model
 
-    from synthclip.models import vitb16
-    from synthclip.models.weights import official_state_dict, refuse_other_architecture
-
-    state = official_state_dict(path, checkpoint)
-    with torch.device("meta"):
-        expected = vitb16.SynthClipViTB16().state_dict()
-    refuse_other_architecture(path, state, expected, vitb16.NAME)
-    model = vitb16.SynthClipViTB16()
-    model.load_state_dict(state)
-    return OpenedModel(model.eval(), vitb16.OPEN_CLIP_CONFIG, vitb16.PREPROCESS, vitb16.Tokenizer())
+    config = ModelConfig(name=PAPER_MODEL)
+    state, model = official_state_dict(path, checkpoint), build_model(config)
+    refuse_other_architecture(path, state, to_official(model.state_dict()), PAPER_MODEL)
+    model.load_state_dict(from_official(state))
+    return _of_recipe(model, config)
 
 
 def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     """A checkpoint of a run that is still being trained: `RUN/train/partial/<fingerprint>/step-<n>.pt`."""
-    from synthclip.models.model import build_model
-    from synthclip.models.weights import refuse_other_architecture
+    from synthclip.models.build import build_model
     from synthclip.recipe import RECIPE_FILE, load_recipe
 
     run = path.resolve().parents[3] if len(path.resolve().parents) > 3 else path.parent
@@ -152,8 +148,8 @@ def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     return _of_recipe(model, recipe.model)
 
 
-def _of_recipe(model: Any, of: "ModelConfig") -> OpenedModel:
-    from synthclip.models.model import open_clip_config
+def _of_recipe(model: Any, of: ModelConfig) -> OpenedModel:
+    from synthclip.models.build import open_clip_config
 
     config = open_clip_config(of)
     size = of.image_size_px
@@ -163,30 +159,28 @@ def _of_recipe(model: Any, of: "ModelConfig") -> OpenedModel:
 
 def _tokenizer(config: dict[str, Any]) -> Any:
     """The tokenizer of a model without one of its own: CLIP's, cut as the paper does for its network."""
-    import open_clip
+    from synthclip.models import open_clip
+    from synthclip.models.build import PaperTokenizer
 
-    from synthclip.models import vitb16
-
-    if is_vitb16(config):
-        return vitb16.Tokenizer()
+    if is_paper_model(config):
+        return PaperTokenizer()
     return open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
 
 
-def is_vitb16(config: dict[str, Any]) -> bool:
+def is_paper_model(config: dict[str, Any]) -> bool:
     """Whether an open_clip `model_cfg` is the paper's network, spelt out or left to open_clip's defaults."""
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
-    from synthclip.models.vitb16 import OPEN_CLIP_CONFIG
+    from synthclip.models import open_clip
+    from synthclip.models.build import PAPER_MODEL_CFG
 
     def normal(config: dict[str, Any]) -> dict[str, Any]:
-        towers = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
+        towers = {"vision_cfg": open_clip.model.CLIPVisionCfg, "text_cfg": open_clip.model.CLIPTextCfg}
         return {key: towers[key](**value) if key in towers else value for key, value in config.items()}
 
-    return normal(config) == normal(OPEN_CLIP_CONFIG)
+    return normal(config) == normal(PAPER_MODEL_CFG)
 
 
 def _name_and_tag(name: str) -> tuple[str, str]:
-    import open_clip
+    from synthclip.models import open_clip
 
     model, _, tag = name.partition(":")
     known = open_clip.list_models()
@@ -206,8 +200,7 @@ def _name_and_tag(name: str) -> tuple[str, str]:
 
 
 def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
-    import open_clip
-    from open_clip.model import get_model_preprocess_cfg
+    from synthclip.models import open_clip
 
     label = name.removeprefix(_LOCAL) if tag is None else f"{name}:{tag}"
     # open_clip only warns where a tag's weights were trained with the other activation than the name implies.
@@ -219,18 +212,16 @@ def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
         config = open_clip.get_model_config(name)
         if quick_gelu:
             config["quick_gelu"] = True
-        tokenizer = _tokenizer(config) if is_vitb16(config) else open_clip.get_tokenizer(name)
+        tokenizer = _tokenizer(config) if is_paper_model(config) else open_clip.get_tokenizer(name)
     except json.JSONDecodeError as error:
         raise SynthClipError(f"{label}: {CONFIG_FILE} is not JSON: {error}") from None
     except Exception as error:  # open_clip, its readers and the hub client share no base class
         raise SynthClipError(f"{label}: cannot be loaded: {_told(error)}") from error
-    return OpenedModel(model.eval(), config, get_model_preprocess_cfg(model), tokenizer)
+    return OpenedModel(model.eval(), config, open_clip.model.get_model_preprocess_cfg(model), tokenizer)
 
 
 def _told(error: Exception) -> str:
     """One line of what went wrong; of a misfit of weights and architecture, the first keys."""
-    from synthclip.models.weights import told_keys
-
     text = str(error)
     missing, unexpected = (
         [

@@ -1,21 +1,29 @@
-"""Reads checkpoint files without running what is in them; writes the official `checkpoint_best.pt`."""
+"""Reads checkpoint files without running what is in them; writes the official `checkpoint_best.pt`.
+
+An official checkpoint holds the paper's network under names of its own. open_clip builds the same network of
+`PAPER_MODEL_CFG`: only the names differ, and the image projection is transposed.
+"""
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError
-from synthclip.models.archive import archive_fault
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+CONFIG_FILE = "open_clip_config.json"
+"""The file by which open_clip knows a model folder."""
+WEIGHTS_FILE = "open_clip_model.safetensors"
 TRAINING_FORMAT = "synthclip-train-1"
 """What the `format` of a training's own checkpoints says."""
 _PREFIX = "module."
 _SHOWN = 3
+_TRUNK, _HEAD = "visual.trunk.", "visual.head.proj.weight"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,7 +46,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def official_state_dict(path: Path, checkpoint: Mapping[str, Any]) -> "dict[str, Tensor]":
-    """The weights in an official checkpoint, names without the leading `module.`."""
+    """The weights in an official checkpoint, under the official names without the leading `module.`."""
     import torch
 
     state = checkpoint.get("state_dict")
@@ -47,14 +55,42 @@ def official_state_dict(path: Path, checkpoint: Mapping[str, Any]) -> "dict[str,
     return {str(name).removeprefix(_PREFIX): value for name, value in state.items()}
 
 
+def from_official(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Weights under the official names, under open_clip's."""
+    renamed = {}
+    for name, value in state.items():
+        if name == "image_projection":
+            renamed[_HEAD] = value.T.contiguous()
+        elif name.startswith("visual."):
+            renamed[_TRUNK + name.removeprefix("visual.")] = value
+        else:
+            renamed[name] = value
+    return renamed
+
+
+def to_official(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The inverse of `from_official`."""
+    renamed = {}
+    for name, value in state.items():
+        if name == _HEAD:
+            renamed["image_projection"] = value.T.contiguous()
+        elif name.startswith(_TRUNK):
+            renamed["visual." + name.removeprefix(_TRUNK)] = value
+        else:
+            renamed[name] = value
+    return renamed
+
+
 def write_checkpoint(path: Path, state: "Mapping[str, Tensor]") -> None:
-    """Write weights as an official checkpoint; the optimiser's part is empty."""
+    """Write weights under open_clip's names as an official checkpoint; the optimiser's part is empty."""
     import torch
 
     torch.save(
         {
             "epoch": 0,
-            "state_dict": {_PREFIX + name: value.detach().cpu() for name, value in state.items()},
+            "state_dict": {
+                _PREFIX + name: value.detach().cpu() for name, value in to_official(state).items()
+            },
             "optimizer": {},
             "scaler": {},
             "best_acc1": 0.0,
@@ -94,6 +130,26 @@ def told_keys(missing: Iterable[str], unexpected: Iterable[str], reshaped: Seque
         for label, keys in kinds
         if keys
     )
+
+
+def archive_fault(path: Path) -> str | None:
+    """Why a file cannot be what `torch.save` writes, or None. Raises OSError where it cannot be read.
+
+    `torch.save` stores everything as it is: a file that declares more data than it holds would take memory
+    for what is not there.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile:
+        return "not a checkpoint that torch.save wrote, or cut short"
+    declared, held = sum(member.file_size for member in members), path.stat().st_size
+    if declared > held or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        return (
+            f"refused: declares {declared:,} bytes of data in a file of {held:,} bytes, which torch.save "
+            "never writes"
+        )
+    return None
 
 
 def refuse_unsafe(path: Path) -> None:

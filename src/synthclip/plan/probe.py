@@ -83,7 +83,7 @@ def _train(recipe: Recipe, seconds: float) -> float:
     """Pairs a second of forward, backward and AdamW, on noise: what is in an image costs nothing more."""
     import torch
 
-    from synthclip.models.model import build_model, open_clip_config
+    from synthclip.models.build import build_model, open_clip_config
 
     shape = open_clip_config(recipe.model)["model_cfg"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

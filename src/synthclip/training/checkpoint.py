@@ -9,8 +9,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from synthclip.errors import SynthClipError
-from synthclip.models.archive import archive_fault
-from synthclip.models.weights import TRAINING_FORMAT
+from synthclip.models.weights import TRAINING_FORMAT, archive_fault
 from synthclip.run.store import disk_errors
 
 

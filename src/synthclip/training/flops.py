@@ -17,7 +17,7 @@ def clip_pair(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from synthclip.models.model import build_model, open_clip_config
+    from synthclip.models.build import build_model, open_clip_config
 
     shape = open_clip_config(config)["model_cfg"]
     size, length = image_size_px or config.image_size_px, tokens or shape["text_cfg"]["context_length"]
@@ -25,8 +25,8 @@ def clip_pair(
         model = build_model(config)
         image, text = torch.empty(1, 3, size, size), torch.zeros(1, length, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.encode_image(image)  # type: ignore[operator]
-            model.encode_text(text)  # type: ignore[operator]
+            model.encode_image(image)
+            model.encode_text(text)
     return float(counter.get_total_flops()), sum(weight.numel() for weight in model.parameters())
 
 

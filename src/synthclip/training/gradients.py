@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from synthclip.models.model import IMAGE_MEAN, IMAGE_STD
+from synthclip.models.build import IMAGE_MEAN, IMAGE_STD
 from synthclip.training.distributed import Group
 from synthclip.training.loader import Batch
 from synthclip.training.losses import Features, Loss

@@ -9,7 +9,7 @@ from torch import nn
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
-from synthclip.models.model import build_encode, build_model
+from synthclip.models.build import build_encode, build_model
 from synthclip.recipe.training import ModelConfig, SourceConfig
 from synthclip.run.engine import Shard
 from synthclip.run.stage import Stage

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from synthclip.errors import SynthClipError
-from synthclip.models.model import build_model
+from synthclip.models.build import build_model
 from synthclip.recipe.training import ModelConfig, TrainingConfig
 
 

@@ -91,7 +91,7 @@ class Train(Stage):
         return Resources(gpus=config.processes, nodes=config.nodes, keep_memory=True)
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-        from synthclip.models.model import build_model, save_open_clip
+        from synthclip.models.build import build_model, save_open_clip
         from synthclip.training.checkpoint import Checkpoints
 
         recipe = self.recipe

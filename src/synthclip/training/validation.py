@@ -14,8 +14,8 @@ from synthclip.evaluation.features import PassingFeatures
 from synthclip.evaluation.heldout import Heldout, judge, read_heldout
 from synthclip.evaluation.results import figure_name, result_row
 from synthclip.evaluation.suites import plan_of_names
+from synthclip.models.build import build_model
 from synthclip.models.load import loaded_as
-from synthclip.models.model import build_model
 from synthclip.recipe import Recipe
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import HELDOUT

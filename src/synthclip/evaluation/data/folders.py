@@ -83,17 +83,14 @@ def _imagenet_names(classes: list[str]) -> tuple[str, ...]:
     if classes == [str(number) for number in range(1000)]:
         numbers = list(range(1000))
     elif all(name[0] == "n" and name[1:].isdecimal() for name in classes):
-        from synthclip.models import torchvision_ops
+        from synthclip.models import timm
 
-        torchvision_ops.ensure()
-        from timm.data import ImageNetInfo
-
-        known = {wordnet: number for number, wordnet in enumerate(ImageNetInfo().label_names())}
+        known = {wordnet: number for number, wordnet in enumerate(timm.data.ImageNetInfo().label_names())}
         if not known.keys() >= set(classes):
             return ()
         numbers = [known[name] for name in classes]
     else:
         return ()
-    from open_clip import IMAGENET_CLASSNAMES
+    from synthclip.models import open_clip
 
-    return tuple(IMAGENET_CLASSNAMES[number] for number in numbers)
+    return tuple(open_clip.IMAGENET_CLASSNAMES[number] for number in numbers)

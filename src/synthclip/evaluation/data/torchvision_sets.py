@@ -43,16 +43,13 @@ def fits(name: str, root: Path) -> bool:
 
 
 def read(name: str, root: Path) -> Classification:
-    from synthclip.models import torchvision_ops
-
-    torchvision_ops.ensure()
-    from torchvision import datasets
+    from synthclip.models import torchvision
 
     known = SETS[name]
     splits = {}
     for split, arguments in known.splits.items():
         try:
-            loaded = getattr(datasets, known.cls)(str(root), **arguments)
+            loaded = getattr(torchvision.datasets, known.cls)(str(root), **arguments)
         except (RuntimeError, OSError) as error:
             raise SynthClipError(f"{root / known.folder}: {str(error).splitlines()[0]}") from None
         labels = loaded.targets if hasattr(loaded, "targets") else loaded._labels

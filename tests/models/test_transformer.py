@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from synthclip.models.model import build_model, open_clip_config
+from synthclip.models.build import build_model, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig, VisionConfig
 
 
@@ -33,7 +33,7 @@ def test_features_and_gradients_are_open_clips(layers: int, length: int) -> None
         tokens[row, end + 1 :] = 0
     loss(ours, images, tokens[:, :length]).backward()
     loss(theirs, images, tokens).backward()
-    torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))  # type: ignore[operator]
-    torch.testing.assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))  # type: ignore[operator]
+    torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))
+    torch.testing.assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)

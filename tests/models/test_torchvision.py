@@ -4,11 +4,10 @@ import subprocess
 import sys
 
 
-def test_open_clip_and_transforms_import_after_ensure() -> None:
+def test_open_clip_and_transforms_import_from_the_models_package() -> None:
     program = (
-        "from synthclip import torchvision_ops\n"
-        "torchvision_ops.ensure(); torchvision_ops.ensure()\n"
-        "import open_clip, timm, torchvision.transforms.v2, torch\n"
+        "from synthclip.models import open_clip, timm, torchvision\n"
+        "import torch, torchvision.transforms.v2\n"
         "picture = torch.zeros(3, 8, 8, dtype=torch.uint8)\n"
         "print(tuple(torchvision.transforms.v2.functional.resize(picture, [4, 4]).shape))\n"
     )

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthclip.models.model import build_encode
+from synthclip.models.build import build_encode
 from synthclip.recipe.training import ModelConfig, TextConfig
 
 CONTEXT = 24

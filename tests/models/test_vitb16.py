@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from synthclip.models import vitb16
+from synthclip.models import open_clip
+from synthclip.models.build import LeanCLIP, PaperTokenizer, build_model
+from synthclip.models.weights import from_official, to_official
+from synthclip.recipe.training import ModelConfig
 
 State = dict[str, Tensor]
+PAPER = ModelConfig(name="synthclip-vitb16")
 
 
 def _layer_norm(x: Tensor, state: State, name: str, eps: float) -> Tensor:
@@ -78,17 +82,17 @@ def _text_features(state: State, ids: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def model(official_state: State) -> vitb16.SynthClipViTB16:
-    built = vitb16.SynthClipViTB16()
-    built.load_state_dict(official_state)
+def model(official_state: State) -> LeanCLIP:
+    built = build_model(PAPER)
+    built.load_state_dict(from_official(official_state))
     built.eval()
     return built
 
 
 @torch.no_grad()
-def test_forward_is_the_official_arithmetic(model: vitb16.SynthClipViTB16, official_state: State) -> None:
+def test_forward_is_the_official_arithmetic(model: LeanCLIP, official_state: State) -> None:
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    ids = vitb16.Tokenizer()(["a photo of a dog", "word " * 90])
+    ids = PaperTokenizer()(["a photo of a dog", "word " * 90])
     state = {name: value.double() for name, value in official_state.items()}
     by_hand = torch.stack([_image_features(state, image.double()) for image in images])
     torch.testing.assert_close(model.encode_image(images).double(), by_hand, rtol=1e-4, atol=1e-5)
@@ -97,8 +101,8 @@ def test_forward_is_the_official_arithmetic(model: vitb16.SynthClipViTB16, offic
 
 
 @torch.no_grad()
-def test_a_batch_cut_after_its_longest_text_has_the_same_features(model: vitb16.SynthClipViTB16) -> None:
-    ids = vitb16.Tokenizer()(["a dog", "two red umbrellas on a rainy street"])
+def test_a_batch_cut_after_its_longest_text_has_the_same_features(model: LeanCLIP) -> None:
+    ids = PaperTokenizer()(["a dog", "two red umbrellas on a rainy street"])
     longest = int((ids != 0).sum(1).max())
     torch.testing.assert_close(
         model.encode_text(ids[:, :longest]), model.encode_text(ids), rtol=1e-5, atol=1e-5
@@ -106,15 +110,17 @@ def test_a_batch_cut_after_its_longest_text_has_the_same_features(model: vitb16.
 
 
 @torch.no_grad()
-def test_forward_has_open_clips_interface(model: vitb16.SynthClipViTB16) -> None:
-    images, texts, scale = model(torch.zeros(1, 3, 224, 224), vitb16.Tokenizer()(["a dog"]))
+def test_forward_has_open_clips_interface(model: LeanCLIP) -> None:
+    images, texts, scale = model(torch.zeros(1, 3, 224, 224), PaperTokenizer()(["a dog"]))
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(1))
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(1))
     torch.testing.assert_close(scale, torch.tensor(3.2).exp())
 
 
 def test_state_dict_has_the_official_layout() -> None:
-    shapes = {name: tuple(value.shape) for name, value in vitb16.SynthClipViTB16().state_dict().items()}
+    shapes = {
+        name: tuple(value.shape) for name, value in to_official(build_model(PAPER).state_dict()).items()
+    }
     in_block = [
         f"{module}.{kind}"
         for module in ("ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
@@ -136,7 +142,7 @@ def test_state_dict_has_the_official_layout() -> None:
 
 def test_initialisation_is_the_papers() -> None:
     torch.manual_seed(0)
-    state = vitb16.SynthClipViTB16().state_dict()
+    state = to_official(build_model(PAPER).state_dict())
     block = "transformer.resblocks.5"
     wanted = {
         "token_embedding.weight": 0.02,
@@ -155,15 +161,13 @@ def test_initialisation_is_the_papers() -> None:
 
 
 def test_names_translate_to_open_clip_and_back(official_state: State) -> None:
-    back = vitb16.from_open_clip(vitb16.to_open_clip(official_state))
+    back = to_official(from_official(official_state))
     assert back.keys() == official_state.keys()
     assert all(torch.equal(back[name], official_state[name]) for name in back)
 
 
 def test_tokenizer_cuts_without_restoring_the_end_token() -> None:
-    import open_clip
-
-    ours, theirs = vitb16.Tokenizer(), open_clip.SimpleTokenizer()
+    ours, theirs = PaperTokenizer(), open_clip.SimpleTokenizer()
     texts = ["A Photo of  a dog", "", "naïve café ☕", "it's 3 o'clock"]
     assert torch.equal(ours(texts), theirs(texts))
     assert ours(texts[0]).shape == (1, 77)

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 import synthclip
 from synthclip.errors import SynthClipError
-from synthclip.models import vitb16
-from synthclip.models.model import build_model
+from synthclip.models.build import PaperTokenizer, build_model
+from synthclip.models.weights import to_official
 from synthclip.training.checkpoint import Checkpoints
 
 _SMALL = {
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 def test_official_checkpoint(official_checkpoint: Path, official_state: dict[str, torch.Tensor]) -> None:
     model, preprocess, tokenizer = synthclip.load_model(official_checkpoint)
     assert not model.training
-    loaded = model.state_dict()
+    loaded = to_official(model.state_dict())
     assert loaded.keys() == official_state.keys()
     assert all(torch.equal(loaded[name], official_state[name]) for name in loaded)
     assert model.encode_text(tokenizer(["a dog"])).shape == (1, 512)
@@ -264,6 +264,6 @@ def test_other_architectures_are_told_by_their_keys(
     with pytest.raises(SynthClipError, match=r"image_projection is \[512, 512\], not \[768, 512\]"):
         synthclip.load_model(path)
 
-    torch.save(vitb16.Tokenizer().encoder, path)
+    torch.save(PaperTokenizer().encoder, path)
     with pytest.raises(SynthClipError, match="holds no 'state_dict' of tensors"):
         synthclip.load_model(path)

@@ -1,0 +1,310 @@
+"""The CLIP that a recipe describes, out of open_clip's modules.
+
+Shapes: B images or texts of a batch, L positions of a sequence, D width of a tower, E width of the embedding,
+H heads, K width of a head.
+
+The weights stay in open_clip's modules and the features are open_clip's, up to rounding. What is left out is
+work that a CLIP throws away: in the last block only the pooled position needs a query and the MLP, and
+`nn.MultiheadAttention` copies its projections forward and pads their gradients with zeros backward.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from synthclip.errors import SynthClipError
+from synthclip.models import open_clip, timm
+from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE
+from synthclip.recipe.training import PAPER_MODEL, ModelConfig
+
+PAPER_MODEL_CFG: dict[str, Any] = {
+    "embed_dim": 512,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "timm_model_name": "vit_base_patch16_224",
+        "timm_model_pretrained": False,
+        "timm_pool": "token",
+        "timm_proj": "linear",
+        "image_size": 224,
+    },
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+}
+"""The network of the SynthCLIP paper (arXiv 2402.01832, section 4) as open_clip's `model_cfg`. The image
+tower keeps timm's exact GELU and its LayerNorm epsilon of 1e-6; `quick_gelu` reaches the text tower alone."""
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""ImageNet's, in RGB on a scale of 0 to 1: the paper's normalisation."""
+
+_PREPROCESS: dict[str, Any] = {
+    "mean": list(IMAGE_MEAN),
+    "std": list(IMAGE_STD),
+    "interpolation": "bilinear",
+    "resize_mode": "shortest",
+}
+"""open_clip's words for torchvision's Resize and CenterCrop, with ImageNet's mean and std."""
+
+
+def open_clip_config(config: ModelConfig) -> dict[str, Any]:
+    """The contents of `open_clip_config.json` for a model: its `model_cfg` and `preprocess_cfg`."""
+    vision, text = config.vision, config.text
+    vision_cfg: dict[str, Any] = {"image_size": vision.image_size_px}
+    if vision.timm is not None:
+        vision_cfg |= {
+            "timm_model_name": vision.timm,
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        }
+    else:
+        vision_cfg |= {
+            "layers": vision.layers if isinstance(vision.layers, int) else list(vision.layers),
+            "width": vision.width,
+            "head_width": vision.head_width,
+            "patch_size": vision.patch_size_px,
+            "patch_dropout": vision.patch_dropout,
+        }
+    text_cfg = {
+        "context_length": text.context_length,
+        "vocab_size": 49408,
+        "width": text.width,
+        "heads": text.heads,
+        "layers": text.layers,
+    }
+    model_cfg = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": vision_cfg,
+        "text_cfg": text_cfg,
+        "init_logit_scale": config.logit_scale,
+        "init_logit_bias": config.logit_bias,
+    }
+    if config.name == PAPER_MODEL:
+        model_cfg = PAPER_MODEL_CFG
+    return {"model_cfg": model_cfg, "preprocess_cfg": _PREPROCESS}
+
+
+def build_model(config: ModelConfig) -> "LeanCLIP":
+    """A CLIP with fresh weights. Draws from torch's global generator."""
+    model = LeanCLIP(**open_clip_config(config)["model_cfg"])
+    if config.name == PAPER_MODEL:  # which draws its image projection [width, embed_dim] last
+        weight: nn.Parameter = model.visual.head.proj.weight
+        embed_dim, width = weight.shape
+        weight.data = torch.empty(width, embed_dim).normal_(std=width**-0.5).T.contiguous()
+    return model
+
+
+class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
+    """open_clip's CLIP without the work that its features do not need.
+
+    `encode_image(images float [B, 3, H, W])` and `encode_text(tokens int64 [B, L])` give [B, embed_dim];
+    `logit_scale` is the logarithm of the inverse temperature.
+
+    Image towers with position embeddings take other sizes than their own, as training at progressive
+    resolution needs; of timm's, its ViTs and those that do so by themselves. Batches of texts may be shorter
+    than the context: no token sees a later one, so cutting what stands after the last end token changes
+    nothing.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        lean(self.transformer)
+        if isinstance(self.visual, open_clip.transformer.VisionTransformer):
+            lean(self.visual.transformer)
+        elif _is_timm_vit(self.visual):
+            self.visual.trunk.patch_embed.strict_img_size = False  # positions are interpolated below
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        visual: Any = self.visual
+        size = image.shape[-1]
+        if isinstance(visual, open_clip.transformer.VisionTransformer):
+            x_BLD = embedded(visual, image)
+            class_token_B = torch.zeros(x_BLD.shape[0], dtype=torch.int64, device=x_BLD.device)
+            x_BD = visual.ln_post(pooled(visual.transformer, x_BLD, class_token_B, causal=False))
+            x_BE: Tensor = x_BD @ visual.proj
+        elif isinstance(visual, open_clip.modified_resnet.ModifiedResNet) and size != visual.image_size:
+            at_size_LD = positions(visual.attnpool.positional_embedding, size // 32)
+            x_BE = functional_call(visual, {"attnpool.positional_embedding": at_size_LD}, (image,))
+        elif _is_timm_vit(visual) and size != visual.image_size[0]:
+            at_size_LD = positions(visual.trunk.pos_embed[0], size // visual.trunk.patch_embed.patch_size[0])
+            x_BE = functional_call(visual, {"trunk.pos_embed": at_size_LD[None]}, (image,))
+        else:
+            x_BE = visual(image)
+        return nn.functional.normalize(x_BE, dim=-1) if normalize else x_BE
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        x_BLD = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
+        # The end token has the largest id of all.
+        x_BD = self.ln_final(pooled(self.transformer, x_BLD, text.argmax(dim=-1), causal=True))
+        x_BE: Tensor = x_BD @ self.text_projection
+        return nn.functional.normalize(x_BE, dim=-1) if normalize else x_BE
+
+
+def _is_timm_vit(visual: Any) -> bool:
+    """Whether a tower is a ViT of timm's with one token, of the class, before its square of patches."""
+    trunk = getattr(visual, "trunk", None)
+    if not isinstance(trunk, timm.models.VisionTransformer) or trunk.pos_embed is None:
+        return False
+    return bool(trunk.pos_embed.shape[1] == 1 + trunk.patch_embed.num_patches)
+
+
+def save_open_clip(model: nn.Module, config: ModelConfig, folder: Path) -> None:
+    """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(open_clip_config(config), indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(state, folder / WEIGHTS_FILE)
+    except SafetensorError as error:  # a full disk, say: it is no OSError
+        raise SynthClipError(
+            f"{folder}: the model cannot be written ({error}): run the same command again"
+        ) from None
+
+
+def build_encode(config: ModelConfig) -> Callable[[str], tuple[int, ...]]:
+    """CLIP's tokenizer for one text: ids with start and end token, cut to the context.
+
+    What is cut keeps its end token; that of `synthclip-vitb16` loses it; see `PaperTokenizer`.
+    """
+    tokenizer = open_clip.SimpleTokenizer()
+    context = config.text.context_length
+    end_kept = config.name != PAPER_MODEL
+
+    @lru_cache(maxsize=1 << 16)
+    def word_ids(word: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(word))
+
+    def text_ids(text: str) -> Iterable[int]:
+        # Such a text has nothing to repair, so that its words can be looked up one by one.
+        if text.isascii() and text.isprintable() and "&" not in text:
+            return chain.from_iterable(map(word_ids, tokenizer.pat.findall(text.lower())))
+        return tokenizer.encode(text)  # type: ignore[no-any-return]
+
+    def encode(text: str) -> tuple[int, ...]:
+        ids = (tokenizer.sot_token_id, *text_ids(text), tokenizer.eot_token_id)
+        if len(ids) > context and end_kept:
+            return (*ids[: context - 1], tokenizer.eot_token_id)
+        return ids[:context]
+
+    return encode
+
+
+class PaperTokenizer(open_clip.SimpleTokenizer):  # type: ignore[misc]
+    """CLIP's byte-pair encoding as the official code calls it.
+
+    A text of more than 75 tokens is cut without putting the end token back, where open_clip puts it back.
+    The text feature is read at the largest id, so for such texts the two give different features, and the
+    official weights have only ever seen this one.
+    """
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        """Token ids int64 [N, 77], padded with zeros."""
+        texts = [texts] if isinstance(texts, str) else texts
+        ids = torch.zeros(len(texts), context_length or self.context_length, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [self.sot_token_id, *self.encode(text), self.eot_token_id][: len(row)]
+            row[: len(tokens)] = torch.tensor(tokens)
+        return ids
+
+
+class Block(nn.Module):
+    """The weights of an `open_clip.transformer.ResidualAttentionBlock`, under the same names.
+
+    One call does all that a block does, so that what hooks a module's forward, such as FSDP, sees it.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.ln_1, self.attn, self.ls_1 = block.ln_1, block.attn, block.ls_1
+        self.ln_2, self.mlp, self.ls_2 = block.ln_2, block.mlp, block.ls_2
+
+    def forward(self, x_BLD: Tensor, at_B: Tensor | None, causal: bool) -> Tensor:
+        """The output [B, L, D], or [B, D] at position `at_B` (int64) of each sequence."""
+        out: Tensor
+        if at_B is None:
+            out = x_BLD + self.ls_1(_attention(self.attn, self.ln_1(x_BLD), causal))
+        else:
+            row_B = torch.arange(x_BLD.shape[0], device=x_BLD.device)
+            out = x_BLD[row_B, at_B] + self.ls_1(_attention_at(self.attn, self.ln_1(x_BLD), at_B, causal))
+        out = out + self.ls_2(self.mlp(self.ln_2(out)))
+        return out
+
+
+def lean(transformer: Any) -> None:
+    """Prepare an `open_clip.transformer.Transformer` of plain blocks for `pooled`, then its only use."""
+    transformer.resblocks = nn.ModuleList(Block(block) for block in transformer.resblocks)
+
+
+def pooled(transformer: Any, x_BLD: Tensor, at_B: Tensor, *, causal: bool) -> Tensor:
+    """The output of a lean transformer [B, D] at position `at_B` (int64) of each sequence.
+
+    With `causal`, no position sees a later one.
+    """
+    *first, last = transformer.resblocks
+    for block in first:
+        x_BLD = block(x_BLD, None, causal)
+    out_BD: Tensor = last(x_BLD, at_B, causal)
+    return out_BD
+
+
+def positions(own_LD: Tensor, side: int) -> Tensor:
+    """Position embeddings [1 + side * side, D] for a square grid of patches behind a class token.
+
+    Those of another grid, `own_LD`, are interpolated as timm and open_clip do where they load weights for
+    another image size; for its own grid it is the very same tensor.
+    """
+    if own_LD.shape[0] == 1 + side * side:
+        return own_LD
+    resampled_LD: Tensor = timm.layers.resample_abs_pos_embed(own_LD[None], [side, side])[0]
+    return resampled_LD
+
+
+def embedded(visual: nn.Module, image: Tensor) -> Tensor:
+    """What enters the blocks of an `open_clip.transformer.VisionTransformer`, [B, 1 + patches, D].
+
+    The edge of the squares `image` [B, 3, H, H] is any multiple of its patch.
+    """
+    tower: Any = visual
+    x_BDHW = tower.conv1(image)
+    B, D, H, _ = x_BDHW.shape
+    class_B1D = tower.class_embedding.to(x_BDHW.dtype).expand(B, 1, D)
+    x_BLD = torch.cat([class_B1D, x_BDHW.flatten(2).transpose(1, 2)], dim=1)
+    x_BLD = x_BLD + positions(tower.positional_embedding, H).to(x_BLD.dtype)
+    out_BLD: Tensor = tower.ln_pre(tower.patch_dropout(x_BLD))
+    return out_BLD
+
+
+def _attention(attention: nn.MultiheadAttention, x_BLD: Tensor, causal: bool) -> Tensor:
+    qkv = linear(x_BLD, attention.in_proj_weight, attention.in_proj_bias)
+    q_BHLK, k_BHLK, v_BHLK = _heads(qkv, 3, attention.num_heads)
+    mixed_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
+    out_BLD: Tensor = attention.out_proj(mixed_BHLK.transpose(1, 2).flatten(2))
+    return out_BLD
+
+
+def _attention_at(attention: nn.MultiheadAttention, x_BLD: Tensor, at_B: Tensor, causal: bool) -> Tensor:
+    B, L, D = x_BLD.shape
+    of_query, of_rest = attention.in_proj_weight.split([D, 2 * D])
+    query_bias, rest_bias = attention.in_proj_bias.split([D, 2 * D])
+    here_B1D = x_BLD[torch.arange(B, device=x_BLD.device), at_B].unsqueeze(1)
+    (q_BH1K,) = _heads(linear(here_B1D, of_query, query_bias), 1, attention.num_heads)
+    k_BHLK, v_BHLK = _heads(linear(x_BLD, of_rest, rest_bias), 2, attention.num_heads)
+    seen = torch.arange(L, device=x_BLD.device) <= at_B[:, None, None, None] if causal else None
+    mixed_BH1K = scaled_dot_product_attention(q_BH1K, k_BHLK, v_BHLK, attn_mask=seen)
+    out_BD: Tensor = attention.out_proj(mixed_BH1K.flatten(1))
+    return out_BD
+
+
+def _heads(x_BLD: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Split the last axis into so many tensors [B, H, L, K]."""
+    return tuple(part.transpose(1, 2) for part in x_BLD.unflatten(-1, (parts, heads, -1)).unbind(2))
