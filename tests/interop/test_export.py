@@ -17,6 +17,7 @@ from synthclip.errors import SynthClipError
 from synthclip.interop.export import Format, export_model
 from synthclip.models.build import PAPER_MODEL_CFG
 from synthclip.models.load import is_paper_model
+from synthclip.models.weights import to_official
 
 _TEXTS = ["a photo of a dog", "two red umbrellas on a rainy street", "word " * 90]
 _SMALL: dict[str, Any] = {
@@ -87,7 +88,7 @@ def test_an_official_checkpoint_has_the_same_embeddings_everywhere(
     export_model(tmp_path / "open_clip", tmp_path / "official", "official")
     again = torch.load(tmp_path / "official" / "checkpoint_best.pt", weights_only=False)
     assert again.keys() == {"epoch", "state_dict", "optimizer", "scaler", "best_acc1", "args"}
-    for name, value in model.state_dict().items():
+    for name, value in to_official(model.state_dict()).items():
         assert torch.equal(again["state_dict"][f"module.{name}"], value)
 
 
