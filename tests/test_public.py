@@ -35,6 +35,13 @@ def test_every_public_name_is_there() -> None:
         assert getattr(synthclip, name) is not None
 
 
+def test_run_can_be_called_whatever_was_imported_before() -> None:
+    for before in ("import synthclip", "import synthclip.run.store", "import synthclip\nsynthclip.run"):
+        code = f"{before}\ntry: synthclip.run()\nexcept TypeError as error: print(error)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "missing 2 required positional arguments: 'recipe' and 'out'" in done.stdout
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not modules_after("import synthclip") & {*HEAVY, "numpy", "pydantic", "pyarrow"}
 

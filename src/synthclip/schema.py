@@ -2,15 +2,17 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""Of a run directory: raised when what one holds is laid out in another way."""
 SPLITS = ("train", "heldout")
 """What the selected captions, and the images of them, are divided into: the folders of their shards."""
 
 
-def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+def _schema(*fields: tuple[str, pa.DataType], version: str = "1") -> pa.Schema:
+    """A table; `version` is the one of the run directory that last changed its columns."""
     return pa.schema(
         [pa.field(name, kind) for name, kind in fields],
-        metadata={"synthclip_schema": SCHEMA_VERSION},
+        metadata={"synthclip_schema": version},
     )
 
 

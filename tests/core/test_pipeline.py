@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +16,9 @@ from synthclip.recipe import load_recipe
 from synthclip.run import pipeline
 from synthclip.run.engine import Progress, Shard
 from synthclip.run.progress import Console
+from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
+from synthclip.schema import SCHEMA_VERSION
 
 THREE_SHARDS = ("captions.per_concept=3",)
 
@@ -163,6 +167,74 @@ def test_a_damaged_manifest_counts_as_missing(tmp_path: Path, damage: str) -> No
     path.write_text(broken[damage])
     run(out)
     assert files(out) == whole
+
+
+def test_a_run_with_nothing_to_do_opens_each_manifest_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    opened: list[str] = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    run(out)
+    found = Counter(Path(path).relative_to(out) for path in opened if "/manifests/" in path)
+    expected = (path.relative_to(out) for path in out.glob("*/manifests/*.json"))
+    assert found == dict.fromkeys(expected, 1)
+
+
+def test_shards_are_listed_once_unless_what_they_are_made_of_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    run(out)
+    listed: list[str] = []
+    for stage in (small_stages.Numbers, small_stages.Squares, small_stages.Total):
+
+        def shards(self: Stage, original: Callable[..., Sequence[Shard]] = stage.shards) -> Sequence[Shard]:
+            listed.append(self.name)
+            return original(self)
+
+        monkeypatch.setattr(stage, "shards", shards)
+    run(out)
+    assert listed == ["numbers", "squares", "total"]
+    listed.clear()
+    (out / "squares/00001.parquet").unlink()
+    run(out)
+    assert listed == ["numbers", "squares", "total"]
+
+
+def test_a_failed_attempt_is_shown_logged_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(small_stages.STAGES, "squares", "small_stages:FlakySquares")
+    shown = run(tmp_path / "run")
+    assert "squares   shard 00001: attempt 1 failed: ZeroDivisionError: the first attempt" in shown
+    assert "3 of 3 shards made, 15 rows, 15 rejected, 1 failed attempts" in shown
+    status = pipeline.status(tmp_path / "run")
+    (failed,) = status.failed["squares"]
+    assert (failed["shard"], failed["attempt"], failed["final"]) == ("00001", 1, False)
+    table = io.StringIO()
+    Console(table).status(status)
+    assert "failed attempts in squares: 1, last shard 00001: ZeroDivisionError" in table.getvalue()
+
+
+def test_a_run_of_another_version_is_refused_and_nothing_touched(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    for path in out.glob("*/stage.json"):
+        values = json.loads(path.read_text())
+        assert values.pop("schema") == SCHEMA_VERSION
+        path.write_text(json.dumps(values))
+
+    def contents() -> dict[Path, tuple[int, bytes]]:
+        found = out.rglob("*")
+        return {
+            path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in found
+        }
+
+    before = contents()
+    for attempt in (lambda: run(out), lambda: pipeline.status(out)):
+        with pytest.raises(SynthClipError, match=r"data format 1, this one writes 2\): choose another --out"):
+            attempt()
+    assert contents() == before
 
 
 def test_stage_alone_needs_its_inputs(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages
 from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
-from synthclip.run.store import Manifest, RunDirectory, disk_errors
+from synthclip.run.store import RunDirectory, disk_errors
 
 STAGES = {
     "concepts": "synthclip.textgen.concepts:Concepts",
@@ -36,7 +36,7 @@ def run(
     stages: Sequence[str] = tuple(STAGES),
     console: Console | None = None,
 ) -> RunDirectory:
-    """Bring the given stages of the run in `out` up to date with the recipe; nothing current is made again.
+    """Bring the given stages of the run in `out` up to date with the recipe; finished shards are skipped.
 
     Raises SynthClipError where `out` holds another recipe or something else, is in use, or lacks what the
     given stages read.
@@ -44,24 +44,31 @@ def run(
     console = console or Console()
     directory = RunDirectory(out)
     _refuse_foreign(directory, recipe)
-    with directory.lock():
+    with directory.lock(), directory.cached_manifests():
         directory.write_text(RECIPE_FILE, recipe.to_yaml())
-        states = survey(recipe, directory)
+        states = {state.stage: state for state in survey(recipe, directory)}
         _refuse_stale_inputs(states, stages, directory)
-        todo = [state.stage for state in states if state.stage in stages and state.state != "current"]
-        refuse_missing_packages(recipe, todo)
-        console.plan([state for state in states if state.stage in stages])
+        selected = [state for state in states.values() if state.stage in stages]
+        refuse_missing_packages(recipe, [state.stage for state in selected if state.state != "current"])
+        console.plan(selected)
+        changed: set[str] = set()
         for name in stages:
-            _bring_up_to_date(_stage(name, recipe, directory), console)
+            stage, state = _stage(name, recipe, directory), states[name]
+            if state.shards is None or changed.intersection(stage.reads):
+                state = _compare(stage, stage.shards(), _changes(stage))
+            if _bring_up_to_date(stage, state, console):
+                changed.add(name)
+            stage.finish(directory.manifests(name))
     return directory
 
 
 def status(out: Path | str, recipe: Recipe | None = None) -> Status:
-    """How the run in `out` stands against its own recipe, or a given one.
+    """The state of the run in `out`, compared with its own recipe or a given one.
 
-    Raises SynthClipError where `out` is no run directory.
+    Raises SynthClipError where `out` is no run directory, or one of another version.
     """
     directory = RunDirectory(out)
+    directory.check_version()
     recipe = recipe or load_saved_recipe(directory.path)
     seconds: dict[str, float] = {}
     failed: dict[str, list[dict[str, Any]]] = {}
@@ -74,81 +81,84 @@ def status(out: Path | str, recipe: Recipe | None = None) -> Status:
             failed.setdefault(line["stage"], []).append(line)
         elif event == "eval":
             evaluated = {name: value for name, value in line.items() if name != "time"}
-    return Status(directory.path, tuple(survey(recipe, directory)), seconds, evaluated, failed)
+    with directory.cached_manifests():
+        states = tuple(survey(recipe, directory))
+    return Status(directory.path, states, seconds, evaluated, failed)
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
     """The state of every stage, in order."""
     states: dict[str, StageState] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for name in STAGES:
         stage = _stage(name, recipe, directory)
-        blocked = [read for read in stage.reads if not states[read].usable]
-        changes = _changes(stage) if directory.manifests(name) else []
-        # What waits anyway repeats no change that an earlier stage has told.
-        states[name] = _state(stage, blocked, [one for one in changes if not blocked or one not in told])
-        told.update(changes)
+        waits_for = [read for read in stage.reads if not states[read].usable]
+        changes = _changes(stage)
+        # A stage that waits anyway does not repeat the changes of an earlier one.
+        shown = [change for change in changes if not waits_for or change not in reported]
+        states[name] = _state(stage, waits_for, shown)
+        reported.update(changes)
     return list(states.values())
 
 
-def _state(stage: Stage, blocked: Sequence[str], changes: Sequence[str]) -> StageState:
-    whole = stage.run.manifests(stage.name)
-    if blocked:
-        reason = "; ".join([*changes, f"after {', '.join(blocked)}"])
-        state: Literal["new", "waiting"] = "waiting" if whole else "new"
-        return StageState(stage.name, state, reason, manifests=tuple(whole))
+def _state(stage: Stage, waits_for: Sequence[str], changes: Sequence[str]) -> StageState:
+    there = tuple(stage.run.manifests(stage.name))
+    if waits_for:
+        reason = "; ".join([*changes, f"after {', '.join(waits_for)}"])
+        return StageState(stage.name, "waiting" if there else "new", reason, manifests=there)
     try:
         shards = stage.shards()
     except SynthClipError as error:
-        if not whole:
+        if not there:
             return StageState(stage.name, "new", str(error))
         if changes:
             return StageState(stage.name, "stale", "; ".join(changes))
-        return StageState(stage.name, "unchecked", str(error), manifests=tuple(whole))
-    current = _current(stage, shards, whole)
-    if len(current) == len(shards):
-        return StageState(stage.name, "current", "", len(shards), tuple(current.values()))
-    if not whole:
-        return StageState(stage.name, "new", "", len(shards))
-    kept = tuple(current.values())
-    if changes:
-        return StageState(stage.name, "stale", "; ".join(changes), len(shards), kept)
-    names = [shard.name for shard in shards if shard.name not in current]
-    of = f"{len(names)} of {len(shards)} shards"
-    there = {manifest.shard for manifest in whole}
-    if any(name in there for name in names):
-        reads = " or ".join(stage.reads) or "the files it reads"
-        return StageState(stage.name, "stale", f"{of} made before {reads} changed", len(shards), kept)
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return StageState(stage.name, "incomplete", f"{of} missing: {shown}", len(shards), kept)
+        return StageState(stage.name, "unchecked", str(error), manifests=there)
+    return _compare(stage, shards, changes)
 
 
-def _current(stage: Stage, shards: Sequence[Shard], whole: Sequence[Manifest]) -> dict[str, Manifest]:
-    """The shards that are whole and made of just what they would be made of now."""
-    by_name = {manifest.shard: manifest for manifest in whole}
-    return {
-        shard.name: by_name[shard.name]
+def _compare(stage: Stage, shards: Sequence[Shard], changes: Sequence[str]) -> StageState:
+    """The state of a stage that should consist of `shards`: current are those made of just what they would be
+    made of now."""
+    there = {manifest.shard: manifest for manifest in stage.run.manifests(stage.name)}
+    missing = [
+        shard.name
         for shard in shards
-        if shard.name in by_name and by_name[shard.name].fingerprint == stage.fingerprint(shard)
-    }
+        if shard.name not in there or there[shard.name].fingerprint != stage.fingerprint(shard)
+    ]
+    current = {shard.name for shard in shards}.difference(missing)
+    kept = tuple(there[shard.name] for shard in shards if shard.name in current)
+    state: Literal["new", "current", "incomplete", "stale"] = "stale"
+    count = f"{len(missing)} of {len(shards)} shards"
+    if not missing:
+        state, reason = "current", ""
+    elif not there:
+        state, reason = "new", ""
+    elif changes:
+        reason = "; ".join(changes)
+    elif there.keys() & set(missing):
+        reason = f"{count} made before {' or '.join(stage.reads) or 'the files it reads'} changed"
+    else:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        state, reason = "incomplete", f"{count} missing: {shown}"
+    return StageState(stage.name, state, reason, shards, kept)
 
 
-def _bring_up_to_date(stage: Stage, console: Console) -> None:
-    directory = stage.run
-    shards = stage.shards()
-    whole = directory.manifests(stage.name)
-    current = _current(stage, shards, whole)
+def _bring_up_to_date(stage: Stage, state: StageState, console: Console) -> bool:
+    """Make what is not current and remove what the stage no longer consists of; whether there was any."""
+    directory, shards = stage.run, state.shards or ()
+    current = {manifest.shard for manifest in state.manifests}
     todo = [shard for shard in shards if shard.name not in current]
     wanted = {shard.name for shard in shards}
-    superfluous = [manifest for manifest in whole if manifest.shard not in wanted]
-    if todo or superfluous:
-        for manifest in superfluous:
-            directory.remove(stage.name, manifest)
-        _drop_stale_partials(stage, todo)
-        directory.write_json(f"{stage.name}/stage.json", stage.values)
-        _make(stage, todo, len(shards), console)
-        whole = directory.manifests(stage.name)
-    stage.finish(whole)
+    superfluous = [one for one in directory.manifests(stage.name) if one.shard not in wanted]
+    if not todo and not superfluous:
+        return False
+    for manifest in superfluous:
+        directory.remove(stage.name, manifest)
+    _remove_stale_partials(stage, todo)
+    directory.write_stage_values(stage.name, stage.values)
+    _make(stage, todo, len(shards), console)
+    return True
 
 
 def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> None:
@@ -163,6 +173,7 @@ def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> 
             if isinstance(event, Progress):
                 bar.progress(event)
             elif isinstance(event, Done):
+                stage.run.reload(stage.name, event.shard.name)
                 bar.done(event)
                 stage.run.log(
                     event="shard",
@@ -186,7 +197,7 @@ def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> 
     stage.run.log(event="stage", stage=stage.name, shards=len(todo), seconds=seconds)
 
 
-def _drop_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
+def _remove_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
     keep = {stage.partial(shard).name for shard in todo}
     for path in stage.run.stage(stage.name).glob("partial/*"):
         if path.name not in keep:
@@ -215,24 +226,24 @@ def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
 
 
 def _refuse_stale_inputs(
-    states: Sequence[StageState], stages: Sequence[str], directory: RunDirectory
+    states: Mapping[str, StageState], stages: Sequence[str], directory: RunDirectory
 ) -> None:
     """A stage run by itself never brings up to date what it reads: it says what to run."""
-    by_name = {state.stage: state for state in states}
     for name in stages:
         for read in _class(name).reads:
-            if read not in stages and not by_name[read].usable:
-                told = by_name[read].reason
+            if read not in stages and not states[read].usable:
+                reason = f" ({states[read].reason})" if states[read].reason else ""
                 raise SynthClipError(
                     f"{directory.path}: stage {name!r} reads {read!r}, which is "
-                    f"{by_name[read].state}{f' ({told})' if told else ''}: run `synthclip {read}` first, "
-                    "or `synthclip run` for all"
+                    f"{states[read].state}{reason}: run `synthclip {read}` first, or `synthclip run` for all"
                 )
 
 
 def _changes(stage: Stage) -> list[str]:
-    """`dotted.key: old -> new` for every recipe value that the stage was made with another of."""
-    saved = stage.run.read_json(f"{stage.name}/stage.json") or {}
+    """`dotted.key: old -> new` for every recipe value that has changed since the stage was made."""
+    if not stage.run.manifests(stage.name):
+        return []
+    saved = stage.run.stage_values(stage.name)
     return [f"{key}: {_short(old)} -> {_short(new)}" for key, old, new in differences(saved, stage.values)]
 
 

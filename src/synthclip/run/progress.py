@@ -52,7 +52,7 @@ class Console:
             table.add_row(
                 state.stage,
                 f"{state.state} ({state.reason})" if state.reason else state.state,
-                f"{len(state.manifests)}/{'?' if state.shards_total is None else state.shards_total}",
+                f"{len(state.manifests)}/{'?' if state.shards is None else len(state.shards)}",
                 str(state.rows),
                 ", ".join(f"{reason} {count}" for reason, count in state.rejected.items()) or "-",
                 "-" if seconds is None else f"{seconds:.1f}",

@@ -1,4 +1,4 @@
-"""What a stage of the pipeline is: shards to make, a worker that makes one, and how it stands."""
+"""What a stage of the pipeline is: shards to make, a worker that makes one, and its state in a run."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ class Stage(ABC):
 
     @abstractmethod
     def shards(self) -> Sequence[Shard]:
-        """All shards, in order. Called when the stages in `reads` are whole."""
+        """All shards, in order. Called when the stages in `reads` are complete."""
 
     def prepare(self) -> None:  # noqa: B027
         """Called in the parent just before workers start, where any shard is to be made.
@@ -65,7 +65,7 @@ class Stage(ABC):
     def partial(self, shard: Shard) -> Path:
         """A folder for progress inside a long shard, a checkpoint say.
 
-        It outlives a kill and is removed once the shard is whole. Its name holds the fingerprint, so that
+        It outlives a kill and is removed once the shard is complete. Its name holds the fingerprint, so that
         progress of another recipe is never taken up.
         """
         return self.run.file(self.name, f"partial/{self.fingerprint(shard)[:16]}")
@@ -99,16 +99,17 @@ class Stage(ABC):
 
 @dataclass(frozen=True)
 class StageState:
-    """How one stage of a run stands against the recipe."""
+    """One stage of a run, compared with the recipe."""
 
     stage: str
     state: Literal["new", "current", "incomplete", "stale", "waiting", "unchecked"]
     """`waiting`: a stage that it reads is not current, so what it needs cannot be known yet.
     `unchecked`: it is there, but what it was made from, a model's file say, is not on this machine."""
     reason: str = ""
-    shards_total: int | None = None
+    shards: Sequence[Shard] | None = None
+    """All that the stage consists of; None where that is not known yet."""
     manifests: tuple[Manifest, ...] = ()
-    """The shards that are whole and current; of a stage that waits, all that are whole."""
+    """The shards that are current; of a stage that waits or is unchecked, all that are complete."""
 
     @property
     def usable(self) -> bool:
@@ -131,7 +132,7 @@ class StageState:
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands: its stages, and the wall seconds last spent on each."""
+    """The state of a run: its stages, and the wall seconds last spent on each."""
 
     path: Path
     stages: tuple[StageState, ...]

@@ -5,7 +5,7 @@ into place, and the manifest, which names them all, comes last by one atomic ren
 
     DIR/recipe.yaml                  the resolved recipe
     DIR/metrics.jsonl                one line a finished shard and a finished stage: rows, rejects, seconds
-    DIR/<stage>/stage.json           the recipe values the stage was made with
+    DIR/<stage>/stage.json           the version of the data format, the recipe values the stage was made with
     DIR/<stage>/manifests/<shard>.json
     DIR/<stage>/<files>              what the manifests name
     DIR/<stage>/rejected/<shard>.parquet
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
-from synthclip.schema import REJECTED
+from synthclip.schema import REJECTED, SCHEMA_VERSION
 
 _SCRATCH = ".scratch"
 _REJECTED_IN_MEMORY = 10_000
@@ -76,6 +76,8 @@ class RunDirectory:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._cached: dict[str, dict[str, Manifest]] | None = None
+        """Manifests by stage and shard, inside `cached_manifests`."""
 
     def stage(self, stage: str) -> Path:
         return self.path / stage
@@ -88,8 +90,10 @@ class RunDirectory:
         """Exclusive for writers; freed by the kernel when the holder dies, however it dies.
 
         Scratch folders that a killed run left are removed on entry, and on leaving those of its workers that
-        outlived it by a moment.
+        outlived it by a moment. Raises SynthClipError where another process holds it, or where
+        the run is of another version.
         """
+        self.check_version()
         with disk_errors(self.path):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -121,8 +125,45 @@ class RunDirectory:
         for scratch in self.path.glob(f"*/{_SCRATCH}"):
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def check_version(self) -> None:
+        """Raise SynthClipError where the run is of another version of the data format; writes nothing."""
+        for path in sorted(self.path.glob("*/stage.json")):
+            values = self.read_json(f"{path.parent.name}/stage.json")
+            made = values.get("schema", "1") if isinstance(values, dict) else SCHEMA_VERSION
+            if made != SCHEMA_VERSION:
+                raise SynthClipError(
+                    f"{self.path}: made by another version of SynthCLIP (data format {made}, this one writes "
+                    f"{SCHEMA_VERSION}): choose another --out; training.sources still reads its shards"
+                )
+
+    def write_stage_values(self, stage: str, values: Mapping[str, Any]) -> None:
+        """Record what a stage is made with, before its first shard."""
+        self.write_json(f"{stage}/stage.json", {"schema": SCHEMA_VERSION, **values})
+
+    def stage_values(self, stage: str) -> dict[str, Any]:
+        """What a stage was made with; empty where that is not known."""
+        values = dict(self.read_json(f"{stage}/stage.json") or {})
+        values.pop("schema", None)
+        return values
+
+    @contextlib.contextmanager
+    def cached_manifests(self) -> Iterator[None]:
+        """Inside, each manifest is read once. `reload` tells of shards that workers have made meanwhile."""
+        self._cached = {}
+        try:
+            yield
+        finally:
+            self._cached = None
+
+    def reload(self, stage: str, shard: str) -> None:
+        """Read the manifest of a shard again."""
+        if self._cached is not None and stage in self._cached:
+            self._cached[stage].pop(shard, None)
+            if manifest := self.manifest(stage, shard):
+                self._cached[stage][shard] = manifest
+
     def manifest(self, stage: str, shard: str) -> Manifest | None:
-        """The shard's manifest, or None where the shard is not there whole."""
+        """The shard's manifest, or None where the shard is missing or incomplete."""
         path = self._manifest_path(stage, shard)
         try:
             raw = json.loads(path.read_bytes())
@@ -130,6 +171,8 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError):
+            return None
+        if manifest.shard != shard:
             return None
         for entry in manifest.files:
             try:
@@ -140,17 +183,27 @@ class RunDirectory:
         return manifest
 
     def manifests(self, stage: str) -> list[Manifest]:
-        """The manifests of all shards that are there whole, in the order of their names."""
+        """The manifests of all complete shards, in the order of their names."""
+        if self._cached is None:
+            return list(self._read_manifests(stage))
+        if stage not in self._cached:
+            self._cached[stage] = {manifest.shard: manifest for manifest in self._read_manifests(stage)}
+        return [self._cached[stage][shard] for shard in sorted(self._cached[stage])]
+
+    def _read_manifests(self, stage: str) -> Iterator[Manifest]:
         root = self.stage(stage) / "manifests"
-        names = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json"))
-        found = (self.manifest(stage, name) for name in names)
-        return [manifest for manifest in found if manifest is not None]
+        for name in sorted(
+            path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json")
+        ):
+            if manifest := self.manifest(stage, name):
+                yield manifest
 
     def remove(self, stage: str, manifest: Manifest) -> None:
-        """Take a shard away, its manifest first, so that no half of it is taken for whole."""
+        """Remove a shard, its manifest first, so that no half of it counts as complete."""
         self._manifest_path(stage, manifest.shard).unlink(missing_ok=True)
         for entry in manifest.files:
             self.file(stage, entry.path).unlink(missing_ok=True)
+        self.reload(stage, manifest.shard)
 
     def begin(
         self, stage: str, shard: str, fingerprint: str, rejects: pa.Schema | None = None
@@ -319,6 +372,7 @@ class ShardWriter:
                 if stale not in {entry.path for entry in entries}:
                     self._run.file(self._stage, stale).unlink(missing_ok=True)
             self._run.write_json(f"{self._stage}/manifests/{self._shard}.json", asdict(manifest))
+            self._run.reload(self._stage, self._shard)
         return manifest
 
 
@@ -328,7 +382,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = {
+        advice = {
             errno.ENOSPC: "no space left on the disk: free some and run the same command again",
             errno.EFBIG: "a file grows larger than may be written here: see `ulimit -f`",
             errno.EDQUOT: "disk quota exceeded: free some and run the same command again",
@@ -339,6 +393,6 @@ def disk_errors(path: Path) -> Iterator[None]:
             errno.ENOTDIR: "a file stands where a folder should be: choose another --out",
             errno.EEXIST: "a file stands where a folder should be: choose another --out",
         }.get(error.errno or 0)
-        if told is None:
+        if advice is None:
             raise
-        raise SynthClipError(f"{path}: {told}") from error
+        raise SynthClipError(f"{path}: {advice}") from error

@@ -66,7 +66,7 @@ def import_synthci(source: Path, out: Path, workers: int | Literal["auto"] = "au
         ]
         if todo:
             captions = out / _CAPTIONS
-            directory.write_json(f"{STAGE}/stage.json", {"source": "SynthCI-30M"})
+            directory.write_stage_values(STAGE, {"source": "SynthCI-30M"})
             console.line(f"reading   {csv_path}")
             with directory.begin(STAGE, "csv", csv_digest) as writer:
                 writer.commit(split_csv(csv_path, captions, {path.stem for path in whole.values()}, writer))
