@@ -1,9 +1,14 @@
 """Captions that share nearly all their words with another: MinHash finds the candidates, the words decide.
 
 Two captions are near duplicates where the Jaccard similarity of their sets of lower-cased words reaches a
-threshold, and the one with the smaller id stays. MinHash with banding (Broder, 1997; Leskovec, Rajaraman and
-Ullman, Mining of Massive Datasets, chapter 3) proposes pairs; captions are short, so that many an innocent
-pair is proposed, and every pair is checked by its words.
+threshold; the one with the smaller id stays. Comparing all pairs of 30 million captions is out of reach, so
+MinHash with banding (Broder, 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3)
+proposes pairs: each caption has a short key for every band, and only captions with the same key are compared.
+Captions are short, so that many proposed pairs are not near: every pair is checked by its words.
+
+Captions are taken in the order of their ids, which are hashes of their texts, so that the result does not
+depend on how they are spread over files. Only ids, lengths and one band at a time are in memory; the keys of
+the bands and the hashes of the words wait in files.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +26,11 @@ from synthclip.keys import U64
 
 _PERMUTATIONS = 64
 _MIN_RECALL = 0.95
-"""Of the pairs whose similarity is just the threshold; of those above it more are found, of equals all."""
+"""Share found of the pairs whose similarity is just the threshold; of more similar ones it is larger, of
+equal sets of words it is 1."""
 _MAX_LEADERS = 32
-"""Captions of one bucket that the others are compared with."""
+"""Captions of one bucket that the others are compared with. Without a bound, a bucket of a million captions
+that share a key but few words would take a million million comparisons."""
 _PAIRS_AT_ONCE = 262_144
 _ROWS_AT_ONCE = 8_192  # whose digests fit in the cache
 
@@ -137,10 +144,16 @@ class _Words(NamedTuple):
 
 
 def _near(band: Callable[[int], U32], count: int, words: _Words, threshold: float) -> NDArray[np.int64]:
-    """For each caption the one that it is near to, -1 where it stays. Captions ascend by id."""
+    """For each caption the one that it is near to, -1 where it stays. Captions ascend by id.
+
+    Band by band, captions with equal keys form a bucket. The first of a bucket leads: the others are compared
+    with it, those that are near are settled, and the rest form a smaller bucket with a leader of its own. All
+    buckets of a band advance together, one array operation for each round of leaders.
+    """
     near = np.full(len(words.lengths), -1, np.int64)
     for number in range(count):
         open_ = np.flatnonzero((near < 0) & (words.lengths > 0))
+        # Key and caption in one integer: one sort groups the buckets, each ascending by id.
         buckets = (band(number)[open_].astype(np.uint64) << np.uint64(32)) | open_.astype(np.uint64)
         buckets.sort()
         bucket = (buckets >> np.uint64(32)).astype(np.int64)
@@ -175,7 +188,7 @@ def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def _permuted(hashes: U64) -> U32:
-    """The MinHash digests of single words, uint32 [words, permutations]; a set's is their least."""
+    """The MinHash digests of single words, uint32 [words, permutations]; that of a set is their minimum."""
     with needs_extra("dedup", "balance.near_duplicates"):
         from rensa import RMinHash
     singles = np.arange(len(hashes) + 1, dtype=np.uint64)
@@ -184,7 +197,11 @@ def _permuted(hashes: U64) -> U32:
 
 
 def _digests(permuted: U32, codes: NDArray[np.int64], lengths: NDArray[np.int64]) -> U32:
-    """The least of each set's words, uint32 [N, permutations]; all ones for a set of none."""
+    """The minimum over each set's words, uint32 [N, permutations]; all ones for an empty set.
+
+    Sets are taken longest first, word by word: those that have a next word are always the first rows, so that
+    each step is one minimum over a block without gaps.
+    """
     starts = np.cumsum(lengths) - lengths
     longest_first = np.argsort(-lengths, kind="stable")
     digests = np.full((len(lengths), _PERMUTATIONS), 0xFFFFFFFF, np.uint32)
