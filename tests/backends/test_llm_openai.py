@@ -23,7 +23,7 @@ PROMPTS = [
 ]
 
 pytest.importorskip("xllamacpp", reason="needs xllamacpp for a server")
-pytest.importorskip("openai", reason="needs the package openai")
+pytest.importorskip("httpx", reason="needs the package httpx")
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def ask(handler: type[Answers], **values: object) -> list[str]:
         ({"kind": "text/html", "body": b"<html>Welcome</html>"}, "not as OpenAI's API does"),
         ({"body": b'{"cho'}, "not as OpenAI's API does"),
         ({"status": 401, "body": b"{}"}, "set OPENAI_API_KEY"),
-        ({"status": 404, "body": b"{}"}, "mend llm.base_url or llm.model"),
+        ({"status": 404, "body": b"{}"}, "check llm.base_url or llm.model"),
         ({"status": 400, "body": b'{"error": {"message": "too long"}}'}, "refused a request"),
         ({"status": 500, "body": b"{}"}, "answered 500 after 0 retries"),
         ({"pause": 3.0, "body": b"{}"}, "cannot be reached"),

@@ -33,7 +33,7 @@ def test_bad_answers_are_named_by_position_and_the_others_kept(server: ImagesSer
     prompts = ["a dog", "a forbidden thing", "a small dog", "garbage", "nothing", "a cat"]
     painted = client(server.url).generate(prompts, list(range(6)))
     assert painted.refused == {
-        1: "refused by the server",
+        1: "content filter",
         2: "wrong size",
         3: "no image in the answer",
         4: "no image in the answer",
@@ -50,7 +50,7 @@ def test_the_seed_is_sent_unless_the_server_takes_none(server: ImagesServer) -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "remedy"), [(401, "set OPENAI_API_KEY"), (404, "mend text_to_image"), (429, "concurrency")]
+    ("status", "remedy"), [(401, "set OPENAI_API_KEY"), (404, "check text_to_image"), (429, "concurrency")]
 )
 def test_a_server_that_cannot_be_used_is_one_line(server: ImagesServer, status: int, remedy: str) -> None:
     server.always = status
@@ -62,7 +62,7 @@ def test_a_server_that_cannot_be_used_is_one_line(server: ImagesServer, status: 
 def test_a_web_page_instead_of_an_answer_is_one_line(server: ImagesServer) -> None:
     server.page = b"<html>Welcome</html>"
     with pytest.raises(
-        SynthClipError, match=r"not as OpenAI's API does: mend text_to_image\.base_url"
+        SynthClipError, match=r"not as OpenAI's API does.*check text_to_image\.base_url"
     ) as caught:
         client(server.url).generate(["a dog"], [1])
     assert "\n" not in str(caught.value)

@@ -39,6 +39,16 @@ class SamplingConfig(BackendConfig):
         return self.model_dump(include=names) | ({"stop": list(self.stop)} if self.stop else {})
 
 
+@dataclass(frozen=True)
+class Refused:
+    """In the place of a text: why the model, or a filter in front of it, gives none."""
+
+    reason: str
+    """A few words, the same for all of a kind: refused rows are counted by it."""
+    text: str = ""
+    """What was said instead."""
+
+
 class LLM(Protocol):
     """A language model that continues prompts."""
 
@@ -49,8 +59,12 @@ class LLM(Protocol):
     continues: bool
     """Whether an answer goes on from the prompt's last word; a chat model begins anew."""
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """One completion for each prompt; the same prompt and seed give the same text."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str | Refused]:
+        """One completion for each prompt; the same prompt and seed give the same text.
+
+        A fault of a service is never a property of a sample: raise SynthClipError for it. `Refused` is for a
+        single prompt that a content filter holds back.
+        """
         ...
 
 

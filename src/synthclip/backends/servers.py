@@ -1,22 +1,84 @@
-"""What the backends for servers with OpenAI's API share: settings, retries, and errors as one line.
+"""What the backends for servers with OpenAI's API share: requests, retries, and whose fault a failure is.
 
-OpenAI's own client retries what is worth a retry: a server that is busy, fails, hangs or cannot be reached.
+A fault of the service (a quota, an outage, a wrong key or parameter) says nothing of a sample: the request is
+sent again where waiting can help, else the shard stops with the server's own words. Only what the server
+refuses for its content is a refused sample. What a server answers is bounded in size and time, and checked
+before it is used; the key is hidden wherever it comes back.
 """
 
 import asyncio
+import json
+import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar, TypeVar
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from urllib.parse import urlsplit
 
+from pydantic import model_validator
+
+from synthclip.backends import Refused
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import runtime
 
+if TYPE_CHECKING:
+    import httpx
+
 _T = TypeVar("_T")
+_LOG = logging.getLogger("synthclip.backends")
+_MAX_PAUSE_SECONDS = 8.0
+_MAX_SAID_PAUSE_SECONDS = 60.0
+"""The longest `Retry-After` that is followed."""
+_MAX_WORDS = 300
+"""Characters quoted of what a server says."""
+
+_FILTER_CODES = {
+    "contentfilter",
+    "contentfiltered",
+    "contentpolicyviolation",
+    "datainspectionfailed",
+    "moderationblocked",
+    "responsibleaipolicyviolation",
+}
+_FILTER_WORDS = re.compile(
+    r"content (?:management )?(?:policy|policies|filter|moderation)|safety system|was flagged", re.IGNORECASE
+)
+_ACCOUNT_CODES = {
+    "accountdeactivated",
+    "billinghardlimitreached",
+    "billingnotactive",
+    "insufficientcredits",
+    "insufficientquota",
+    "quotaexceeded",
+}
+_ACCOUNT_WORDS = re.compile(
+    r"\b(?:billing|credits?|current quota|insufficient (?:quota|balance))\b", re.IGNORECASE
+)
+_PASSING_CODES = {
+    "api",
+    "internal",
+    "internalserver",
+    "overloaded",
+    "ratelimit",
+    "ratelimitexceeded",
+    "server",
+    "serviceunavailable",
+    "timeout",
+    "toomanyrequests",
+    "unavailable",
+}
+_MIN_SECRET_CHARS = 12
+"""A shorter key, such as the EMPTY that local servers are given, may be a word of an answer."""
+_SECRET = re.compile(r"\b(?:sk|pk|hf|gsk|xai)[-_][\w*.-]{6,}|(?<=Bearer )\S+|(?<=://)[^\s/@]+@")
 
 
 class ServerConfig(BackendConfig):
-    packages: ClassVar[dict[str, str]] = {"openai": "openai"}
+    packages: ClassVar[dict[str, str]] = {"httpx": "openai"}
     model: str
     """The model's name on the server."""
     base_url: str = runtime("https://api.openai.com/v1")
@@ -26,87 +88,250 @@ class ServerConfig(BackendConfig):
     concurrency: int = runtime(32, ge=1)
     """Requests that a worker has under way at once."""
     max_retries: int = runtime(10, ge=0)
-    """With growing pauses of up to 8 s, or as long as the server says."""
+    """How often a request is sent again, with growing pauses of up to 8 s, or as long as the server says."""
     timeout_seconds: float = runtime(120.0, gt=0)
+    """Without a byte of the answer for so long, the request is sent again."""
+    max_answer_seconds: float = runtime(600.0, gt=0)
+    """The same, for an answer that takes longer than this as a whole."""
+
+    @model_validator(mode="after")
+    def _address(self) -> Self:
+        url = urlsplit(self.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("base_url: expected an address such as http://localhost:8000/v1")
+        if url.username is not None or url.query or url.fragment:
+            raise ValueError(
+                "base_url: holds a user name, a password or a query, which would be recorded: leave them out "
+                "and set api_key_variable to the environment variable that holds the key"
+            )
+        return self
+
+
+@dataclass(eq=False)
+class _ServiceError(Exception):
+    """A request that came to nothing through no fault of its sample."""
+
+    what: str
+    detail: str
+    """What is known of the cause, in brackets."""
+    remedy: str
+    passing: bool
+    """Whether it may be gone in a moment."""
+    pause_seconds: float | None = None
+    """How long the server says to wait."""
 
 
 class Server:
     """A connection for one section of the recipe."""
 
-    def __init__(self, config: ServerConfig, section: str) -> None:
+    def __init__(self, config: ServerConfig, section: str, max_answer_bytes: int) -> None:
         with needs_extra("openai", f"{section}.backend openai"):
-            import openai
-
-        self.client = openai.AsyncOpenAI(
-            base_url=config.base_url,
-            api_key=os.environ.get(config.api_key_variable) or "none",
-            max_retries=config.max_retries,
+            import httpx
+        self._config, self._section, self._max_answer_bytes = config, section, max_answer_bytes
+        key = os.environ.get(config.api_key_variable, "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):
+            raise SynthClipError(
+                f"{section}: {config.api_key_variable} holds characters that HTTP does not take: set it again"
+            )
+        self._secret = key if len(key) >= _MIN_SECRET_CHARS else None
+        self._open = partial(
+            httpx.AsyncClient,
+            headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"},
             timeout=config.timeout_seconds,
+            limits=httpx.Limits(max_connections=config.concurrency),
+            verify=httpx.create_ssl_context(),
         )
-        self._config, self._section = config, section
-        self._runner = asyncio.Runner()
-        self._free = asyncio.Semaphore(config.concurrency)
+        self._client: httpx.AsyncClient
+        self._announced, self._announced_at = 0, 0.0
 
     def all(
         self, request: Callable[[str, int], Awaitable[_T]], prompts: Sequence[str], seeds: Sequence[int]
     ) -> list[_T]:
-        """What comes of `request`, which uses `client`, for each prompt and seed, in order.
+        """What comes of `request`, which uses `post`, for each prompt and seed, in order.
 
         Raises SynthClipError where the server cannot be used; the first failure ends the others.
         """
-        return self._runner.run(self._all(request, prompts, seeds))
+        return asyncio.run(self._all(request, prompts, seeds))
 
     async def _all(
         self, request: Callable[[str, int], Awaitable[_T]], prompts: Sequence[str], seeds: Sequence[int]
     ) -> list[_T]:
+        free = asyncio.Semaphore(self._config.concurrency)
+
+        async def one(prompt: str, seed: int) -> _T:
+            async with free:
+                return await request(prompt, seed)
+
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._open() as self._client, asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._one(request, prompt, seed))
-                    for prompt, seed in zip(prompts, seeds, strict=True)
+                    group.create_task(one(prompt, seed)) for prompt, seed in zip(prompts, seeds, strict=True)
                 ]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _one(self, request: Callable[[str, int], Awaitable[_T]], prompt: str, seed: int) -> _T:
-        import openai
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Refused:
+        """The server's answer to `body`, a JSON object, or that its content filter refuses it.
 
-        config, section = self._config, self._section
-        try:
-            async with self._free:
-                return await request(prompt, seed)
-        except openai.BadRequestError as error:
-            raise SynthClipError(
-                f"{section}: {config.base_url}: refused a request: {_short(error)}: "
-                f"mend the recipe's {section} section"
-            ) from None
-        except openai.APIStatusError as error:
-            remedy = {
-                401: f"set {config.api_key_variable}",
-                403: f"set {config.api_key_variable} to a key that may use the model",
-                404: f"mend {section}.base_url or {section}.model",
-                429: f"wait, or lower {section}.concurrency",
-            }.get(error.status_code, "look at the server")
-            raise SynthClipError(
-                f"{section}: {config.base_url}: answered {error.status_code} after {config.max_retries} "
-                f"retries: {remedy}"
-            ) from None
-        except openai.APIConnectionError as error:
-            raise SynthClipError(
-                f"{section}: {config.base_url}: cannot be reached after {config.max_retries} retries "
-                f"({_short(error.__cause__ or error)}): mend {section}.base_url, or start the server; "
-                "the same command goes on from here"
-            ) from None
+        Raises SynthClipError with the server's words where the service is at fault and waiting does not help.
+        """
+        config = self._config
+        for attempt in range(config.max_retries + 1):
+            try:
+                answer = await self._once(path, body)
+            except _ServiceError as fault:
+                if fault.passing and attempt < config.max_retries:
+                    self._announce(fault, attempt + 1)
+                    pause = min(_MAX_PAUSE_SECONDS, 0.5 * 2**attempt) * random.uniform(0.75, 1)
+                    await asyncio.sleep(pause if fault.pause_seconds is None else fault.pause_seconds)
+                    continue
+                tried = f" after {config.max_retries} retries" if fault.passing else ""
+                raise self._error(f"{fault.what}{tried}{fault.detail}", fault.remedy) from None
+            return answer
+        raise AssertionError("unreachable")
 
-    def no_such_api(self) -> SynthClipError:
-        """For an answer that is none of OpenAI's API."""
-        return SynthClipError(
-            f"{self._section}: {self._config.base_url}: answers, but not as OpenAI's API does: "
-            f"mend {self._section}.base_url (it ends in /v1 as a rule)"
+    def malformed(self, what: str) -> SynthClipError:
+        """For an answer that is none of OpenAI's API; `what` says where it differs."""
+        return self._error(
+            f"answers, but not as OpenAI's API does ({what})",
+            f"check {self._section}.base_url (it ends in /v1 as a rule)",
         )
 
+    def fault_in(self, error: Any) -> Refused | SynthClipError:
+        """What an `error` object inside an answer means for its sample, or for the shard."""
+        found = self._judged(200, {"error": error}, None)
+        return found if isinstance(found, Refused) else self._error(found.what + found.detail, found.remedy)
 
-def _short(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:199] + "…"
+    async def _once(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Refused:
+        import httpx
+
+        config, section = self._config, self._section
+        start = f"check {section}.base_url, or start the server; the same command goes on from here"
+        try:
+            async with asyncio.timeout(config.max_answer_seconds):
+                request = self._client.stream("POST", f"{config.base_url.rstrip('/')}/{path}", json=body)
+                async with request as response:
+                    raw = await self._read(response)
+        except TimeoutError:
+            what = f"took longer than {config.max_answer_seconds:g} s for an answer"
+            remedy = f"look at the server, or raise {section}.max_answer_seconds"
+            raise _ServiceError(what, "", remedy, passing=True) from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            cause = self._hidden(str(error) or type(error).__name__)
+            if isinstance(error, httpx.TimeoutException):
+                cause = f"no answer within {config.timeout_seconds:g} s"
+            raise _ServiceError("cannot be reached", f" ({cause})", start, passing=True) from None
+        try:
+            answer = json.loads(raw.replace(self._secret.encode(), b"[key]") if self._secret else raw)
+        except (ValueError, RecursionError):
+            answer = None
+        status = response.status_code
+        if status == 200 and not isinstance(answer, dict):
+            raise self.malformed("no JSON object")
+        if status == 200 and not answer.get("error") and answer.get("object") != "error":
+            return dict(answer)
+        found = self._judged(status, answer, response.headers.get("retry-after"))
+        if isinstance(found, Refused):
+            return found
+        raise found
+
+    async def _read(self, response: "httpx.Response") -> bytes:
+        """The body, up to its limit."""
+        parts, size = [], 0
+        async for part in response.aiter_bytes():
+            size += len(part)
+            if size > self._max_answer_bytes:
+                raise self._error(
+                    f"an answer is larger than {self._max_answer_bytes:,} bytes", "look at the server"
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+    def _judged(self, status: int, answer: Any, retry_after: str | None) -> "Refused | _ServiceError":
+        """Whose fault it is: of the sample's content, or of the service."""
+        config, section = self._config, self._section
+        answer = answer[0] if isinstance(answer, list) and answer else answer
+        error = (answer.get("error") or answer) if isinstance(answer, dict) else answer
+        fields = error if isinstance(error, dict) else {}
+        words = self._words(error)
+        codes = set(_codes(fields))
+        if status == 200:
+            numbers = [fields.get(name) for name in ("code", "status")]
+            status = next((n for n in numbers if isinstance(n, int) and 400 <= n < 600), 200)
+        metadata = fields.get("metadata")
+        flagged = isinstance(metadata, dict) and bool(metadata.get("reasons"))
+        if codes & _FILTER_CODES or (status in (400, 403) and flagged):
+            return Refused("content filter", words)
+        if status in (200, 400, 422, 451) and not fields.get("param") and _FILTER_WORDS.search(words):
+            return Refused("content filter", words)
+        what = f"answered {status}" if status != 200 else "answered with an error"
+        detail = f" ({words})" if words else ""
+        if (
+            codes & _ACCOUNT_CODES
+            or status == 402
+            or (status == 429 and retry_after is None and _ACCOUNT_WORDS.search(words))
+        ):
+            return _ServiceError(what, detail, "look at the account's quota and billing", passing=False)
+        if status in (408, 409, 425, 429) or status >= 500 or (status == 200 and codes & _PASSING_CODES):
+            remedy = f"wait, or lower {section}.concurrency" if status == 429 else "look at the server"
+            return _ServiceError(what, detail, remedy, passing=True, pause_seconds=_seconds(retry_after))
+        remedies = {
+            401: f"set {config.api_key_variable}",
+            403: f"set {config.api_key_variable} to a key that may use the model",
+            404: f"check {section}.base_url or {section}.model",
+        }
+        remedy = f"check {section}.base_url" if status < 400 else f"check the recipe's {section} section"
+        if status in (200, 400, 422):
+            what = f"refused a request: {what}"
+        return _ServiceError(what, detail, remedies.get(status, remedy), passing=False)
+
+    def _announce(self, fault: _ServiceError, attempt: int) -> None:
+        """One line for each further attempt, however many requests wait for the same server."""
+        now = time.monotonic()
+        if attempt > self._announced or now - self._announced_at > _MAX_PAUSE_SECONDS:
+            self._announced, self._announced_at = attempt, now
+            _LOG.warning(
+                "%s: %s: %s%s, trying again (%d of %d)",
+                self._section,
+                self._config.base_url,
+                fault.what,
+                fault.detail,
+                attempt,
+                self._config.max_retries,
+            )
+
+    def _error(self, what: str, remedy: str) -> SynthClipError:
+        return SynthClipError(f"{self._section}: {self._config.base_url}: {what}: {remedy}")
+
+    def _words(self, error: Any) -> str:
+        """What the server says, in one line without secrets."""
+        said = error
+        if isinstance(error, dict):
+            said = next((error[name] for name in ("message", "detail", "error") if error.get(name)), error)
+        if not said:
+            return ""
+        return self._hidden(said if isinstance(said, str) else json.dumps(said, ensure_ascii=False))
+
+    def _hidden(self, text: str) -> str:
+        text = _SECRET.sub("[key]", text.replace(self._secret, "[key]") if self._secret else text)
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return text if len(text) <= _MAX_WORDS else text[: _MAX_WORDS - 1] + "…"
+
+
+def _codes(error: dict[str, Any]) -> Iterator[str]:
+    """The error's code and type in one spelling: lower case, letters alone, without `error` at the end."""
+    inner = error.get("innererror")
+    for fields in (error, inner if isinstance(inner, dict) else {}):
+        for name in ("code", "type", "status"):
+            if isinstance(fields.get(name), str):
+                yield re.sub(r"[^a-z]", "", fields[name].lower()).removesuffix("error")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """A `Retry-After` in seconds; None for a date, or one that is too long to wait for."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= _MAX_SAID_PAUSE_SECONDS else None

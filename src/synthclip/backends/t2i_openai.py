@@ -1,17 +1,17 @@
-"""Any server with OpenAI's images API, by OpenAI's own client.
+"""Any server with OpenAI's images API.
 
 Servers that take no seed (OpenAI's own) cannot paint a picture twice.
 """
 
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthclip.backends import Painted
+from synthclip.backends import Painted, Refused
 from synthclip.backends.servers import Server, ServerConfig
 from synthclip.recipe.section import runtime
 
@@ -22,6 +22,8 @@ class Config(ServerConfig):
     size_px: int = Field(1024, ge=16)
     seeded: bool = True
     """Send each image's seed; off for servers that refuse the field, as OpenAI's own does."""
+    response_format: Literal["b64_json"] | None = runtime("b64_json")
+    """null leaves the field out, for servers that refuse it, as OpenAI does for gpt-image-1."""
     licence: str | None = None
     """The licence that its pictures carry."""
     concurrency: int = runtime(8, ge=1)
@@ -35,7 +37,7 @@ def build(config: Config) -> "OpenAIImages":
 class OpenAIImages:
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._server = Server(config, "text_to_image")
+        self._server = Server(config, "text_to_image", 2**20 + 8 * config.size_px**2)
         self.name = f"{config.model} at {config.base_url}"
         self.licence = config.licence or f"see {config.model}"
         self.batch_size = 2 * config.concurrency
@@ -43,8 +45,8 @@ class OpenAIImages:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
         """Images uint8 [B, size, size, 3] in RGB.
 
-        What the server refuses to paint, or answers with no image of the size asked for, is refused by
-        position. Raises SynthClipError where the server cannot be used at all.
+        What the server's content filter refuses, or answers with no image of the size asked for, is refused
+        by position. Raises SynthClipError where the server is at fault.
         """
         side = self._config.size_px
         images = np.zeros((len(prompts), side, side, 3), np.uint8)
@@ -58,35 +60,33 @@ class OpenAIImages:
 
     async def _one(self, prompt: str, seed: int) -> NDArray[np.uint8] | str:
         """The image, or why there is none."""
-        import openai
-
         config = self._config
-        # Servers that take a seed take one of 32 bits at least.
-        extra = {"seed": seed % 2**31} if config.seeded else {}
-        answer: Any
-        try:
-            answer = await self._server.client.images.generate(
-                model=config.model,
-                prompt=prompt,
-                n=1,
-                size=f"{config.size_px}x{config.size_px}",
-                response_format="b64_json",
-                extra_body=extra,
-            )
-        except openai.BadRequestError:
-            return "refused by the server"
-        except ValueError:
-            answer = None
-        if not hasattr(answer, "data"):
-            raise self._server.no_such_api()
-        return self._decoded(answer.data)
+        body: dict[str, Any] = {
+            "model": config.model,
+            "prompt": prompt,
+            "n": 1,
+            "size": f"{config.size_px}x{config.size_px}",
+        }
+        if config.response_format is not None:
+            body["response_format"] = config.response_format
+        if config.seeded:
+            body["seed"] = seed % 2**31  # servers that take a seed take one of 32 bits at least
+        answer = await self._server.post("images/generations", body)
+        if isinstance(answer, Refused):
+            return answer.reason
+        data = answer.get("data", self)
+        if data is self or not isinstance(data, list | None):
+            raise self._server.malformed("no list of data")
+        image = data[0] if data else {}
+        if not isinstance(image, dict) or not isinstance(image.get("b64_json"), str | None):
+            raise self._server.malformed("an image is no text in base64")
+        if image.get("url") and not image.get("b64_json"):
+            raise self._server.malformed("an image's address in the place of the image")
+        return self._decoded(image.get("b64_json") or "")
 
-    def _decoded(self, data: Any) -> NDArray[np.uint8] | str:
+    def _decoded(self, encoded: str) -> NDArray[np.uint8] | str:
         import cv2
 
-        encoded = data[0].b64_json if data else None
-        if not encoded:
-            return "no image in the answer"
         try:
             raw = np.frombuffer(base64.b64decode(encoded), np.uint8)
         except ValueError:

@@ -41,7 +41,7 @@ def measure(recipe: Recipe, seconds: float = 20.0, tell: Callable[[str], None] =
 
 def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[float, list[str], float]:
     """Captions a second, those that cleaning kept, and their share."""
-    from synthclip.textgen.prompts import Prompts, clean
+    from synthclip.textgen.prompts import Prompts, judge
 
     llm, prompts = build_llm(recipe.llm), Prompts(recipe.captions, recipe.seed)
     asked = ((concept, prompts.draw(concept, round)) for round in range(10**6) for concept in concepts)
@@ -49,9 +49,10 @@ def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[flo
 
     def step() -> int:
         batch = list(islice(asked, llm.batch_size))
-        said = llm.generate([prompt.text for _, prompt in batch], [prompt.seed for _, prompt in batch])
-        for (concept, prompt), raw in zip(batch, said, strict=True):
-            text, reason = clean(prompt.prefill + raw, concept, recipe.captions, prompt.template)
+        texts = [prompt.sent(llm.continues) for _, prompt in batch]
+        answers = llm.generate(texts, [prompt.seed for _, prompt in batch])
+        for (concept, prompt), answer in zip(batch, answers, strict=True):
+            text, reason = judge(answer, concept, recipe.captions, prompt, llm.continues)
             if reason is None:
                 kept.append(text)
         return len(batch)

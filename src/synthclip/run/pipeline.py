@@ -172,6 +172,8 @@ def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> 
         ):
             if isinstance(event, Progress):
                 bar.progress(event)
+                if event.note:
+                    stage.run.log(event="note", stage=stage.name, shard=event.shard.name, note=event.note)
             elif isinstance(event, Done):
                 stage.run.reload(stage.name, event.shard.name)
                 bar.done(event)

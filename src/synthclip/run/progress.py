@@ -152,6 +152,8 @@ class StageBar:
 
     def progress(self, event: Progress) -> None:
         name = event.shard.name
+        if event.note:
+            self._line(f"{self._name:9} shard {name}: {event.note}")
         rows = self._inside.get(name, 0) + event.rows
         self._inside[name] = min(event.shard.size, rows) if event.shard.size else rows
         if event.figures:

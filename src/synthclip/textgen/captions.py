@@ -14,7 +14,7 @@ from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.textgen import official
 from synthclip.textgen.concepts import read_bank
-from synthclip.textgen.prompts import Prompts, check_language, clean
+from synthclip.textgen.prompts import Prompts, check_language, judge
 
 _T = TypeVar("_T")
 _FILLS = "captions/fills/"
@@ -75,12 +75,10 @@ class Captions(Stage):
         ]
         for batch in _groups(asked, llm.batch_size):
             drawn = [self._prompts.draw(bank[number], attempt) for number, attempt in batch]
-            texts = [prompt.prefilled if llm.continues else prompt.text for prompt in drawn]
+            texts = [prompt.sent(llm.continues) for prompt in drawn]
             answers = llm.generate(texts, [prompt.seed for prompt in drawn])
             for (number, _), prompt, answer in zip(batch, drawn, answers, strict=True):
-                said = prompt.prefill + answer if llm.continues else answer
-                said = said.encode("utf-8", "replace").decode()
-                text, reason = clean(said, bank[number], config, prompt.template)
+                text, reason = judge(answer, bank[number], config, prompt, llm.continues)
                 row = {
                     "caption_id": keys.text_id(text),
                     "concept_id": number,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import keys
+from synthclip.backends import Refused
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
 
@@ -49,6 +50,10 @@ class Prompt:
         gap = " " if self.prefill and not self.text[-1:].isspace() else ""
         return f"{self.text}{gap}{self.prefill}"
 
+    def sent(self, continues: bool) -> str:
+        """What a model is sent that `continues` a text, or one that answers anew."""
+        return self.prefilled if continues else self.text
+
 
 class Prompts:
     """The recipe's templates, compiled. All that is drawn follows from concept, attempt and seed."""
@@ -78,6 +83,16 @@ class Prompts:
     def _share(self, concept: str, stream: str, attempt: int) -> float:
         """A number in [0, 1)."""
         return float(keys.uniform(keys.text_id(concept), stream=stream, seed=self._seed, index=attempt))
+
+
+def judge(
+    answer: str | Refused, concept: str, config: CaptionsConfig, prompt: Prompt, continues: bool
+) -> tuple[str, str | None]:
+    """(caption, None), or (what was said, why it is refused), for the answer to `prompt.sent(continues)`."""
+    if isinstance(answer, Refused):
+        return answer.text, answer.reason
+    said = prompt.prefill + answer if continues else answer
+    return clean(said.encode("utf-8", "replace").decode(), concept, config, prompt.template)
 
 
 def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) -> tuple[str, str | None]:

@@ -61,7 +61,10 @@ class Progress:
 
     shard: Shard
     rows: int
-    figures: Mapping[str, float | str]
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+    note: str = ""
+    """A line worth showing at once: a server that does not answer, say. Work writes one as a warning of the
+    logger `synthclip`, which a worker hands on."""
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,13 @@ class _Job:
         worker = Worker(self.load)
         while self.left:
             shard, path = self.left[0]
-            rows = 0
+            rows, note = 0, ""
 
             def send(event: Event, path: Path = path) -> None:
-                nonlocal rows
+                nonlocal rows, note
                 if isinstance(event, Progress):
-                    rows += event.rows
-                    _put(path.with_suffix(".progress"), Progress(event.shard, rows, event.figures))
+                    rows, note = rows + event.rows, event.note or note
+                    _put(path.with_suffix(".progress"), Progress(event.shard, rows, event.figures, note))
                 else:
                     _put(path, event)
 
@@ -135,8 +135,8 @@ class _Job:
 class _Submitted:
     job: Any
     open: list[tuple[Shard, Path]]
-    rows: dict[Path, int] = field(default_factory=dict)
-    """Rows of progress reported so far, by shard."""
+    seen: dict[Path, tuple[int, str]] = field(default_factory=dict)
+    """Rows of progress reported so far, and the last note, by shard."""
     gone: bool = False
 
 
@@ -194,9 +194,11 @@ class _Array:
             event = _get(path)
             if event is None:
                 progress = _get(path.with_suffix(".progress"))
-                if isinstance(progress, Progress) and progress.rows != sent.rows.get(path, 0):
-                    yield Progress(shard, progress.rows - sent.rows.get(path, 0), progress.figures)
-                    sent.rows[path] = progress.rows
+                rows, note = sent.seen.get(path, (0, ""))
+                if isinstance(progress, Progress) and (progress.rows, progress.note) != (rows, note):
+                    fresh = progress.note if progress.note != note else ""
+                    yield Progress(shard, progress.rows - rows, progress.figures, fresh)
+                    sent.seen[path] = (progress.rows, progress.note)
                 return  # a job makes its shards in order
             sent.open.remove((shard, path))
             yield from ledger.record(event)

@@ -5,6 +5,7 @@ itself hears that it is to stop through `asked_to_stop`.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -51,15 +52,29 @@ class Worker:
                 send(event)
 
         try:
-            if self._work is None:
-                self._work = self._load()
-            outcome = self._work(shard, _Ticker(shard, locked))
+            with _notes(shard, locked):
+                if self._work is None:
+                    self._work = self._load()
+                outcome = self._work(shard, _Ticker(shard, locked))
         except SynthClipError as error:
             locked(Failed(shard, error, final=True))
         except Exception:
             locked(Failed(shard, WorkError(f"shard {shard.name} failed\n{traceback.format_exc()}")))
         else:
             locked(Done(shard, outcome, time.monotonic() - started))
+
+
+@contextlib.contextmanager
+def _notes(shard: Shard, send: Callable[[Event], None]) -> Iterator[None]:
+    """Send warnings of this package's loggers as notes of the shard's progress."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: send(Progress(shard, 0, note=record.getMessage()))  # type: ignore[method-assign]
+    logger = logging.getLogger("synthclip")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class _Ticker:
