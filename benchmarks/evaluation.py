@@ -39,8 +39,13 @@ from evaluation_inputs import (
     write_retrieval_tars,
 )
 from synthclip.evaluation.encoder import Encoder
-from synthclip.evaluation.few_shot import draw_episodes, episode_accuracy
-from synthclip.evaluation.linear_probe import LogisticRegression, choose_strength, fit_probe
+from synthclip.evaluation.probes import (
+    LogisticRegression,
+    choose_strength,
+    draw_episodes,
+    episode_accuracy,
+    fit_probe,
+)
 from synthclip.evaluation.suites import evaluate
 from synthclip.models.load import load_model
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.comparing import RESAMPLES, compare_figures, paired_bootstrap
+from synthclip.evaluation.results import RESAMPLES, compare_figures, paired_bootstrap
 from synthclip.run.store import Outcome, RunDirectory
 
 

@@ -5,10 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 from heldout_run import CAPTIONS, CONCEPTS, write_run
 
-from synthclip.evaluation.heldout import read_heldout
-from synthclip.evaluation.stage import Eval
+from synthclip.evaluation import Eval, open_heldout
+from synthclip.evaluation.data import Retrieval
 from synthclip.keys import text_id
 from synthclip.recipe import load_recipe
+from synthclip.recipe.training import EvaluationConfig
 from synthclip.run.engine import Shard
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
@@ -65,20 +66,27 @@ def _slow_features(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarra
     model.eval()
     tokenizer = open_clip.get_tokenizer(name)
     captions = sorted(CAPTIONS, key=text_id)
-    heldout = read_heldout(run, 5000, 0)
+    heldout = heldout_captions(run, 5000)
     with torch.no_grad():
         images = [
             model.encode_image(preprocess(Image.open(io.BytesIO(data)).convert("RGB"))[None])[0]
-            for data in heldout.pictures()
+            for data in heldout.pictures.read()
+            if isinstance(data, bytes)
         ]
         texts = model.encode_text(tokenizer(captions))
         classes = model.encode_text(tokenizer([TEMPLATE.format(name) for name in CONCEPTS]))
     unit = [
         (rows / rows.norm(dim=-1, keepdim=True)).numpy() for rows in (torch.stack(images), texts, classes)
     ]
-    ids = [int(key.split("_")[0], 16) for key in heldout.image_keys]
+    ids = [int(key.split("_")[0], 16) for key in heldout.pictures.names]
     order = sorted(text_id(text) for text in CAPTIONS)
     return unit[0], unit[1], unit[2], [order.index(caption) for caption in ids]
+
+
+def heldout_captions(run: RunDirectory, limit: int) -> Retrieval:
+    captions, _ = open_heldout(run, EvaluationConfig(captions=limit), seed=0)
+    assert isinstance(captions, Retrieval)
+    return captions
 
 
 def test_every_class_with_an_image_is_told(tmp_path: Path) -> None:
@@ -106,10 +114,10 @@ def test_a_caption_whose_only_image_is_unreadable_is_no_query(tmp_path: Path) ->
 
 def test_the_cap_draws_captions_by_content(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    few = read_heldout(run, 3, seed=0)
+    few = heldout_captions(run, 3)
     assert len(few.texts) == 3
-    assert len(few.image_keys) == 6
-    assert set(few.texts) < set(read_heldout(run, 4, seed=0).texts)
+    assert len(few.pictures) == 6
+    assert set(few.texts) < set(heldout_captions(run, 4).texts)
 
 
 def test_a_run_without_heldout_images_has_no_results(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.few_shot import draw_episodes, episode_accuracy, few_shot
+from synthclip.evaluation.probes import draw_episodes, episode_accuracy, few_shot
 
 
 def blobs(seed: int, classes: int, each: int, dim: int = 8) -> tuple[torch.Tensor, np.ndarray]:

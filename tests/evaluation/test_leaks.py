@@ -113,7 +113,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert told.exit_code == 0, told.output
     assert "mine image: 'test/bus/0.jpg' ~ training '0'" in told.output
     assert "--download fetches it" in told.output
-    assert "1 evaluation items come close" in told.output
+    assert "1 evaluation items are close" in told.output
 
 
 def test_heldout_data_of_a_run_is_not_training_data(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression as Sklearn
 
-from synthclip.evaluation.linear_probe import LogisticRegression, fit_probe, judge_probe
+from synthclip.evaluation.probes import LogisticRegression, fit_probe, judge_probe
 
 
 def features(seed: int, n: int, classes: int = 6, dim: int = 20) -> tuple[torch.Tensor, np.ndarray]:

@@ -151,7 +151,7 @@ def test_one_command_fills_the_papers_table(model_folder: Path, root: Path, tmp_
     header = next(line for line in output.splitlines() if "data set" in line)
     assert {"CC12M", "SynthCI-30M"} <= set(header.split())
     note = next(line for line in output.splitlines() if line.startswith("cifar10: "))
-    assert note == "cifar10: 30 test images, not the usual 10000: its figures compare with nobody's"
+    assert note == "cifar10: 30 test images, not the usual 10000: not comparable with published results"
 
 
 def test_what_is_missing_is_a_line_with_its_remedy(model_folder: Path, root: Path, tmp_path: Path) -> None:

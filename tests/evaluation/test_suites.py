@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
-from synthclip.evaluation.encoder import Encoder
-from synthclip.evaluation.features import Features, Watch
-from synthclip.evaluation.linear_probe import fit_probe
+from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.probes import fit_probe
 from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of, plan_of_names
 from synthclip.models.load import load_model
+from synthclip.run.progress import Tasks
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def judge(model: Path, suite: str, root: Path, tmp_path: Path, watch: Watch | None = None) -> SuiteResult:
+def judge(model: Path, suite: str, root: Path, tmp_path: Path, tasks: Tasks | None = None) -> SuiteResult:
     """The settings of every test here: small batches, a cache and an output folder of its own."""
     return evaluate(
         model,
@@ -49,7 +49,7 @@ def judge(model: Path, suite: str, root: Path, tmp_path: Path, watch: Watch | No
         out=tmp_path / "out",
         cache=tmp_path / "cache",
         batch_size=16,
-        watch=watch,
+        tasks=tasks,
     )
 
 
@@ -68,11 +68,11 @@ def test_all_tasks_of_a_list_of_sets(model_folder: Path, root: Path, tmp_path: P
     assert pq.read_table(found.files / "results.parquet").to_pylist() == found.results
 
 
-class Counting(Watch):
+class Counting(Tasks):
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
 
-    def encoded(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         self.steps.append((done, total))
 
 
@@ -113,12 +113,12 @@ def test_another_model_or_other_images_are_encoded_anew(
     model_folder: Path, root: Path, tmp_path: Path
 ) -> None:
     first = judge(model_folder, "shapes", root, tmp_path)
-    watch = Counting()
-    judge(model_folder, "shapes", root, tmp_path, watch)
-    assert (16, 36) not in watch.steps
+    tasks = Counting()
+    judge(model_folder, "shapes", root, tmp_path, tasks)
+    assert (16, 36) not in tasks.steps
     (root / "shapes" / "test" / "class 0" / "0.jpg").write_bytes(picture(4242))
-    judge(model_folder, "shapes", root, tmp_path, watch)
-    assert (16, 36) in watch.steps
+    judge(model_folder, "shapes", root, tmp_path, tasks)
+    assert (16, 36) in tasks.steps
     other = save_model(tmp_path / "other", seed=1)
     assert judge(other, "shapes", root, tmp_path).results[0]["checkpoint"] != first.results[0]["checkpoint"]
 
@@ -208,7 +208,7 @@ def test_the_command_prints_the_table_and_writes_it(model_folder: Path, root: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "paper"], "give --data ROOT"),
+        (["--suite", "paper"], "needs --data ROOT"),
         (["--suite", "paper", "--data", "nowhere"], "no such folder"),
         (["--data", ".", "--templates", "80"], "choose one of own"),
         (["--suite", "shapes,dtd", "--data", "."], "none of the suite's 2 data sets can be used"),

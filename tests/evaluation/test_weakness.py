@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.weakness import weakest_classes
+from synthclip.evaluation.results import weakest_classes
 from synthclip.recipe.textgen import ConceptSource
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.textgen.concepts import entries

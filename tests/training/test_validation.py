@@ -13,9 +13,9 @@ import torch
 from shape_runs import losses, train, twin_runs, weights, with_training, write_heldout
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation import Eval
 from synthclip.evaluation.evaluators import EVALUATORS
 from synthclip.evaluation.results import figure_name
-from synthclip.evaluation.stage import Eval
 from synthclip.evaluation.suites import evaluate
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import EvaluatorName
@@ -187,11 +187,11 @@ def test_another_data_set_makes_a_training_stale_and_no_heldout_data_is_asked_fo
         ({"metric": "cifar10/zero_shot/top_1"}, "did you mean 'zero_shot/top1'"),
         (
             {"metric": "zero_shot/top1"},
-            "of no set in training.eval.suite; did you mean 'cifar10/zero_shot/top1'",
+            "not produced by training.eval.suite; did you mean 'cifar10/zero_shot/top1'",
         ),
         (
             {"metric": "cifar10/few_shot/top1"},
-            "not to be had of this data; did you mean 'cifar10/zero_shot/top1'",
+            "not produced by training.eval.suite; did you mean 'cifar10/zero_shot/top1'",
         ),
         (
             {"suite": "blank", "metric": "blank/zero_shot/top1"},

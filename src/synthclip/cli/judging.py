@@ -1,18 +1,13 @@
 """Commands that judge models, and that look at single images of a run."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from synthclip.cli.pipeline import Out, Overrides, RunArgument, run_stages
 from synthclip.errors import SynthClipError
-
-if TYPE_CHECKING:
-    from synthclip.evaluation.features import Watch
 
 Judged = Annotated[
     str,
@@ -77,14 +72,14 @@ def evaluate(
     from rich.console import Console
 
     from synthclip.evaluation.evaluators import TEMPLATE_SETS, Settings
-    from synthclip.evaluation.paper import find_row
+    from synthclip.evaluation.paper import delta_lines, find_row, results_table
     from synthclip.evaluation.suites import evaluate as evaluate_model
-    from synthclip.evaluation.table import delta_lines, results_table
+    from synthclip.run.progress import Console as ProgressConsole
 
     if templates is not None and templates not in TEMPLATE_SETS:
         raise SynthClipError(f"--templates {templates}: choose one of {', '.join(TEMPLATE_SETS)}")
     rows = [find_row(name) for name in against or []]
-    with _watch() as watch:
+    with ProgressConsole().tasks() as tasks:
         found = evaluate_model(
             judged,
             suite or "paper",
@@ -94,7 +89,7 @@ def evaluate(
             download=download,
             batch_size=batch_size,
             settings=Settings(templates, episodes),
-            watch=watch,
+            tasks=tasks,
         )
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(results_table(found.results, rows))
@@ -112,8 +107,8 @@ def compare(
     """Compare two runs: recipe, data, and results with significance."""
     from rich.console import Console
 
-    from synthclip.evaluation.comparing import compare_figures
-    from synthclip.evaluation.table import difference_table, run_table
+    from synthclip.evaluation.paper import difference_table, run_table
+    from synthclip.evaluation.results import compare_figures
 
     figures = compare_figures(run_a, run_b)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -151,7 +146,7 @@ def weakest(
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="How many to list.")] = 20,
 ) -> None:
     """List the classes with the lowest accuracy."""
-    from synthclip.evaluation.weakness import concept_list, weakest_classes
+    from synthclip.evaluation.results import concept_list, weakest_classes
     from synthclip.run.store import disk_errors
 
     found = weakest_classes(run, classes)
@@ -189,33 +184,3 @@ def trace(directory: RunArgument, key: Key) -> None:
 
     for line in trace_image(directory, key).lines():
         typer.echo(line)
-
-
-@contextlib.contextmanager
-def _watch() -> Iterator["Watch"]:
-    """A progress bar on a terminal, a line per task elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from synthclip.evaluation.features import Watch
-
-    console = Console(file=sys.stderr, highlight=False)
-    if not console.is_terminal:
-
-        class Lines(Watch):
-            def begin(self, what: str) -> None:
-                console.print(what, markup=False)
-
-        yield Lines()
-        return
-    with Progress(*Progress.get_default_columns(), console=console) as progress:
-        task = progress.add_task("", total=None)
-
-        class Bar(Watch):
-            def begin(self, what: str) -> None:
-                progress.reset(task, description=what, total=None)
-
-            def encoded(self, done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
-
-        yield Bar()

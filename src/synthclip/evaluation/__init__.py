@@ -1,3 +1,156 @@
 """Judging CLIP models: zero-shot classification, retrieval, linear probe and few-shot, each with its
 uncertainty and the level that guessing reaches. Nothing here trains a CLIP.
+
+Here is the stage `eval`: the trained model on the run's own held-out captions and images, which are data sets
+like any other.
 """
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from synthclip import keys, schema
+from synthclip.evaluation.data import Classification, Pictures, Retrieval, Split
+from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators, readable_pairs
+from synthclip.evaluation.metrics import ranking
+from synthclip.evaluation.results import Tables
+from synthclip.recipe.training import HELDOUT, EvaluationConfig
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.stage import Stage
+from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
+from synthclip.samples import images
+from synthclip.textgen.concepts import read_bank
+
+_PARTS = {"concepts": "", "images": "heldout/"}
+"""The stages whose files make the held-out set, and how the paths of those files begin."""
+_NEAREST_TEXTS = 8
+_NEAREST_IMAGES = 5
+
+
+class Eval(Stage):
+    """Zero-shot over the whole concept bank, and retrieval, on captions and images kept from training."""
+
+    name: ClassVar[str] = "eval"
+    revision: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = (*_PARTS, "train")
+    sections: ClassVar[tuple[str, ...]] = ("evaluation", "seed")
+
+    def shards(self) -> Sequence[Shard]:
+        inputs = heldout_inputs(self) | {"train": _digest_of(self.manifests_of("train"), "model/")}
+        count = sum(one.rows for one in self.manifests_of("images") if one.shard.startswith("heldout/"))
+        return [Shard("all", inputs, {"checkpoint": inputs["train"][:16]}, size=max(1, count))]
+
+    def resources(self) -> Resources:
+        return Resources(gpus=1)
+
+    def load(self) -> None:
+        from synthclip.models.load import load_model
+
+        loaded = load_model(self.run.file("train", "model"))
+        self._encoder = Encoder(*loaded, batch_size=self.recipe.evaluation.batch_size)
+
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        tables, counted = Tables(), 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal counted
+            tick(done - counted)
+            counted = done
+
+        features = Features(self._encoder, progress=progress)
+        nearest: list[dict[str, Any]] = []
+        notes = {"heldout_captions": 0, "heldout_images": 0, "one_concept_images": 0}
+        for dataset in open_heldout(self.run, self.recipe.evaluation, self.recipe.seed):
+            for evaluator in able_evaluators(dataset):
+                found = EVALUATORS[evaluator](features, dataset, Settings())
+                tables.add(dataset.name, found, str(shard.payload["checkpoint"]))
+            if isinstance(dataset, Retrieval):
+                notes |= {"heldout_captions": len(dataset.texts), "heldout_images": len(dataset.pictures)}
+                nearest = _nearest(features, dataset)
+            else:
+                notes["one_concept_images"] = len(dataset.splits["test"].labels)
+        for name in tables.unreadable.get(HELDOUT, ()):
+            writer.reject({"item": name}, "unreadable image")
+        tables.write(writer)
+        writer.rows("nearest.parquet", schema.EVAL_NEAREST, nearest)
+        return Outcome(len(tables.results), notes=notes)
+
+
+def open_heldout(
+    run: RunDirectory, config: EvaluationConfig, seed: int
+) -> tuple[Retrieval | Classification, ...]:
+    """A run's held-out captions that have an image, at most `config.captions` of them, drawn by content.
+
+    Two sets of the name `HELDOUT`: the captions with all their images, and the images whose caption names
+    exactly one concept, so that there is one right answer among the whole bank. The second is missing where
+    no caption does; both are where the run holds no such image.
+    """
+    sidecars = sorted((run.stage("images") / "heldout").glob("*.parquet"))
+    ids = [pq.read_table(path, columns=["caption_id"])["caption_id"].to_numpy() for path in sidecars]
+    drawn = _draw(np.unique(np.concatenate([np.empty(0, np.uint64), *ids])), config.captions, seed)
+    if not len(drawn):
+        return ()
+    where = pc.field("caption_id").isin(drawn)
+    rows = pa.concat_tables(pq.read_table(path, schema=schema.IMAGE, filters=where) for path in sidecars)
+    image_keys = rows["key"].to_pylist()
+    pictures = Pictures(
+        image_keys,
+        keys.digest(*image_keys),
+        lambda: (row["jpeg"] for row in images(sidecars, ["key"], where)),
+    )
+    _, first, text_of_image = np.unique(rows["caption_id"].to_numpy(), return_index=True, return_inverse=True)
+    texts = tuple(rows["text"].take(first).to_pylist())
+    pairs = np.stack([text_of_image, np.arange(len(rows))], axis=1)
+    captions = Retrieval(HELDOUT, pictures, texts, pairs)
+    concept_ids = rows["concept_ids"].to_pylist()
+    single = np.flatnonzero([len(concepts) == 1 for concepts in concept_ids])
+    names = read_bank(run)
+    if not len(single) or len(names) < 2:
+        return (captions,)
+    labels = np.array([concept_ids[image][0] for image in single], np.int64)
+    split = Split(pictures.only(single), labels)
+    return captions, Classification(HELDOUT, tuple(names), config.templates, {"test": split})
+
+
+def heldout_inputs(stage: Stage) -> dict[str, str]:
+    """What tells when the held-out set that a stage reads changes."""
+    return {name: _digest_of(stage.manifests_of(name), start) for name, start in _PARTS.items()}
+
+
+def _digest_of(manifests: Iterable[Manifest], start: str) -> str:
+    """What tells when the files whose paths begin with `start` change."""
+    entries = [entry for manifest in manifests for entry in manifest.files if entry.path.startswith(start)]
+    return keys.digest(*(part for entry in entries for part in (entry.path, entry.sha256)))
+
+
+def _draw(ids: keys.U64, limit: int, seed: int) -> keys.U64:
+    """The `limit` ids with the lowest draws, ascending: the same whatever the shards are."""
+    order = np.argsort(keys.uniform(ids, stream="evaluation", seed=seed), kind="stable")
+    return np.sort(ids[order[:limit]])
+
+
+def _nearest(features: Features, dataset: Retrieval) -> list[dict[str, Any]]:
+    """Rows of `schema.EVAL_NEAREST`. Captions are in the order of their ids, so the first are a fair draw."""
+    encoded, texts_TD = features.images(dataset.pictures), features.texts(dataset.texts)
+    pairs = readable_pairs(dataset, encoded)
+    shown = np.unique(pairs[:, 0])[:_NEAREST_TEXTS]
+    belongs = set(map(tuple, pairs.tolist()))
+    rows = []
+    ranked = ranking(texts_TD[shown], encoded.features, _NEAREST_IMAGES)
+    for text, best in zip(shown.tolist(), ranked.tolist(), strict=True):
+        for rank, image in enumerate(best, 1):
+            rows.append(
+                {
+                    "text": dataset.texts[text],
+                    "rank": rank,
+                    "key": dataset.pictures.names[encoded.kept[image]],
+                    "score": round(float(texts_TD[text] @ encoded.features[image]), 4),
+                    "right": (text, image) in belongs,
+                }
+            )
+    return rows

@@ -1,15 +1,22 @@
-"""Pictures and texts to features of unit length."""
+"""Pictures and texts to features of unit length, computed once and cached by content."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data import Pictures
+from synthclip.evaluation.probes import Probe
+from synthclip.keys import digest, sha256_of
+from synthclip.run.store import disk_errors
 from synthclip.run.threads import in_order
+from synthclip.samples.files import cache_folder
 from synthclip.samples.pictures import decode
 
 if TYPE_CHECKING:
@@ -18,6 +25,9 @@ if TYPE_CHECKING:
 
 _AHEAD = 2
 """Batches decoded ahead of the model."""
+_FORMAT = "1"
+"""Raised when other features or probes would come of the same model and data."""
+_WEIGHTS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,14 @@ class Encoded:
     """The position of each among the pictures given, int64 [N], ascending."""
     unreadable: tuple[int, ...] = ()
     """The positions of the others."""
+
+    def only(self, positions: NDArray[np.int64]) -> "Encoded":
+        """Those of the pictures at these positions, int64 [M], ascending."""
+        row = np.full(len(self.kept) + len(self.unreadable), -1, np.int64)
+        row[self.kept] = np.arange(len(self.kept))
+        wanted = row[positions]
+        unreadable = np.flatnonzero(wanted < 0).tolist()
+        return Encoded(self.features[wanted[wanted >= 0]], np.flatnonzero(wanted >= 0), tuple(unreadable))
 
 
 class Encoder:
@@ -57,13 +75,13 @@ class Encoder:
     def images(
         self,
         pictures: Iterable[Any],
-        tick: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] = lambda done: None,
         names: Sequence[str] = (),
     ) -> Encoded:
         """Features of pictures (encoded bytes or PIL images), decoded on threads while the model works.
 
         What cannot be read is left out and reported in `Encoded.unreadable`. Raises SynthClipError where
-        nothing can be read (it tells the first of `names`, the pictures'), or the model wants another
+        nothing can be read (naming the first of `names`, the pictures'), or the model wants another
         resolution than its preprocessing makes.
         """
         import torch
@@ -81,8 +99,7 @@ class Encoder:
                     stacked_B3HW = torch.stack(good).to(self._device, non_blocking=True)
                     features.append(self._encode_image(stacked_B3HW).float().cpu())
                 start += len(batch)
-                if tick is not None:
-                    tick(len(batch))
+                progress(start)
         if not features:
             first = f" ({names[0]}, …)" if names else ""
             raise SynthClipError(f"none of {start} images can be read{first}: check the data")
@@ -111,6 +128,13 @@ class Encoder:
         each_CTD = self.texts(prompts).view(len(names), len(templates), -1)
         return torch.nn.functional.normalize(each_CTD.mean(dim=1), dim=-1)
 
+    def digest(self) -> str:
+        """A digest of the weights and the preprocessing."""
+        parts: list[str | bytes] = []
+        for name, value in sorted(self._model.state_dict().items()):
+            parts += [name, np.ascontiguousarray(value.cpu().numpy()).tobytes()]
+        return digest(*parts, repr(self._preprocess))
+
     def _encode_image(self, pixels_B3HW: "Tensor") -> "Tensor":
         try:
             features: Tensor = self._model.encode_image(pixels_B3HW, normalize=True)
@@ -120,7 +144,7 @@ class Encoder:
             size = "x".join(str(side) for side in pixels_B3HW.shape[-2:])
             raise SynthClipError(
                 f"the model does not take the {size} px images that its preprocessing makes ({error}): "
-                "mend the image size in its open_clip_config.json"
+                "fix the image size in its open_clip_config.json"
             ) from error
         return features
 
@@ -142,3 +166,144 @@ class Encoder:
 def fill(template: str, name: str) -> str:
     """The prompt for a class."""
     return template.replace("{c}", name).replace("{}", name)
+
+
+Progress = Callable[[int, int], object]
+"""Called with the images of a split that have their features, and how many there are."""
+
+
+class Features:
+    """Image and text features of one model, and the probes fitted on them, each made once.
+
+    `model` is whatever `load_model` takes, or an encoder. With a `cache` they are files below it, found by
+    content: of a model on disk the files' bytes are its identity, so where all features are cached it is
+    never loaded; of a model by name, its weights. Without one they are held in memory, for one evaluation.
+    """
+
+    def __init__(
+        self,
+        model: str | Encoder,
+        cache: Path | None = None,
+        *,
+        batch_size: int = 256,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        self._source, self._cache, self._batch_size, self._progress = model, cache, batch_size, progress
+        self._encoder = model if isinstance(model, Encoder) else None
+        self._held: dict[str, dict[str, Tensor]] = {}
+        known = None if isinstance(model, Encoder) else _digest_of_files(model)
+        self.checkpoint = "" if self._encoder else (known or self._loaded().digest())[:16]
+        """What names a model on disk or by name in results."""
+
+    def images(self, pictures: Pictures) -> Encoded:
+        """The pictures' features."""
+        if pictures.among is not None:
+            others, positions = pictures.among
+            return self.images(others).only(positions)
+        total = len(pictures)
+
+        def make() -> "dict[str, Tensor]":
+            import torch
+
+            def progress(done: int) -> None:
+                self._progress(done, total)
+
+            encoded = self._loaded().images(pictures.read(), progress, pictures.names)
+            kept_N = torch.from_numpy(encoded.kept)
+            unreadable_U = torch.tensor(encoded.unreadable, dtype=torch.int64)
+            return {"features": encoded.features, "kept": kept_N, "unreadable": unreadable_U}
+
+        found = self._once("images", [pictures.digest], make)
+        self._progress(total, total)
+        unreadable = tuple(found["unreadable"].tolist())
+        return Encoded(found["features"], found["kept"].numpy(), unreadable)
+
+    def texts(self, texts: Sequence[str]) -> "Tensor":
+        """Features of texts, float32 [T, D]."""
+        return self._once("texts", texts, lambda: {"features": self._loaded().texts(texts)})["features"]
+
+    def classifier(self, names: Sequence[str], templates: Sequence[str]) -> "Tensor":
+        """The zero-shot classifier, float32 [C, D]; see `Encoder.classifier`."""
+        parts = digest(*names), digest(*templates)
+        made = self._once(
+            "classifier", parts, lambda: {"features": self._loaded().classifier(names, templates)}
+        )
+        return made["features"]
+
+    def probe(self, parts: Sequence[str], fit: Callable[[], Probe]) -> Probe:
+        """A probe fitted on features of this model; `parts` name all else that decides it."""
+
+        def make() -> "dict[str, Tensor]":
+            probe = fit()
+            return {"weight": probe.weight_DC.cpu(), "bias": probe.bias_C.cpu()}
+
+        found = self._once("probe", parts, make)
+        return Probe(found["weight"], found["bias"])
+
+    def _once(
+        self, kind: str, parts: Sequence[str], make: "Callable[[], dict[str, Tensor]]"
+    ) -> "dict[str, Tensor]":
+        name = f"{kind}-{digest(_FORMAT, kind, *parts)[:24]}"
+        if self._cache is None:
+            if name not in self._held:
+                self._held[name] = make()
+            return self._held[name]
+        path = self._cache / self.checkpoint / f"{name}.safetensors"
+        found = _load(path)
+        if found is None:
+            found = make()
+            _save(path, found)
+        return found
+
+    def _loaded(self) -> Encoder:
+        if self._encoder is None:
+            from synthclip.models.load import load_model
+
+            self._encoder = Encoder(*load_model(str(self._source)), batch_size=self._batch_size)
+        return self._encoder
+
+
+def default_cache() -> Path:
+    """`features` in the cache folder, see `files.cache_folder`."""
+    return cache_folder() / "features"
+
+
+def _digest_of_files(model: str) -> str | None:
+    path = Path(model.removeprefix("local-dir:"))
+    if path.is_file():
+        return sha256_of(path)
+    if path.is_dir():
+        folder = path / "train" / "model" if (path / "train" / "model").is_dir() else path
+        files = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+        return digest(*(part for file in files for part in (file.name, sha256_of(file))))
+    return None
+
+
+def _load(path: Path) -> "dict[str, Tensor] | None":
+    """What is cached, or None where nothing is, or it is damaged."""
+    if not path.is_file():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError):
+        return None
+
+
+def _save(path: Path, tensors: "dict[str, Tensor]") -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+        except SafetensorError as error:
+            partial.unlink(missing_ok=True)
+            raise SynthClipError(
+                f"{path.parent}: features cannot be cached ({error}): choose another --cache"
+            ) from None
+        partial.replace(path)

@@ -1,7 +1,7 @@
 """The tasks a model is judged by, found by name: each makes figures of one data set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,12 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import metrics
-from synthclip.evaluation.data import Classification, Retrieval
-from synthclip.evaluation.features import ModelFeatures
-from synthclip.evaluation.few_shot import EPISODES, few_shot
-from synthclip.evaluation.linear_probe import Probe, fit_probe, judge_probe
-from synthclip.evaluation.metrics import Measurement
-from synthclip.evaluation.results import class_rows
+from synthclip.evaluation.data import Classification, DataSet, Retrieval
+from synthclip.evaluation.encoder import Encoded, Features
+from synthclip.evaluation.probes import EPISODES, Probe, few_shot, fit_probe, judge_probe
+from synthclip.evaluation.results import Evaluation, class_rows
 from synthclip.keys import digest
-
-RECALL_AT = (1, 5, 10)
+from synthclip.recipe.training import RECALL_AT
 
 TEMPLATE_SETS = ("own", "imagenet-7", "imagenet-80")
 """The data set's own prompts ("a photo of a {}." where it brings none), or OpenAI's short or long list."""
@@ -32,21 +29,7 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What one task of one data set came to."""
-
-    figures: list[tuple[Measurement, Sequence[str]]]
-    """Each with the names of the items it was taken over."""
-    classes: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `schema.EVAL_CLASS`."""
-    unreadable: tuple[str, ...] = ()
-    """Images that could not be read; the figures leave them out."""
-
-
-def evaluate_zero_shot(
-    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
-) -> Evaluation:
+def evaluate_zero_shot(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
     """Each test image is given the class whose prompts are nearest."""
     data = _classification(dataset)
     test_ND, labels, names, unreadable = _split(features, data, "test")
@@ -56,18 +39,14 @@ def evaluate_zero_shot(
     return Evaluation([(figure, names) for figure in figures], classes, unreadable)
 
 
-def evaluate_retrieval(
-    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
-) -> Evaluation:
+def evaluate_retrieval(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
     """Images for each text, and texts for each image."""
     if not isinstance(dataset, Retrieval):
         raise SynthClipError(f"{dataset.name}: has no captions: retrieval needs a set with captions")
     encoded = features.images(dataset.pictures)
-    place = np.full(len(dataset.pictures), -1, np.int64)
-    place[encoded.kept] = np.arange(len(encoded.kept))
-    pairs = np.stack([dataset.pairs[:, 0], place[dataset.pairs[:, 1]]], axis=1)
-    shown, of_text = np.unique(pairs[pairs[:, 1] >= 0, 0], return_inverse=True)
-    pairs = np.stack([of_text, pairs[pairs[:, 1] >= 0, 1]], axis=1)
+    pairs = readable_pairs(dataset, encoded)
+    shown, of_text = np.unique(pairs[:, 0], return_inverse=True)
+    pairs = np.stack([of_text, pairs[:, 1]], axis=1)
     texts_TD = features.texts(dataset.texts)[shown]
     texts = [f"{text}: {dataset.texts[text]}" for text in shown]
     images = [dataset.pictures.names[image] for image in encoded.kept]
@@ -84,9 +63,15 @@ def evaluate_retrieval(
     )
 
 
-def evaluate_linear_probe(
-    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
-) -> Evaluation:
+def readable_pairs(dataset: Retrieval, encoded: Encoded) -> NDArray[np.int64]:
+    """The pairs whose image could be read, as (text, row of the features), int64 [P, 2]."""
+    row = np.full(len(dataset.pictures), -1, np.int64)
+    row[encoded.kept] = np.arange(len(encoded.kept))
+    pairs = np.stack([dataset.pairs[:, 0], row[dataset.pairs[:, 1]]], axis=1)
+    return pairs[pairs[:, 1] >= 0]
+
+
+def evaluate_linear_probe(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
     """A logistic regression on the training split's features; fitted at last on validation images too."""
     import torch
 
@@ -108,9 +93,7 @@ def evaluate_linear_probe(
     return Evaluation([(figure, names) for figure in figures], unreadable=unreadable + more)
 
 
-def evaluate_few_shot(
-    features: ModelFeatures, dataset: Classification | Retrieval, settings: Settings
-) -> Evaluation:
+def evaluate_few_shot(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
     """Episodes that learn from the training split and are judged on the test split."""
     data = _classification(dataset)
     support_ND, support_labels, _, unreadable = _split(features, data, "train")
@@ -127,7 +110,7 @@ def evaluate_few_shot(
     return Evaluation([(figure, names)], unreadable=unreadable + more)
 
 
-Evaluator = Callable[[ModelFeatures, Classification | Retrieval, Settings], Evaluation]
+Evaluator = Callable[[Features, DataSet, Settings], Evaluation]
 
 EVALUATORS: dict[str, Evaluator] = {
     "zero_shot": evaluate_zero_shot,
@@ -137,21 +120,21 @@ EVALUATORS: dict[str, Evaluator] = {
 }
 
 
-def able_evaluators(dataset: Classification | Retrieval) -> tuple[str, ...]:
+def able_evaluators(dataset: DataSet) -> tuple[str, ...]:
     """The evaluators that a data set has what it takes for."""
     if isinstance(dataset, Retrieval):
         return ("retrieval",)
     return ("zero_shot", "linear_probe", "few_shot") if "train" in dataset.splits else ("zero_shot",)
 
 
-def _classification(dataset: Classification | Retrieval) -> Classification:
+def _classification(dataset: DataSet) -> Classification:
     if isinstance(dataset, Classification):
         return dataset
     raise SynthClipError(f"{dataset.name}: has captions and no classes: only retrieval can be evaluated")
 
 
 def _split(
-    features: ModelFeatures, data: Classification, split: str
+    features: Features, data: Classification, split: str
 ) -> tuple[Any, Any, list[str], tuple[str, ...]]:
     """Features [N, D], labels [N] and names of the images that can be read, and the names of the others."""
     if split not in data.splits:

@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from synthclip.evaluation.data import Classification, Pictures, Retrieval
-from synthclip.evaluation.data.types import Picture
+from synthclip.evaluation.data import DataSet, Picture, Retrieval, test_pictures
 from synthclip.run.store import RunDirectory
 from synthclip.samples import images
 from synthclip.samples.pictures import decode, perceptual_hash
@@ -45,7 +44,7 @@ class Leak:
     """The shared words, or the bits that differ."""
 
 
-def find_leaks(run: RunDirectory, datasets: Iterable[Classification | Retrieval]) -> list[Leak]:
+def find_leaks(run: RunDirectory, datasets: Iterable[DataSet]) -> list[Leak]:
     """Test captions and test images that the run's training captions and images come close to.
 
     The evaluation data is indexed in memory and the training data streams past it. At most one leak is told
@@ -102,11 +101,11 @@ def _caption_leaks(run: RunDirectory, datasets: list[Retrieval]) -> Iterator[Lea
                             yield Leak(dataset, "caption", item, text, gram)
 
 
-def _image_leaks(run: RunDirectory, datasets: list[Classification | Retrieval]) -> Iterator[Leak]:
+def _image_leaks(run: RunDirectory, datasets: list[DataSet]) -> Iterator[Leak]:
     names: list[tuple[str, str]] = []
     hashes: list[int] = []
     for data in datasets:
-        pictures = _test_pictures(data)
+        pictures = test_pictures(data)
         for name, picture in zip(pictures.names, pictures.read(), strict=True):
             value = hash_of(picture)
             if value is not None:
@@ -123,7 +122,3 @@ def _image_leaks(run: RunDirectory, datasets: list[Classification | Retrieval]) 
                 told.add(number)
                 dataset, name = names[number]
                 yield Leak(dataset, "image", name, row["key"], f"{bits} of 64 bits differ")
-
-
-def _test_pictures(data: Classification | Retrieval) -> Pictures:
-    return data.pictures if isinstance(data, Retrieval) else data.splits["test"].pictures

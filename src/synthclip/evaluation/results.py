@@ -1,6 +1,7 @@
-"""The rows that an evaluation writes."""
+"""The rows that evaluations write, and what is read from them: two runs compared, and the weakest classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,57 @@ from numpy.typing import NDArray
 
 from synthclip import schema
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.metrics import Measurement
+from synthclip.evaluation.metrics import Interval, Measurement, wilson
 from synthclip.recipe.training import HELDOUT
+from synthclip.run.store import ShardWriter
 
 ON_PUBLIC_DATA = "suites"
 """The folder of a run for what `synthclip eval RUN --suite …` finds. It is no stage of the pipeline."""
+
+RESAMPLES = 20_000
+
+_Key = tuple[str, str, str]
+"""Data set, task and metric."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one task of one data set came to."""
+
+    figures: list[tuple[Measurement, Sequence[str]]]
+    """Each with the names of the items it was taken over."""
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_CLASS`."""
+    unreadable: tuple[str, ...] = ()
+    """Images that could not be read; the figures leave them out."""
+
+
+@dataclass
+class Tables:
+    """Evaluations as rows of the three tables that are written of them."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_RESULT`."""
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_CLASS`."""
+    items: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `schema.EVAL_ITEM`."""
+    unreadable: dict[str, dict[str, None]] = field(default_factory=dict)
+    """By data set the images that could not be read, each once."""
+
+    def add(self, dataset: str, found: Evaluation, checkpoint: str | None) -> None:
+        self.unreadable.setdefault(dataset, {}).update(dict.fromkeys(found.unreadable))
+        self.classes += found.classes
+        for figure, items in found.figures:
+            self.results.append(result_row(dataset, figure, checkpoint))
+            if figure.metric != "mean_per_class":  # no mean over items
+                self.items += item_rows(dataset, figure, items)
+
+    def write(self, writer: ShardWriter, folder: str = "") -> None:
+        """The tables as files of a shard, in this folder of it."""
+        writer.rows(f"{folder}results.parquet", schema.EVAL_RESULT, self.results)
+        writer.rows(f"{folder}per_class.parquet", schema.EVAL_CLASS, self.classes)
+        writer.rows(f"{folder}items.parquet", schema.EVAL_ITEM, self.items)
 
 
 def result_row(dataset: str, measured: Measurement, checkpoint: str | None) -> dict[str, Any]:
@@ -84,3 +131,121 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         return list(table.select(schema.EVAL_RESULT.names).to_pylist())
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise SynthClipError(f"{path}: not a table of results ({error}): name a results.parquet") from None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B less A in one figure."""
+
+    dataset: str
+    task: str
+    metric: str
+    a: float
+    b: float
+    paired_n: int | None
+    """The items that both judged; None where their items differ, and no test is made."""
+    interval: Interval | None = None
+    """95 % of the difference, by paired bootstrap."""
+    p_value: float | None = None
+    """Two-sided: how likely so large a difference is where there is none."""
+
+
+def paired_bootstrap(a: NDArray[np.float64], b: NDArray[np.float64], seed: int = 0) -> tuple[Interval, float]:
+    """The 95 % interval of mean(b - a) and its two-sided p-value (Efron and Tibshirani, 1993, chapter 16).
+
+    `a` and `b` float64 [N] are two models' values of the same items. Drawing N items with replacement is one
+    multinomial draw over the distinct differences, so the resamples cost no more for many items than for few.
+    """
+    differences, counts = np.unique(np.round(b - a, 12), return_counts=True)
+    random = np.random.Generator(np.random.Philox(seed))
+    n = len(a)
+    drawn = random.multinomial(n, counts / n, size=RESAMPLES)
+    means = drawn @ differences / n
+    low, high = np.percentile(means, [2.5, 97.5])
+    tail = min((means <= 0).sum(), (means >= 0).sum())
+    return (float(low), float(high)), min(1.0, 2 * (int(tail) + 1) / (RESAMPLES + 1))
+
+
+def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
+    """Every figure that both runs have, from their held-out evaluation and their suites."""
+    a, b = _figures(run_a), _figures(run_b)
+    if not a.keys() & b.keys():
+        raise SynthClipError(
+            f"{run_a} and {run_b} have no figure in common: evaluate both on the same data first"
+        )
+    items_a, items_b = _items(run_a), _items(run_b)
+    found = []
+    for key in a:
+        if key not in b:
+            continue
+        dataset, task, metric = key
+        ours, theirs = items_a.get(key), items_b.get(key)
+        if ours and theirs and ours.keys() == theirs.keys():
+            values = np.array([(value, theirs[item]) for item, value in ours.items()])
+            interval, p_value = paired_bootstrap(values[:, 0], values[:, 1])
+            found.append(Difference(dataset, task, metric, a[key], b[key], len(values), interval, p_value))
+        else:
+            found.append(Difference(dataset, task, metric, a[key], b[key], None))
+    return found
+
+
+def _folders(run: Path) -> list[Path]:
+    return [
+        folder
+        for folder in (run / "eval", *sorted((run / ON_PUBLIC_DATA).glob("*")))
+        if (folder / "results.parquet").is_file()
+    ]
+
+
+def _figures(run: Path) -> dict[_Key, float]:
+    folders = _folders(run)
+    if not folders:
+        raise SynthClipError(f"{run}: no results of an evaluation: run `synthclip eval {run}` first")
+    return {
+        (row["dataset"], row["task"], row["metric"]): row["value"]
+        for folder in folders
+        for row in read_results(folder / "results.parquet")
+    }
+
+
+def _items(run: Path) -> dict[_Key, dict[str, float]]:
+    found: dict[_Key, dict[str, float]] = {}
+    for folder in _folders(run):
+        for row in pq.read_table(folder / "items.parquet").to_pylist():
+            key = (row["dataset"], row["task"], row["metric"])
+            found.setdefault(key, {})[row["item"]] = row["value"]
+    return found
+
+
+@dataclass(frozen=True)
+class WeakClass:
+    dataset: str
+    name: str
+    n: int
+    top1: float
+    confused_with: str | None
+    """What most of its wrong answers were."""
+
+
+def weakest_classes(run: Path, count: int) -> list[WeakClass]:
+    """The `count` classes with the lowest zero-shot accuracy in a run's evaluations, worst first.
+
+    Ordered by the upper end of Wilson's 95 % interval, so that a class with one unlucky image does not stand
+    before one that fails on a hundred; a name that several data sets have counts once.
+    """
+    paths = [run / "eval" / "per_class.parquet", *sorted((run / ON_PUBLIC_DATA).glob("*/per_class.parquet"))]
+    rows = [row for path in paths if path.is_file() for row in pq.read_table(path).to_pylist()]
+    if not rows:
+        raise SynthClipError(f"{run}: no zero-shot results by class: run `synthclip eval {run}` first")
+    rows.sort(key=lambda row: (wilson(round(row["n"] * row["top1"]), row["n"])[1], row["name"]))
+    worst: dict[str, WeakClass] = {}
+    for row in rows:
+        if row["top1"] < 1:
+            fields = (row[name] for name in ("dataset", "name", "n", "top1", "confused_with"))
+            worst.setdefault(row["name"], WeakClass(*fields))
+    return list(worst.values())[:count]
+
+
+def concept_list(classes: Sequence[WeakClass]) -> str:
+    """One concept a line, as `synthclip captions --fill --concepts` and a source of kind `text` read it."""
+    return "".join(f"{found.name}\n" for found in classes)

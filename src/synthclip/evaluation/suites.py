@@ -1,34 +1,30 @@
 """Named lists of data sets and tasks, and a model's evaluation on one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from synthclip import schema
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data import Classification, MissingDataError, Retrieval, open_dataset
-from synthclip.evaluation.data.known import KNOWN
+from synthclip.evaluation.data import KNOWN, DataSet, MissingDataError, open_dataset, test_pictures
+from synthclip.evaluation.encoder import Features, default_cache
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
-from synthclip.evaluation.features import Features, Watch, default_cache
 from synthclip.evaluation.paper import cells
-from synthclip.evaluation.results import ON_PUBLIC_DATA, item_rows, result_row
+from synthclip.evaluation.results import ON_PUBLIC_DATA, Tables
 from synthclip.keys import digest
 from synthclip.recipe.section import did_you_mean, nearest
+from synthclip.recipe.training import METRICS
+from synthclip.run.progress import Tasks
 from synthclip.run.store import Outcome, RunDirectory
 
 Plan = dict[str, tuple[str, ...]]
 """Evaluators by data set; none given means all that the set has what it takes for."""
 
-_RETRIEVAL_TASKS = ("image_retrieval", "text_retrieval")
-
 
 def _paper() -> Plan:
-    plan: dict[str, list[str]] = {}
+    evaluator_of = {task: evaluator for evaluator, tasks in METRICS.items() for task in tasks}
+    plan: dict[str, dict[str, None]] = {}
     for task, dataset in cells():
-        evaluator = "retrieval" if task in _RETRIEVAL_TASKS else task
-        if evaluator not in plan.setdefault(dataset, []):
-            plan[dataset].append(evaluator)
+        plan.setdefault(dataset, {})[evaluator_of[task]] = None
     return {dataset: tuple(evaluators) for dataset, evaluators in plan.items()}
 
 
@@ -48,7 +44,7 @@ SUITES: dict[str, Callable[[], Plan]] = {"paper": _paper, "quick": _quick, "robu
 class Suite:
     """The data sets of a suite, opened."""
 
-    datasets: dict[str, tuple[Classification | Retrieval, tuple[str, ...]]]
+    datasets: dict[str, tuple[DataSet, tuple[str, ...]]]
     """Each with its evaluators, by name."""
     missing: tuple[str, ...]
     """What was not there, a line each."""
@@ -57,15 +53,9 @@ class Suite:
 
 
 @dataclass
-class SuiteResult:
+class SuiteResult(Tables):
     """What a model's evaluation came to."""
 
-    results: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `schema.EVAL_RESULT`."""
-    classes: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `schema.EVAL_CLASS`."""
-    items: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `schema.EVAL_ITEM`."""
     missing: list[str] = field(default_factory=list)
     """Data sets that were not there, a line each."""
     failed: list[str] = field(default_factory=list)
@@ -101,13 +91,14 @@ def plan_of_names(names: Sequence[str], evaluators: Collection[str] = EVALUATORS
 def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:
     """Open the data sets of a suite, or of a list of names, below `root`.
 
-    What is missing or broken is told of and passed over. Raises SynthClipError where that leaves none.
+    What is missing or broken is skipped, and named in the result. Raises SynthClipError where no set is
+    left.
     """
     if not root.is_dir():
         raise SynthClipError(f"{root}: no such folder: --data names the folder that holds the data sets")
     if not download and not any(root.iterdir()):
         raise SynthClipError(f"{root}: an empty folder: --data names the one that holds the data sets")
-    datasets: dict[str, tuple[Classification | Retrieval, tuple[str, ...]]] = {}
+    datasets: dict[str, tuple[DataSet, tuple[str, ...]]] = {}
     missing: list[str] = []
     failed: list[str] = []
     for name, evaluators in plan_of(suite).items():
@@ -137,24 +128,33 @@ def evaluate(
     download: bool = False,
     batch_size: int = 64,
     settings: Settings | None = None,
-    watch: Watch | None = None,
+    tasks: Tasks | None = None,
 ) -> SuiteResult:
     """Evaluate a model on public data sets and write its tables.
 
     `model` is whatever `load_model` takes, `suite` one of `SUITES` or data sets with commas between them,
     `data` the folder that holds them. The tables go to `<out>/suites/<suite>/`, where `out` is the run itself
     if the model is a run, else `evaluations/<checkpoint>`. Features are kept below `cache`, so that a second
-    evaluation of the same model and images encodes nothing.
+    evaluation of the same model and images encodes nothing. `tasks` shows the progress.
 
     Raises SynthClipError where there is no such model, or none of the data sets can be evaluated.
     """
     opened = open_suite(suite, Path(data), download=download)
-    features = Features(
-        str(model), Path(cache) if cache else default_cache(), batch_size=batch_size, watch=watch
-    )
     result = SuiteResult(missing=list(opened.missing), failed=list(opened.failed))
+    tasks = tasks or Tasks()
+    features = Features(
+        str(model), Path(cache) if cache else default_cache(), batch_size=batch_size, progress=tasks.update
+    )
     for name, (dataset, evaluators) in opened.datasets.items():
-        _evaluate_dataset(features, name, dataset, evaluators, settings or Settings(), result)
+        for evaluator in evaluators:
+            tasks.begin(f"{name} {evaluator}")
+            try:
+                found = EVALUATORS[evaluator](features, dataset, settings or Settings())
+            except SynthClipError as error:
+                result.failed.append(f"{name}, {evaluator}: {error}")
+            else:
+                result.add(name, found, features.checkpoint)
+        result.notes += _notes(name, dataset, result.unreadable.get(name, {}))
     if not result.results:
         raise SynthClipError(f"none of the suite's tasks could be evaluated: {result.failed[0]}")
     if out is None:
@@ -164,41 +164,17 @@ def evaluate(
     return result
 
 
-def _evaluate_dataset(
-    features: Features,
-    name: str,
-    dataset: Classification | Retrieval,
-    evaluators: Sequence[str],
-    settings: Settings,
-    result: SuiteResult,
-) -> None:
-    unreadable: dict[str, None] = {}
-    for evaluator in evaluators:
-        features.watch.begin(f"{name} {evaluator}")
-        try:
-            found = EVALUATORS[evaluator](features, dataset, settings)
-        except SynthClipError as error:
-            result.failed.append(f"{name}, {evaluator}: {error}")
-            continue
-        unreadable |= dict.fromkeys(found.unreadable)
-        result.classes += found.classes
-        for figure, items in found.figures:
-            result.results.append(result_row(name, figure, features.checkpoint))
-            if figure.metric != "mean_per_class":
-                result.items += item_rows(name, figure, items)
-    result.notes += _notes(name, dataset, tuple(unreadable))
-
-
-def _notes(name: str, dataset: Classification | Retrieval, unreadable: Sequence[str]) -> list[str]:
-    notes = []
-    if unreadable:
-        shown = ", ".join(unreadable[:3]) + (", …" if len(unreadable) > 3 else "")
-        notes.append(f"{name}: {len(unreadable)} images cannot be read and are left out ({shown})")
+def _notes(name: str, dataset: DataSet, unreadable: Iterable[str]) -> list[str]:
+    notes, names = [], list(unreadable)
+    if names:
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        notes.append(f"{name}: {len(names)} images cannot be read and are left out ({shown})")
     usual = KNOWN[name].test_images if name in KNOWN else None
-    pictures = dataset.pictures if isinstance(dataset, Retrieval) else dataset.splits["test"].pictures
+    pictures = test_pictures(dataset)
     if usual is not None and len(pictures) != usual:
         notes.append(
-            f"{name}: {len(pictures)} test images, not the usual {usual}: its figures compare with nobody's"
+            f"{name}: {len(pictures)} test images, not the usual {usual}: "
+            "not comparable with published results"
         )
     return notes
 
@@ -206,8 +182,6 @@ def _notes(name: str, dataset: Classification | Retrieval, unreadable: Sequence[
 def _write(out: Path, suite: str, checkpoint: str, result: SuiteResult) -> Path:
     name = suite.replace(",", "+").replace("/", "-")
     with RunDirectory(out).begin(ON_PUBLIC_DATA, name, digest(suite, checkpoint)) as writer:
-        writer.rows(f"{name}/results.parquet", schema.EVAL_RESULT, result.results)
-        writer.rows(f"{name}/per_class.parquet", schema.EVAL_CLASS, result.classes)
-        writer.rows(f"{name}/items.parquet", schema.EVAL_ITEM, result.items)
+        result.write(writer, f"{name}/")
         writer.commit(Outcome(len(result.results)))
     return RunDirectory(out).file(ON_PUBLIC_DATA, name)

@@ -1,6 +1,7 @@
 """The recipe's sections for training and evaluation."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -110,13 +111,15 @@ EvaluatorName = Literal["zero_shot", "retrieval", "linear_probe", "few_shot"]
 HELDOUT = "heldout"
 """The run's own held-out captions and images, by the name that results give them."""
 
-_METRICS = {
-    "zero_shot": ("top1", "top5", "mean_per_class"),
-    "image_retrieval": ("R@1", "R@5", "R@10"),
-    "text_retrieval": ("R@1", "R@5", "R@10"),
-    "linear_probe": ("top1", "mean_per_class"),
-    "few_shot": ("top1",),
+RECALL_AT = (1, 5, 10)
+_RECALL = tuple(f"R@{k}" for k in RECALL_AT)
+METRICS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "zero_shot": {"zero_shot": ("top1", "top5", "mean_per_class")},
+    "retrieval": {"image_retrieval": _RECALL, "text_retrieval": _RECALL},
+    "linear_probe": {"linear_probe": ("top1", "mean_per_class")},
+    "few_shot": {"few_shot": ("top1",)},
 }
+"""What each evaluator measures: metrics by task. A set may be too small for some of them."""
 
 
 class InTrainingEvalConfig(Section):
@@ -151,10 +154,10 @@ class InTrainingEvalConfig(Section):
     def _is_consistent(self) -> "InTrainingEvalConfig":
         if self.data_sets and self.data is None:
             raise ValueError(f"suite names {self.data_sets[0]!r}: data=ROOT must say where the data sets are")
-        kind = "/".join(self.metric.split("/")[-2:])
-        known = [f"{task}/{metric}" for task, metrics in _METRICS.items() for metric in metrics]
-        if kind not in known:
-            raise ValueError(f"unknown metric {self.metric!r}{nearest(kind, known)}")
+        tasks = [item for evaluator in METRICS.values() for item in evaluator.items()]
+        known = [f"{task}/{metric}" for task, metrics in tasks for metric in metrics]
+        if not self.metric.endswith(tuple(known)):
+            raise ValueError(f"unknown metric {self.metric!r}{nearest(self.metric, known)}")
         return self
 
 

@@ -23,7 +23,7 @@ STAGES = {
     "balance": "synthclip.textgen.balance:Balance",
     "images": "synthclip.imagegen:Images",
     "train": "synthclip.training.stage:Train",
-    "eval": "synthclip.evaluation.stage:Eval",
+    "eval": "synthclip.evaluation:Eval",
     "report": "synthclip.report:Report",
 }
 """Every stage, in order, and where it is written."""

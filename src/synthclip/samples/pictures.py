@@ -44,6 +44,8 @@ def size(image: bytes) -> tuple[int, int]:
                 height, width = opened.height, opened.width
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error).partition("<")[0].strip()) from None
+    except KeyError:  # simplejpeg's, of a header that is cut before it names the colours
+        raise ValueError("the header is cut short") from None
     if height * width > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels")
     return height, width

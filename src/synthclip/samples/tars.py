@@ -108,7 +108,7 @@ def members(handle: IO[bytes], end: int) -> Iterator[tuple[str, Place]]:
             yield from _unusual_members(handle, at, end)
             return
         start, at = at + _BLOCK, at + _BLOCK + size + -size % _BLOCK
-        if start + size > end:
+        if at > end:
             raise tarfile.ReadError("unexpected end of data")
         if kind == tarfile.REGTYPE:
             yield header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), Place(start, size)

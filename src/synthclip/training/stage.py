@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation import heldout_inputs
 from synthclip.evaluation.data import identity
-from synthclip.evaluation.heldout import PARTS, digest_of
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.keys import digest
 from synthclip.recipe.training import HELDOUT
@@ -77,10 +77,7 @@ class Train(Stage):
         inputs: dict[str, str] = {}
         if HELDOUT in config.suite:
             how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
-            inputs = {
-                f"heldout {stage}": digest_of(self.manifests_of(stage), start)
-                for stage, start in PARTS.items()
-            }
+            inputs = {f"heldout {stage}": tells for stage, tells in heldout_inputs(self).items()}
             inputs["heldout evaluation"] = digest(how)
         for name in plan_of_names(config.data_sets, config.evaluators):
             inputs[f"data set {name}"] = identity(name, Path(config.data or "").expanduser())

@@ -1,26 +1,24 @@
 """A model's figures while it is trained: on the run's held-out set, and on data sets of the suites."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data import Classification, Retrieval, open_dataset
-from synthclip.evaluation.encoder import Encoder
+from synthclip.evaluation import open_heldout
+from synthclip.evaluation.data import DataSet, open_dataset
+from synthclip.evaluation.encoder import Encoder, Features
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
-from synthclip.evaluation.features import PassingFeatures
-from synthclip.evaluation.heldout import Heldout, judge, read_heldout
-from synthclip.evaluation.results import figure_name, result_row
+from synthclip.evaluation.results import Tables, figure_name
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.models.build import build_model
 from synthclip.models.load import loaded_as
 from synthclip.recipe import Recipe
 from synthclip.recipe.section import nearest
-from synthclip.recipe.training import HELDOUT
+from synthclip.recipe.training import HELDOUT, METRICS
 from synthclip.run.store import RunDirectory
-from synthclip.textgen.concepts import read_bank
 
 
 class Validation:
@@ -31,18 +29,25 @@ class Validation:
 
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
         self._recipe, self._config = recipe, recipe.training.eval
-        self._heldout = _heldout(recipe, run) if HELDOUT in self._config.suite else None
-        self._names = read_bank(run) if self._heldout else ()
-        plan = plan_of_names(self._config.data_sets, self._config.evaluators)
-        self._sets = {name: self._open(name, tasks) for name, tasks in plan.items()}
-        of, _, _ = self._config.metric.rpartition("/")[0].rpartition("/")
-        if of not in self._sets and (of or self._heldout is None):
-            kind = "/".join(self._config.metric.split("/")[-2:])
-            known = [f"{name}/{kind}" for name in self._sets] + ([kind] if self._heldout else [])
-            raise SynthClipError(
-                f"training.eval.metric={self._config.metric}: of no set in training.eval.suite"
-                f"{nearest(self._config.metric, known)}"
-            )
+        self._sets: list[tuple[DataSet, tuple[str, ...]]] = []
+        if HELDOUT in self._config.suite:
+            self._sets += [(dataset, self._evaluators(dataset)) for dataset in _heldout(recipe, run)]
+        for name, planned in plan_of_names(self._config.data_sets, self._config.evaluators).items():
+            dataset = open_dataset(name, Path(self._config.data or "").expanduser())
+            evaluators = self._evaluators(dataset, planned)
+            if not evaluators:
+                raise SynthClipError(
+                    f"training.eval.evaluators={list(self._config.evaluators)}: {name} takes none of them, "
+                    f"but {', '.join(planned or able_evaluators(dataset))}"
+                )
+            self._sets.append((dataset, evaluators))
+        self._check_metric(
+            figure_name({"dataset": dataset.name, "task": task, "metric": metric})
+            for dataset, evaluators in self._sets
+            for evaluator in evaluators
+            for task, metrics in METRICS[evaluator].items()
+            for metric in metrics
+        )
 
     def __call__(self, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
         """The figures of the recipe's model with these weights: rows of `schema.EVAL_RESULT`.
@@ -51,48 +56,35 @@ class Validation:
         """
         model = build_model(self._recipe.model)
         model.load_state_dict(weights)
-        encoder = Encoder(
-            *loaded_as(model, self._recipe.model),
-            batch_size=self._recipe.evaluation.batch_size,
-        )
-        rows: list[dict[str, Any]] = []
-        if self._heldout is not None:
-            judged = judge(encoder, self._heldout, self._names, self._recipe.evaluation.templates)
-            rows += [result_row(HELDOUT, figure, None) for figure, _ in judged.figures]
-        features = PassingFeatures(encoder)
-        for name, (dataset, evaluators) in self._sets.items():
+        batch_size = self._recipe.evaluation.batch_size
+        features = Features(Encoder(*loaded_as(model, self._recipe.model), batch_size=batch_size))
+        tables = Tables()
+        for dataset, evaluators in self._sets:
             for evaluator in evaluators:
                 try:
-                    found = EVALUATORS[evaluator](features, dataset, Settings())
+                    tables.add(dataset.name, EVALUATORS[evaluator](features, dataset, Settings()), None)
                 except SynthClipError as error:
-                    raise SynthClipError(f"training.eval, {name}, {evaluator}: {error}") from None
-                rows += [result_row(name, figure, None) for figure, _ in found.figures]
-        figures = [figure_name(row) for row in rows]
-        if self._config.metric not in figures:
-            raise SynthClipError(
-                f"training.eval.metric={self._config.metric}: not to be had of this data"
-                f"{nearest(self._config.metric, figures)}"
-            )
-        return rows
+                    raise SynthClipError(f"training.eval, {dataset.name}, {evaluator}: {error}") from None
+        self._check_metric(map(figure_name, tables.results))
+        return tables.results
 
-    def _open(self, name: str, planned: Sequence[str]) -> tuple[Classification | Retrieval, tuple[str, ...]]:
-        assert self._config.data is not None
-        dataset = open_dataset(name, Path(self._config.data).expanduser())
+    def _evaluators(self, dataset: DataSet, planned: Sequence[str] = ()) -> tuple[str, ...]:
         able = planned or able_evaluators(dataset)
-        evaluators = tuple(evaluator for evaluator in able if evaluator in self._config.evaluators)
-        if not evaluators:
+        return tuple(evaluator for evaluator in able if evaluator in self._config.evaluators)
+
+    def _check_metric(self, figures: Iterable[str]) -> None:
+        metric, known = self._config.metric, list(figures)
+        if metric not in known:
             raise SynthClipError(
-                f"training.eval.evaluators={list(self._config.evaluators)}: {name} takes none of them, but "
-                f"{', '.join(able)}"
+                f"training.eval.metric={metric}: not produced by training.eval.suite{nearest(metric, known)}"
             )
-        return dataset, evaluators
 
 
-def _heldout(recipe: Recipe, run: RunDirectory) -> Heldout:
-    heldout = read_heldout(run, recipe.evaluation.captions, recipe.seed)
-    if not heldout.image_keys:
+def _heldout(recipe: Recipe, run: RunDirectory) -> Sequence[DataSet]:
+    datasets = open_heldout(run, recipe.evaluation, recipe.seed)
+    if not datasets:
         raise SynthClipError(
             f"training.eval: {run.path} holds no held-out images: set balance.heldout, or leave out "
             "training.eval.every_epochs"
         )
-    return heldout
+    return datasets

@@ -1,34 +1,223 @@
-"""Evaluation data, from whatever layout it lies in.
+"""Evaluation data, from whatever layout it lies in: what the layouts make, and how a set is found and opened.
 
-A layout is a module here with `fits(folder)` and `read(folder, name)`.
+A layout has `fits(folder)` and `read(folder, name)`: `packed` and `files` hold them.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data import captions, folders, parquet, torchvision_sets, webdataset
-from synthclip.evaluation.data.known import KNOWN, hub_repository
-from synthclip.evaluation.data.types import Classification, Pictures, Retrieval, Split, loose_files
+from synthclip.keys import digest
 from synthclip.recipe.section import did_you_mean
 
-__all__ = ["Classification", "MissingDataError", "Pictures", "Retrieval", "Split", "identity", "open_dataset"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-_LAYOUTS = (webdataset, parquet, captions, folders)
+Picture = Union[bytes, "Image"]
+"""An encoded image file, or one that is decoded already."""
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What the splits are called in the wild."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N images in a fixed order."""
+
+    names: Sequence[str]
+    """One for each, for messages and to pair results."""
+    digest: str
+    """Of packed files their bytes; of loose ones names, sizes and times. Features are cached by it."""
+    read: Callable[[], Iterator[Picture]]
+    """All of them, in order."""
+    among: tuple["Pictures", NDArray[np.int64]] | None = None
+    """The pictures that these are some of, and their positions there: both have the same features."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def only(self, positions: NDArray[np.int64]) -> "Pictures":
+        """The pictures at these positions, int64 [M], ascending."""
+        wanted = frozenset(positions.tolist())
+        return Pictures(
+            [self.names[position] for position in positions],
+            digest(self.digest, positions.tobytes()),
+            lambda: (picture for position, picture in enumerate(self.read()) if position in wanted),
+            (self, positions),
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with one class each."""
+
+    pictures: Pictures
+    labels: NDArray[np.int64]
+    """Index into the class names, int64 [N]."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A classification set. Raises SynthClipError where labels and class names do not fit each other."""
+
+    name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    """The set's own zero-shot prompts, empty where it brings none; `{}` or `{c}` is the class."""
+    splits: Mapping[str, Split]
+    """`test` always, `train` and `val` where there are."""
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2:
+            raise SynthClipError(f"{self.name}: {len(self.class_names)} class: at least two are needed")
+        for split, held in self.splits.items():
+            if not len(held.pictures):
+                raise SynthClipError(f"{self.name}, {split}: no images")
+            if len(held.labels) != len(held.pictures):
+                raise SynthClipError(
+                    f"{self.name}, {split}: {len(held.labels)} labels for {len(held.pictures)} images"
+                )
+            low, high = int(held.labels.min()), int(held.labels.max())
+            if low < 0 or high >= len(self.class_names):
+                raise SynthClipError(
+                    f"{self.name}, {split}: labels run from {low} to {high}, but there are "
+                    f"{len(self.class_names)} class names: fix classnames.txt or the labels"
+                )
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Images and texts, and which belong together."""
+
+    name: str
+    pictures: Pictures
+    texts: tuple[str, ...]
+    pairs: NDArray[np.int64]
+    """(text, image) indices, int64 [P, 2]; an image may have several texts."""
+
+    def __post_init__(self) -> None:
+        if not len(self.pictures) or not len(self.pairs):
+            raise SynthClipError(f"{self.name}: {len(self.pictures)} images and {len(self.texts)} captions")
+
+
+DataSet = Classification | Retrieval
+
+
+def test_pictures(dataset: DataSet) -> Pictures:
+    """What a model is judged on."""
+    return dataset.pictures if isinstance(dataset, Retrieval) else dataset.splits["test"].pictures
+
+
+Layout = tuple[Callable[[Path], bool], Callable[[Path, str], DataSet]]
+"""Whether a folder is in this layout, and how it is read: from the folder and the set's name."""
+
+
+def loose_files(root: Path, paths: Sequence[Path]) -> Pictures:
+    """Images that are files of their own, named relative to `root`."""
+    names = [path.relative_to(root).as_posix() for path in paths]
+    stats = [path.stat() for path in paths]
+    listing = (f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in zip(names, stats, strict=True))
+
+    def read() -> Iterator[Picture]:
+        for path in paths:
+            try:
+                yield path.read_bytes()
+            except OSError:
+                yield b""
+
+    return Pictures(names, digest(*listing), read)
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a text file, outer spaces stripped, empty ones left out; none where there is no file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SynthClipError(f"{path}: cannot be read: {error}") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The splits, the validation split taken for the test where there is no test."""
+    found = dict(splits)
+    if "test" not in found and "val" in found:
+        found["test"] = found.pop("val")
+    if "test" not in found:
+        raise SynthClipError(f"{name}: no test split: found {', '.join(found) or 'none'}")
+    return found
 
 
 class MissingDataError(SynthClipError):
     """There is no data set of that name below the data root."""
 
 
-def open_dataset(name: str, root: Path, *, download: bool = False) -> Classification | Retrieval:
+_WDS = "clip-benchmark/wds_"
+
+
+@dataclass(frozen=True)
+class Known:
+    hub: str
+    """Repository of the hub that holds it, in a layout that `open_dataset` reads."""
+    test_images: int
+    """Images of the usual test split; another number means other figures than everybody's."""
+
+
+KNOWN = {
+    "cifar10": Known(f"{_WDS}vtab-cifar10", 10_000),
+    "cifar100": Known(f"{_WDS}vtab-cifar100", 10_000),
+    "aircraft": Known(f"{_WDS}fgvc_aircraft", 3_333),
+    "dtd": Known(f"{_WDS}vtab-dtd", 1_880),
+    "flowers": Known(f"{_WDS}vtab-flowers", 6_149),
+    "pets": Known(f"{_WDS}vtab-pets", 3_669),
+    "sun397": Known(f"{_WDS}sun397", 19_850),
+    "caltech101": Known(f"{_WDS}vtab-caltech101", 6_085),
+    "food101": Known("ethz/food101", 25_250),
+    "coco": Known(f"{_WDS}mscoco_captions", 5_000),
+    "flickr8k": Known(f"{_WDS}flickr8k", 1_000),
+    "flickr30k": Known(f"{_WDS}flickr30k", 1_000),
+    "imagenet": Known(f"{_WDS}imagenet1k", 50_000),
+    "imagenet-v2": Known(f"{_WDS}imagenetv2", 10_000),
+    "imagenet-a": Known(f"{_WDS}imagenet-a", 7_500),
+    "imagenet-r": Known(f"{_WDS}imagenet-r", 30_000),
+    "imagenet-o": Known(f"{_WDS}imagenet-o", 2_000),
+    "imagenet-sketch": Known(f"{_WDS}imagenet_sketch", 50_889),
+    "objectnet": Known(f"{_WDS}objectnet", 18_574),
+}
+
+
+def hub_repository(name: str) -> str | None:
+    """The hub's repository of a known set, or of any `wds/…` of CLIP_benchmark's."""
+    if name in KNOWN:
+        return KNOWN[name].hub
+    if name.startswith("wds/"):
+        return _WDS + name.removeprefix("wds/").replace("/", "-")
+    return None
+
+
+def open_dataset(name: str, root: Path, *, download: bool = False) -> DataSet:
     """Open the data set `name` below `root`: nothing is decoded yet.
 
-    `name` is one of `known.KNOWN`, `wds/…` for a set that CLIP_benchmark publishes, or a folder's path. It is
+    `name` is one of `KNOWN`, `wds/…` for a set that CLIP_benchmark publishes, or a folder's path. It is
     in `root/name`, or in the folder of the hub's repository (`root/wds_vtab-dtd`), or where torchvision puts
     it; with `download` it is fetched from the hub into `root` where it is missing, resuming what was begun.
 
     Raises MissingDataError where there is none, SynthClipError where it is there and not as it should be.
     """
+    from synthclip.evaluation.data import files, packed, torchvision_sets
+
     if torchvision_sets.fits(name, root):
         return torchvision_sets.read(name, root)
     folder = _folder(name, root)
@@ -36,10 +225,9 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> Classifica
         folder = _download(name, root)
     if folder is None:
         raise _missing(name, root)
-    for layout in _LAYOUTS:
-        if layout.fits(folder):
-            dataset: Classification | Retrieval = layout.read(folder, name)
-            return dataset
+    for fits, read in (*packed.LAYOUTS, *files.LAYOUTS):
+        if fits(folder):
+            return read(folder, name)
     raise SynthClipError(
         f"{folder}: no data in any known layout: class folders, Parquet, WebDataset tars, or captions beside "
         "their images"
@@ -51,6 +239,8 @@ def identity(name: str, root: Path) -> str:
 
     Raises MissingDataError where there is no such set.
     """
+    from synthclip.evaluation.data import torchvision_sets
+
     if torchvision_sets.fits(name, root):
         folder: Path | None = root / torchvision_sets.SETS[name].folder
     else:
@@ -62,8 +252,8 @@ def identity(name: str, root: Path) -> str:
 
 
 def _missing(name: str, root: Path) -> MissingDataError:
-    told = ": --download fetches it from the hub" if hub_repository(name) else did_you_mean(name, KNOWN)
-    return MissingDataError(f"{root / name}: no data set {name!r} there{told}")
+    remedy = ": --download fetches it from the hub" if hub_repository(name) else did_you_mean(name, KNOWN)
+    return MissingDataError(f"{root / name}: no data set {name!r} there{remedy}")
 
 
 def _folder(name: str, root: Path) -> Path | None:

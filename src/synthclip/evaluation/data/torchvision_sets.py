@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data.types import Classification, Picture, Pictures, Split, loose_files
+from synthclip.evaluation.data import Classification, Picture, Pictures, Split, loose_files
 from synthclip.keys import digest, sha256_of
 
 
