@@ -40,12 +40,12 @@ from rich.table import Table
 
 from synthclip.models.build import IMAGE_MEAN, IMAGE_STD, build_encode, build_model, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
+from synthclip.run.engine.worker import memory_settings
 from synthclip.samples import any_shards
 from synthclip.training.augment import DRAWS, random_crop
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.loader import BadSamples, Batch, Loader
 from synthclip.training.loop import Trainer
-from synthclip.training.memory import kept_memory
 from synthclip.training.order import Order
 
 MODEL = ModelConfig(
@@ -88,9 +88,10 @@ def table(title: str, names: list[str], option: str, sizes: list[int], more: lis
         base = None
         for name in names:
             command = [sys.executable, __file__, what, f"--{option}", str(size), "--one", name, *more]
-            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-            told = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout
-            rate, peak = json.loads(told.splitlines()[-1])
+            ours = memory_settings(not name.startswith(("open_clip", "webdataset")))  # as a worker has them
+            environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            rate, peak = json.loads(done.stdout.splitlines()[-1])
             base = base or rate
             out.add_row(name, str(size), f"{rate:.1f}", f"{rate / base:.2f}", f"{peak:.0f}")
     Console(width=100).print(out)
@@ -127,17 +128,16 @@ def our_loader(images: int, px: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         source = any_shards([str(shard(Path(folder), images, px))])
         loader = Loader(
+            TrainingConfig(data_threads=1),
+            MODEL.model_copy(update={"vision": VisionConfig(image_size_px=224)}),
             [source],
             Order([len(source)], [1.0], 100, 0),
-            build_encode(MODEL),
-            image_size=lambda step: 224,
-            crop_scale=(0.5, 1.0),
-            context_length=77,
+            BadSamples(0),
+            steps=images // 100 + 2 * WARM,
             seed=0,
-            bad=BadSamples(0),
         )
         batches = loader.batches(0, images // 100 + 2 * WARM)
-        with kept_memory(), contextlib.closing(batches):  # as in training
+        with contextlib.closing(batches):
             for _ in itertools.islice(batches, WARM):  # imports and first allocations
                 pass
             started = time.process_time()
@@ -151,12 +151,11 @@ def decode_and_crop(images: int, px: int) -> tuple[float, float]:
         files = [source.read(index).image for index in range(images)]
     out = np.empty((100, 224, 224, 3), dtype=np.uint8)
     draws = np.random.default_rng(0).random((images, DRAWS)).tolist()
-    with kept_memory():
-        for warm in (True, False):
-            started = time.process_time()
-            for number in range(400 if warm else images):
-                random_crop(files[number], (0.5, 1.0), draws[number], out[number % 100])
-        return measured(images, started)
+    for warm in (True, False):
+        started = time.process_time()
+        for number in range(400 if warm else images):
+            random_crop(files[number], (0.5, 1.0), draws[number], out[number % 100])
+    return measured(images, started)
 
 
 def webdataset_loader(images: int, px: int) -> tuple[float, float]:

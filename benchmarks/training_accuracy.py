@@ -45,10 +45,8 @@ from synthclip.samples.pictures import decode
 from synthclip.training.augment import resize
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.loader import BadSamples, Loader
-from synthclip.training.loop import Trainer
-from synthclip.training.optimizer import build_optimizer, learning_rate
+from synthclip.training.loop import Trainer, build_optimizer, learning_rate
 from synthclip.training.order import Order
-from synthclip.training.resolution import image_size
 from synthclip.training.tables import Concatenated, open_parquet
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -161,17 +159,14 @@ def prepared(
 ) -> tuple[nn.Module, Loader, Order]:
     """The first weights and the batches of a seed: the same for both trainers."""
     order = Order([len(source)], [1.0], config.batch_size, seed)
-    steps = int(config.epochs * order.steps_per_epoch)
     loader = Loader(
+        config.model_copy(update={"data_threads": 1}),
+        model,
         [source],
         order,
-        build_encode(model),
-        image_size=lambda step: image_size(step, steps, config, model.image_size_px),
-        crop_scale=config.crop_scale,
-        horizontal_flip=config.horizontal_flip,
-        context_length=model.text.context_length,
+        BadSamples(0),
+        steps=int(config.epochs * order.steps_per_epoch),
         seed=seed,
-        bad=BadSamples(0),
     )
     torch.manual_seed(seed)
     return build_model(model), loader, order

@@ -22,15 +22,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthclip.models.build import build_encode, build_model, open_clip_config
+from synthclip.models.build import build_model, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.samples import any_shards, files
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.devices import devices_here
-from synthclip.training.flops import training_pair
+from synthclip.training.flops import devices_here, training_pair
 from synthclip.training.loader import BadSamples, Batch, Loader
-from synthclip.training.loop import Trainer
-from synthclip.training.optimizer import build_optimizer
+from synthclip.training.loop import Trainer, build_optimizer
 from synthclip.training.order import Order
 
 PAPER = ModelConfig(name="synthclip-vitb16")
@@ -123,15 +121,13 @@ class InMemory(Timed):
 def from_shards(model: ModelConfig, asked: argparse.Namespace) -> Loader:
     source = any_shards(files.expand(asked.shards))
     return Loader(
+        TrainingConfig(data_threads=asked.threads),
+        model,
         [source],
         Order([len(source)], [1.0], asked.batch, 0),
-        build_encode(model),
-        image_size=lambda step: model.image_size_px,
-        crop_scale=(0.5, 1.0),
-        context_length=77,
+        BadSamples(len(source)),
+        steps=asked.warm + asked.steps,
         seed=0,
-        bad=BadSamples(len(source)),
-        threads=asked.threads,
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -10,8 +10,7 @@ import pytest
 from synthclip.errors import SynthClipError
 from synthclip.plan import Plan, Rates, diffusion_image, llm_parameters, make_plan
 from synthclip.recipe import Recipe, load_recipe
-from synthclip.training.devices import devices_here, parse_devices
-from synthclip.training.flops import clip_pair
+from synthclip.training.flops import clip_pair, devices_here, parse_devices
 
 PAPER_SHAPED = (
     "llm={backend: vllm, model: mistralai/Mistral-7B-Instruct-v0.2}",

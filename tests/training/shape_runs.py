@@ -20,7 +20,7 @@ from synthclip.recipe.training import TrainingConfig
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.schema import CONCEPT, IMAGE, SELECTED
-from synthclip.training.stage import Train
+from synthclip.training import Train
 
 COLOURS = {
     "red": (220, 40, 40),

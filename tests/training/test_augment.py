@@ -17,9 +17,9 @@ from torch import Tensor
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
 from synthclip.samples.pictures import decode
+from synthclip.training import Train
 from synthclip.training.augment import DRAWS, crop_box, random_crop, resize
 from synthclip.training.job import build_trainer
-from synthclip.training.stage import Train
 
 
 def smooth(height: int, width: int) -> NDArray[np.uint8]:

@@ -15,8 +15,8 @@ from shape_runs import losses, train, twin_runs, weights, with_training
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 from synthclip.training.job import build_trainer
-from synthclip.training.stage import Train
 
 
 def test_the_loss_goes_on_in_two_processes_as_it_would_have_in_one(
@@ -78,7 +78,7 @@ def test_processes_that_do_not_share_the_batch_evenly_are_told_in_one_line(
 ) -> None:
     run.write_text("recipe.yaml", tiny_recipe.to_yaml())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    command += ["-m", "synthclip.training.worker", str(run.path)]
+    command += ["-m", "synthclip.training.job", str(run.path)]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode != 0
     assert "training.batch_size=16 is no multiple of the 3 processes" in told.stdout

@@ -18,10 +18,10 @@ from shape_runs import losses, train, twin_runs, weights, with_training, write_i
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints, load
 from synthclip.training.job import build_trainer
 from synthclip.training.loop import Trainer
-from synthclip.training.stage import Train
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,9 @@ from torch.distributed.tensor import DTensor
 from synthclip.models.build import build_model
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import LossName, ParallelName
-from synthclip.training.distributed import Group
-from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch
-from synthclip.training.losses import build_loss
-from synthclip.training.parallel import build_parallel
+from synthclip.training.losses import Gradients, build_loss
+from synthclip.training.parallel import Group, build_parallel
 
 ALONE = Group()
 LOSSES = ["clip", "siglip", "multi-positive"]

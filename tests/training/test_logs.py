@@ -10,9 +10,9 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import LoggerName
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 from synthclip.training.job import build_trainer
 from synthclip.training.logs import Logs
-from synthclip.training.stage import Train
 
 
 def stop_and_go_on(recipe: Recipe, run: RunDirectory) -> str:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from synthclip.recipe.training import LossName
-from synthclip.training.distributed import Group
 from synthclip.training.losses import Features, build_loss
+from synthclip.training.parallel import Group
 
 
 def batch(n: int, width: int, seed: int, texts: int) -> Features:

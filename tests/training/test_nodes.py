@@ -20,7 +20,7 @@ from synthclip.recipe.engine import EngineConfig, RayConfig, SlurmConfig
 from synthclip.run.engine import Done, Progress, build_engine
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import RunDirectory
-from synthclip.training.stage import Train
+from synthclip.training import Train
 
 SMOOTH = {"eps": 1e-3}
 """With the usual eps, Adam makes steps of full length of gradients that are zero but for rounding."""
@@ -59,9 +59,7 @@ def test_torchrun_by_hand_on_two_nodes(run: RunDirectory, recipe: Recipe, alone:
         probe.bind(("localhost", 0))
         meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{probe.getsockname()[1]}"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meet]
-    agents = [
-        subprocess.Popen([*command, "-m", "synthclip.training.worker", str(run.path)]) for _ in range(2)
-    ]
+    agents = [subprocess.Popen([*command, "-m", "synthclip.training.job", str(run.path)]) for _ in range(2)]
     assert [agent.wait() for agent in agents] == [0, 0]
     train(recipe, run)
     assert_the_same(run, alone)

@@ -9,7 +9,7 @@ import torch
 from synthclip.models.build import build_model
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import TrainingConfig
-from synthclip.training.optimizer import build_optimizer, clamp_logit_scale, learning_rate
+from synthclip.training.loop import build_optimizer, clamp_logit_scale, learning_rate
 
 PAPER = TrainingConfig()
 

@@ -35,14 +35,14 @@ def test_an_epoch_sees_every_sample_at_most_once(size: int, batch: int, seed: in
         return
     order = Order([size], [1.0], batch, seed)
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
-    seen = np.concatenate([order.slots(step).index_B for step in steps])
+    seen = np.concatenate([order.batch(step).index_B for step in steps])
     assert len(set(seen.tolist())) == len(seen) == size // batch * batch
-    assert {int(pass_) for step in steps for pass_ in order.slots(step).pass_B} == {epoch}
+    assert {int(pass_) for step in steps for pass_ in order.batch(step).pass_B} == {epoch}
 
 
 def test_epochs_differ() -> None:
     order = Order([64], [1.0], 64, 0)
-    assert order.slots(0).index_B.tolist() != order.slots(1).index_B.tolist()
+    assert order.batch(0).index_B.tolist() != order.batch(1).index_B.tolist()
 
 
 @given(weights=st.lists(st.floats(0.01, 10), min_size=1, max_size=5), total=st.integers(1, 5000))
@@ -55,11 +55,11 @@ def test_apportion_is_within_one_of_the_exact_share(weights: list[float], total:
 def test_a_batch_mixes_its_sources_in_proportion() -> None:
     order = Order([1000, 50], [3.0, 1.0], 40, 0)
     for step in (0, 1, 17):
-        slots = order.slots(step)
+        slots = order.batch(step)
         assert np.bincount(slots.source_B).tolist() == [30, 10]
         assert slots.source_B.tolist() != sorted(slots.source_B.tolist())
     assert order.steps_per_epoch == 33
-    assert order.slots(5).pass_B[order.slots(5).source_B == 1].tolist() == [1] * 10
+    assert order.batch(5).pass_B[order.batch(5).source_B == 1].tolist() == [1] * 10
 
 
 def test_a_source_smaller_than_its_part_is_refused() -> None:

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.job import build_trainer
-from synthclip.training.stage import Train
 
 SMOOTH = {"eps": 1e-3}
 """With the usual eps, Adam makes steps of full length of gradients that are zero but for rounding."""

@@ -18,9 +18,9 @@ from synthclip.models.build import build_model, open_clip_config
 from synthclip.recipe import Recipe, load_recipe
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 from synthclip.training.job import build_trainer
-from synthclip.training.resolution import image_size
-from synthclip.training.stage import Train
+from synthclip.training.loader import image_size
 
 TEXT = TextConfig(context_length=16, width=32, heads=2, layers=1)
 VIT = VisionConfig(image_size_px=64, layers=2, width=32, head_width=16, patch_size_px=8)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthclip.training.texts import SENTENCES, sub_caption
+from synthclip.training.loader import SENTENCES, sub_caption
 
 SENTENCE = st.from_regex(r"[A-Z][a-z ]{0,8}[a-z]!", fullmatch=True)
 DRAWS = st.lists(st.floats(0, 1, exclude_max=True), min_size=SENTENCES, max_size=SENTENCES)

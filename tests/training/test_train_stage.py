@@ -21,9 +21,9 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import ModelConfig
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints, load
 from synthclip.training.job import build_trainer
-from synthclip.training.stage import Train
 
 
 def test_the_model_loads_in_open_clip_and_gives_the_same_features(

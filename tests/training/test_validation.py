@@ -21,7 +21,7 @@ from synthclip.recipe import Recipe
 from synthclip.recipe.training import EvaluatorName
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import RunDirectory
-from synthclip.training.stage import Train
+from synthclip.training import Train
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
 METRIC = "text_retrieval/R@5"

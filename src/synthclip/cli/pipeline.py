@@ -138,7 +138,7 @@ def train(
 
     \b
     torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d \\
-      --rdzv-endpoint=FIRST_NODE:29400 -m synthclip.training.worker RUN
+      --rdzv-endpoint=FIRST_NODE:29400 -m synthclip.training.job RUN
     """
     processes = [] if gpus is None else [f"training.processes={gpus}"]
     run_stages(recipe, [*(overrides or []), *processes], out, ("train",))
@@ -183,7 +183,7 @@ def plan(
     """Estimate time, disk and cost."""
     from synthclip.plan import make_plan
     from synthclip.recipe import load_recipe
-    from synthclip.training.devices import devices_here, parse_devices
+    from synthclip.training.flops import devices_here, parse_devices
 
     resolved = load_recipe(recipe, overrides or [])
     where = devices_here() if devices is None else parse_devices(devices)

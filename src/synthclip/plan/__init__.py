@@ -10,8 +10,7 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.imagegen import TAR_BYTES
-from synthclip.training.devices import Devices
-from synthclip.training.flops import clip_pair, mean_pair
+from synthclip.training.flops import Devices, clip_pair, mean_pair
 
 _LLM_UTILISATION = 0.2
 _MEMORY_UTILISATION = 0.5

@@ -99,9 +99,9 @@ def _train(recipe: Recipe, seconds: float) -> float:
 
     def step() -> int:
         with torch.autocast(device.type, kind, enabled=kind is not None):
-            image_BE = model.encode_image(images, normalize=True)  # type: ignore[operator]
-            text_BE = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
-            logits_BB = model.logit_scale.exp() * image_BE @ text_BE.T  # type: ignore[operator]
+            image_BE = model.encode_image(images, normalize=True)
+            text_BE = model.encode_text(tokens, normalize=True)
+            logits_BB = model.logit_scale.exp() * image_BE @ text_BE.T
             loss = torch.nn.functional.cross_entropy(logits_BB, answers)
             loss = (loss + torch.nn.functional.cross_entropy(logits_BB.T, answers)) / 2
         optimiser.zero_grad()

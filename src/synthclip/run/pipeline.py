@@ -22,7 +22,7 @@ STAGES = {
     "match": "synthclip.textgen.match:Match",
     "balance": "synthclip.textgen.balance:Balance",
     "images": "synthclip.imagegen:Images",
-    "train": "synthclip.training.stage:Train",
+    "train": "synthclip.training:Train",
     "eval": "synthclip.evaluation:Eval",
     "report": "synthclip.report:Report",
 }

@@ -1,0 +1,131 @@
+"""The train stage: a run's shards -> a CLIP in an open_clip folder, and its loss curve."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from synthclip.errors import SynthClipError
+from synthclip.evaluation import heldout_inputs
+from synthclip.evaluation.data import identity
+from synthclip.evaluation.suites import plan_of_names
+from synthclip.keys import digest
+from synthclip.recipe.training import HELDOUT
+from synthclip.run.engine import Resources, Shard, Tick
+from synthclip.run.engine.worker import asked_to_stop
+from synthclip.run.stage import Stage
+from synthclip.run.store import Outcome, ShardWriter
+from synthclip.samples import files
+from synthclip.schema import EVAL_RESULT
+
+if TYPE_CHECKING:
+    from synthclip.training.loop import Report
+
+CURVE = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("samples_seen", pa.int64()),
+        ("loss", pa.float64()),
+        ("lr", pa.float64()),
+        ("samples_per_s", pa.float64()),
+        ("data_wait", pa.float64()),
+    ]
+)
+"""`curve.parquet`, one row a step; `data_wait` is the share of the wall time spent waiting for data."""
+
+
+class Train(Stage):
+    name = "train"
+    revision = 4
+    reads = ("images",)
+    sections = ("seed", "model", "training")
+
+    def shards(self) -> Sequence[Shard]:
+        inputs: dict[str, str] = {}
+        tables: dict[str, int] = {}
+        for manifest in self.manifests_of("images"):
+            if manifest.shard.startswith("train/"):
+                table = f"{manifest.shard}.parquet"
+                inputs[table] = manifest.digest(table)
+                tables[table] = manifest.rows
+        inputs |= self._outside() | self._evaluated()
+        config = self.recipe.training
+        size = 0  # where another source comes first, only its index can tell
+        if config.sources[0].kind == "run":
+            size = int(config.epochs * (sum(tables.values()) // config.batch_size)) * config.batch_size
+        return [Shard("all", inputs, {"tables": sorted(tables)}, size=size)]
+
+    def _outside(self) -> dict[str, str]:
+        """What is read from outside the run, and what tells when it changes."""
+        config = self.recipe.training
+        inputs: dict[str, str] = {}
+        for source in config.sources:
+            if source.path is not None:
+                inputs |= {path: files.identity(path) for path in files.expand(source.path)}
+        if config.init is not None and Path(config.init).exists():
+            found = [path for path in sorted(Path(config.init).rglob("*")) if path.is_file()]
+            inputs |= {str(path): files.identity(str(path)) for path in found or [Path(config.init)]}
+        return inputs
+
+    def _evaluated(self) -> dict[str, str]:
+        """What evaluation in training follows from, where there is any."""
+        config = self.recipe.training.eval
+        if config.every_epochs is None:
+            return {}
+        inputs: dict[str, str] = {}
+        if HELDOUT in config.suite:
+            how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
+            inputs = {f"heldout {stage}": tells for stage, tells in heldout_inputs(self).items()}
+            inputs["heldout evaluation"] = digest(how)
+        for name in plan_of_names(config.data_sets, config.evaluators):
+            inputs[f"data set {name}"] = identity(name, Path(config.data or "").expanduser())
+        return inputs
+
+    def resources(self) -> Resources:
+        config = self.recipe.training
+        return Resources(gpus=config.processes, nodes=config.nodes, keep_memory=True)
+
+    def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        from synthclip.models.build import build_model, save_open_clip
+        from synthclip.training.checkpoint import Checkpoints
+
+        recipe = self.recipe
+        self._train(shard, lambda rows, figures: tick(rows, **figures))
+        state = Checkpoints(self.partial(shard), keep=1).latest()
+        if state is None or state["step"] < state["steps"]:
+            raise SynthClipError(
+                f"{self.run.path}: training was asked to stop, its state is saved: the same command goes on"
+            )
+        model = build_model(recipe.model)
+        best = state["best"]
+        model.load_state_dict(best["weights"] if best else state["average"] or state["model"])
+        save_open_clip(model, recipe.model, writer.path("model/open_clip_config.json").parent)
+        columns = state["curve"].T.numpy()
+        arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, CURVE.types, strict=True)]
+        with writer.table("curve.parquet", CURVE) as out:
+            out.write_table(pa.table(arrays, CURVE))
+        if state["evaluated"]:
+            writer.rows("figures.parquet", EVAL_RESULT, state["evaluated"])
+        notes = {"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)}
+        if best:
+            notes |= {"best_step": best["step"], recipe.training.eval.metric: round(best["value"], 6)}
+        for name, reason in state["bad"].items():
+            writer.reject({"item": name}, reason)
+        for _ in range(state["skipped"]):
+            writer.reject({"item": "step"}, "step with a loss that is not finite")
+        return Outcome(state["steps"] * recipe.training.batch_size, notes=notes)
+
+    def _train(self, shard: Shard, report: "Report") -> None:
+        """Train up to the last step, or until asked to stop; either way a checkpoint holds all."""
+        config = self.recipe.training
+        if config.nodes * config.processes > 1:
+            from synthclip.training.job import torchrun
+
+            torchrun(self.run.path, config.nodes, config.processes, report)
+            return
+        from synthclip.training.job import build_trainer
+
+        with asked_to_stop() as stop:
+            build_trainer(self, shard, report, stop).fit()

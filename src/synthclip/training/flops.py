@@ -1,8 +1,14 @@
-"""How much arithmetic a CLIP does: FLOPs, two for a multiply-add."""
+"""How much arithmetic a CLIP does (FLOPs, two for a multiply-add), and how much a device does in a second."""
 
 import functools
+import re
+from dataclasses import dataclass
 
+from synthclip.errors import SynthClipError
+from synthclip.recipe.section import nearest
 from synthclip.recipe.training import ModelConfig, TrainingConfig
+from synthclip.run.engine.local import query_gpus
+from synthclip.run.threads import cores
 
 
 @functools.cache
@@ -41,3 +47,74 @@ def training_pair(config: ModelConfig, tokens: int, image_size_px: int) -> float
     """FLOPs of a training step for one pair: the backward pass does twice the arithmetic of the forward one
     (Kaplan et al., arXiv 2001.08361, section 2.1)."""
     return 3 * clip_pair(config, tokens, image_size_px)[0]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Peak dense FLOP/s of one device with 16-bit and 32-bit floats, and bytes/s that its memory yields, from
+    its maker's data sheet."""
+
+    name: str
+    half_flops: float
+    single_flops: float
+    memory_bytes: float
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s for a precision by any usual name: fp32, float32, fp16, bfloat16, …"""
+        return self.single_flops if precision in ("fp32", "float32") else self.half_flops
+
+
+@dataclass(frozen=True)
+class Devices:
+    device: Device
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count}x{self.device.name}"
+
+
+# TFLOP/s with 16 and 32 bits, GB/s.
+_PEAKS = {
+    "A10": (125, 31.2, 600),
+    "A100": (312, 19.5, 2039),
+    "A6000": (155, 38.7, 768),
+    "B200": (2250, 80, 8000),
+    "H100": (989, 67, 3350),
+    "H200": (989, 67, 4800),
+    "L4": (121, 30.3, 300),
+    "L40S": (362, 91.6, 864),
+    "MI300X": (1307, 163, 5300),
+    "RTX3090": (71, 35.6, 936),
+    "RTX4090": (165, 82.6, 1008),
+    "T4": (65, 8.1, 320),
+    "V100": (125, 15.7, 900),
+    # One core at 3 GHz with two 256-bit multiply-add units; the memory that one core alone can draw on.
+    "cpu": (0.1, 0.1, 20),
+}
+
+
+def parse_devices(text: str) -> Devices:
+    """`8xA100`, `A100`, or `16xcpu` for cores. Raises SynthClipError for a device that is not known."""
+    match = re.fullmatch(r"(?:(\d+)\s*x\s*)?(\S+)", text.strip(), re.IGNORECASE)
+    count = int(match[1] or 1) if match else 0
+    if match is None or count < 1:
+        raise SynthClipError(f"--devices {text!r}: expected a count and a name, such as 8xA100")
+    by_lower = {name.lower(): name for name in _PEAKS}
+    name = by_lower.get(match[2].lower())
+    if name is None:
+        raise SynthClipError(f"--devices: unknown device {match[2]!r}{nearest(match[2], sorted(_PEAKS))}")
+    return Devices(_device(name), count)
+
+
+def devices_here() -> Devices:
+    """The GPUs of this machine that are known, else its cores."""
+    listed = query_gpus("name")
+    for name in sorted(_PEAKS, key=len, reverse=True):
+        if listed and name in re.split(r"[\s-]", listed[0].replace("RTX ", "RTX")):
+            return Devices(_device(name), len(listed))
+    return Devices(_device("cpu"), cores())
+
+
+def _device(name: str) -> Device:
+    half, single, memory = _PEAKS[name]
+    return Device(name, half * 1e12, single * 1e12, memory * 1e9)

@@ -1,30 +1,49 @@
-"""From a recipe and a run to a trainer, in the process that will train."""
+"""From a recipe and a run to a trainer, in this process or in several that torchrun starts.
 
+`torchrun … -m synthclip.training.job RUN` is one process of several that train one model, up to its last
+checkpoint; `synthclip train RUN` then writes the model from it. The first process prints a line of JSON for
+each report: `{"rows": 640, "figures": {"loss": 2.1, …}}`.
+"""
+
+import json
 import os
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
-from synthclip.models.build import build_encode, build_model
-from synthclip.recipe.training import ModelConfig, SourceConfig
+from synthclip.models.build import build_model
+from synthclip.recipe import load_recipe
+from synthclip.recipe.training import ModelConfig, SourceConfig, TrainingConfig
 from synthclip.run.engine import Shard
+from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
+from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
+from synthclip.run.store import RunDirectory
 from synthclip.samples import Source, any_shards, files, own_shards
+from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.devices import devices_here
-from synthclip.training.distributed import Group, join
-from synthclip.training.flops import training_pair
+from synthclip.training.flops import devices_here, training_pair
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.order import Order
-from synthclip.training.resolution import check_tower, image_size
+from synthclip.training.parallel import Group, join
 from synthclip.training.tables import Concatenated, open_csv, open_parquet
 from synthclip.training.validation import Validation
+
+_REPORT = "synthclip-train "
+"""How a line of a process for its launcher begins."""
+_TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 
 def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callable[[], bool]) -> Trainer:
@@ -44,23 +63,17 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
     order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
     torch.manual_seed(seed_of("weights", stream="init", seed=recipe.seed) >> 1)
     steps = max(1, int(config.epochs * order.steps_per_epoch))
-    check_tower(recipe.model, config)
+    _check_sizes(recipe.model, config)
     loader = Loader(
+        config,
+        recipe.model,
         sources,
         order,
-        build_encode(recipe.model),
-        image_size=lambda step: image_size(step, steps, config, recipe.model.image_size_px),
-        context_length=recipe.model.text.context_length,
-        crop_scale=config.crop_scale,
-        horizontal_flip=config.horizontal_flip,
-        text_masking=config.text_masking,
-        sub_captions=config.sub_captions,
-        rare=_rare_concepts(stage),
+        BadSamples(int(config.max_bad_share * sum(sizes)), bad_rows),
+        steps=steps,
         seed=recipe.seed,
-        bad=BadSamples(int(config.max_bad_share * sum(sizes)), bad_rows),
-        threads=_threads(config.data_threads, group),
-        rank=group.rank,
-        world_size=group.world_size,
+        rare=_rare_concepts(stage),
+        group=group,
         pin_memory=device.type == "cuda",
     )
     model = build_model(recipe.model)
@@ -99,9 +112,20 @@ def _validation(stage: Stage) -> Validation | None:
     return None if stage.recipe.training.eval.every_epochs is None else Validation(stage.recipe, stage.run)
 
 
-def _threads(wanted: int | str, group: Group) -> int:
-    cores = len(os.sched_getaffinity(0))
-    return wanted if isinstance(wanted, int) else max(1, min(16, cores // group.world_size))
+def _check_sizes(model: ModelConfig, config: TrainingConfig) -> None:
+    """Raises SynthClipError where the image tower cannot take one of the recipe's sizes: some of timm's."""
+    if not config.resolutions:
+        return
+    with torch.device("meta"), torch.no_grad():
+        tower: Any = build_model(model).eval()
+        for size in (stage.image_size_px for stage in config.resolutions):
+            try:
+                tower.encode_image(torch.empty(1, 3, size, size))
+            except (AssertionError, RuntimeError) as error:
+                raise SynthClipError(
+                    f"training.resolutions: the image tower takes no pictures of {size} px "
+                    f"({str(error).splitlines()[0]}): leave resolutions out, or choose another tower"
+                ) from None
 
 
 def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int, int], float] | None:
@@ -142,3 +166,88 @@ def _rare_concepts(stage: Stage) -> frozenset[int]:
     captions = sum(manifest.rows for manifest in stage.run.manifests("balance"))
     pairs = zip(counts["concept_id"].to_pylist(), counts["selected"].to_pylist(), strict=True)
     return frozenset(concept for concept, selected in pairs if selected <= share * captions)
+
+
+def torchrun(run: Path, nodes: int, processes: int, report: Report) -> None:
+    """Train the recipe of a run with `processes` on each node, to the last step or until asked to stop."""
+    workers = [f"--nproc-per-node={processes}", "-m", "synthclip.training.job", str(run)]
+    if nodes == 1:
+        _run(run, [*_TORCHRUN, "--standalone", *workers], report)
+    elif int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) >= nodes:
+        _run(run, [*_srun(nodes), *workers], report)
+    elif in_ray():
+        meet = [f"--nnodes={nodes}", f"--master-addr={node_address()}", f"--master-port={_free_port()}"]
+        commands = [[*_TORCHRUN, *meet, f"--node-rank={rank}", *workers] for rank in range(nodes)]
+        with on_other_nodes(commands[1:], gpus=processes) as outputs:
+            _run(run, commands[0], report, outputs)
+    else:
+        raise SynthClipError(
+            f"training.nodes={nodes}: this machine is not in a SLURM allocation of that many nodes: set "
+            "engine.kind to slurm or ray, or start torchrun on each node as `synthclip train --help` says"
+        )
+
+
+def _run(
+    run: Path, command: Sequence[str], report: Report, elsewhere: Callable[[], Iterable[str]] = tuple
+) -> None:
+    """Run a command that starts processes and prints their reports; `elsewhere` gives what others printed."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    error = None
+    with process, asked_to_stop(then=process.terminate) as stop:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.startswith(_REPORT):
+                sys.stderr.write(line)
+                continue
+            said = json.loads(line.removeprefix(_REPORT))
+            error = said.get("error", error)
+            if "rows" in said:
+                report(said["rows"], said["figures"])
+    for line in "".join(elsewhere()).splitlines():
+        if line.startswith(_REPORT):
+            error = error or json.loads(line.removeprefix(_REPORT)).get("error")
+    if error:
+        raise SynthClipError(error)
+    if process.returncode and not stop():
+        raise SynthClipError(
+            f"{run}: a training process died (torchrun ended with code {process.returncode}; its "
+            "messages stand above): the same command resumes from the last checkpoint"
+        )
+
+
+def _srun(nodes: int) -> list[str]:
+    """One torchrun on each node of the allocation that this process is in; they meet on this machine."""
+    # This process holds CPUs and GPUs of the first node: the new step shares them.
+    srun = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    srun += [f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}", "--kill-on-bad-exit=1"]
+    meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:{_free_port()}"]
+    return [*srun, *_TORCHRUN, f"--nnodes={nodes}", *meet]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main(path: Path) -> None:
+    stage = Train(load_recipe(path), RunDirectory(path))
+
+    def report(rows: int, figures: dict[str, float]) -> None:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print(_REPORT + json.dumps({"rows": rows, "figures": figures}), flush=True)
+
+    try:
+        with asked_to_stop() as stop:
+            build_trainer(stage, stage.shards()[0], report, stop).fit()
+    except SynthClipError as error:
+        print(_REPORT + json.dumps({"error": str(error)}), flush=True)
+        sys.exit(2)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,9 +1,10 @@
 """Batches for the trainer, decoded and cropped by threads ahead of the step that uses them."""
 
 import itertools
+import re
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,16 +16,19 @@ from torch import Tensor
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import text_id, uniform
+from synthclip.models.build import build_encode
+from synthclip.recipe.training import ModelConfig, TrainingConfig
+from synthclip.run.threads import cores
 from synthclip.samples import Sample, SampleError, Source
 from synthclip.training.augment import DRAWS, random_crop
-from synthclip.training.order import Order, Slots
-from synthclip.training.texts import SENTENCES, sub_caption
+from synthclip.training.order import BatchIndices, Order
+from synthclip.training.parallel import Group
 
-Encode = Callable[[str], Sequence[int]]
-"""A text's token ids, start and end tokens included, at most the context length."""
-
+SENTENCES = 32
+"""Sentences of one caption that are drawn from, and the uniform numbers that one draw takes."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _AHEAD = 3
-"""Batches in the making while one is used."""
+"""Batches that are made while one is used."""
 _CONCEPTS = 16
 """Rare concepts of one caption that are looked at."""
 _LENGTH_STEP = 8
@@ -44,7 +48,7 @@ class Batch:
 
 @dataclass
 class BadSamples:
-    """The samples passed over: their names, and why. Stops the training above a share of all."""
+    """The samples skipped: their names, and why. Stops the training above a share of all."""
 
     limit: int
     reasons: dict[str, str] = field(default_factory=dict)
@@ -63,46 +67,42 @@ class BadSamples:
             name, reason = next(reversed(self.reasons.items()))
             raise SynthClipError(
                 f"training: more than {self.limit} samples cannot be used, the last {name}: "
-                f"{reason}: mend the shards or raise training.max_bad_share"
+                f"{reason}: fix the data or raise training.max_bad_share"
             )
 
 
 class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
-    One process of `world_size` gets its slice of every batch. `image_size(step)` is the edge of a step's
-    images in pixels. A token batch is about as long as its longest text, at most `context_length`. A pair's
-    `text_id` is that of its whole caption. Of a pair's concepts, those in `rare` are told. A sample that
-    cannot be used is replaced by the next one in its source.
+    Each process of the group gets its slice of every batch. The images of a step have the size that
+    `config.resolutions` says. A token batch is about as long as its longest text, at most the model's
+    context. A pair's `text_id` is that of its whole caption; of its concepts, those in `rare` are kept. A
+    sample that cannot be used is replaced by the next one in its source.
     """
 
     def __init__(
         self,
+        config: TrainingConfig,
+        model: ModelConfig,
         sources: Sequence[Source],
         order: Order,
-        encode: Encode,
-        *,
-        image_size: Callable[[int], int],
-        crop_scale: tuple[float, float],
-        horizontal_flip: float = 0.0,
-        text_masking: float = 0.0,
-        sub_captions: int | None = None,
-        rare: frozenset[int] = frozenset(),
-        seed: int,
         bad: BadSamples,
-        context_length: int,
-        threads: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        *,
+        steps: int,
+        seed: int,
+        rare: frozenset[int] = frozenset(),
+        group: Group | None = None,
         pin_memory: bool = False,
     ) -> None:
-        self._sources, self._order, self._encode = sources, order, encode
-        self._image_size, self._crop_scale, self._seed = image_size, crop_scale, seed
-        self._horizontal_flip, self._context_length = horizontal_flip, context_length
-        self._text_masking, self._sub_captions, self._rare = text_masking, sub_captions, rare
-        self.bad, self._threads, self._pin_memory = bad, threads, pin_memory
-        part = order.batch_size // world_size
-        self._mine = slice(rank * part, (rank + 1) * part)
+        group = group or Group()
+        self._config, self._model, self._steps, self._seed = config, model, steps, seed
+        self._sources, self._order, self._rare, self.bad = sources, order, rare, bad
+        self._encode, self._context_length = build_encode(model), model.text.context_length
+        self._pin_memory = pin_memory
+        wanted = config.data_threads
+        self._threads = wanted if isinstance(wanted, int) else max(1, min(16, cores() // group.world_size))
+        part = order.batch_size // group.world_size
+        self._mine = slice(group.rank * part, (group.rank + 1) * part)
 
     def batches(self, first: int, end: int) -> Generator[Batch]:
         """The batches of the steps from `first` up to `end`, in order."""
@@ -120,47 +120,49 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, step: int, pool: ThreadPoolExecutor) -> "_Pending":
-        slots = self._order.slots(step)[self._mine]
-        size = self._image_size(step)
-        shape = (len(slots), size, size, 3)
+        indices = self._order.batch(step)[self._mine]
+        size = image_size(step, self._steps, self._config, self._model.image_size_px)
+        shape = (len(indices), size, size, 3)
         if self._pin_memory:
             images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         else:  # NumPy asks for huge pages, whose first use costs a fraction
             images = torch.from_numpy(np.empty(shape, dtype=np.uint8))
-        chunk = -(-len(slots) // self._threads)
-        parts = [slice(at, at + chunk) for at in range(0, len(slots), chunk)]
+        chunk = -(-len(indices) // self._threads)
+        parts = [slice(at, at + chunk) for at in range(0, len(indices), chunk)]
         pixels = images.numpy()
-        return _Pending(images, [pool.submit(self._fill, slots[part], pixels[part]) for part in parts])
+        return _Pending(images, [pool.submit(self._fill, indices[part], pixels[part]) for part in parts])
 
-    def _fill(self, slots: Slots, pixels: NDArray[np.uint8]) -> "list[_Text]":
-        """Decode the images of the slots into `pixels`; what is known of their texts."""
-        crop_BD = self._draws(slots, "crop", DRAWS).tolist()
-        flipped_B = (self._draws(slots, "flip", 1)[:, 0] < self._horizontal_flip).tolist()
+    def _fill(self, indices: BatchIndices, pixels: NDArray[np.uint8]) -> "list[_Text]":
+        """Decode the images of a batch into `pixels`; what is known of their texts."""
+        crop_BD = self._draws(indices, "crop", DRAWS).tolist()
+        flipped_B = (self._draws(indices, "flip", 1)[:, 0] < self._config.horizontal_flip).tolist()
         kept_BL = None
-        if self._text_masking:
-            kept_BL = self._draws(slots, "mask", self._context_length) >= self._text_masking
+        if self._config.text_masking:
+            kept_BL = self._draws(indices, "mask", self._context_length) >= self._config.text_masking
             kept_BL[:, 0] = True
-        sentence_BD = self._draws(slots, "sentence", SENTENCES).tolist() if self._sub_captions else None
+        sub_captions, sentence_BD = self._config.sub_captions, None
+        if sub_captions:
+            sentence_BD = self._draws(indices, "sentence", SENTENCES).tolist()
         texts = []
-        places = zip(slots.source_B.tolist(), slots.index_B.tolist(), strict=True)
+        places = zip(indices.source_B.tolist(), indices.index_B.tolist(), strict=True)
         for i, (source, index) in enumerate(places):
             sample = self._usable(source, index, crop_BD[i], pixels[i])
             if flipped_B[i]:
                 cv2.flip(pixels[i], 1, dst=pixels[i])
             text = sample.text
-            if self._sub_captions and sentence_BD:
-                text = sub_caption(text, self._sub_captions, sentence_BD[i])
-            ids = self._encode(text)
+            if sub_captions and sentence_BD:
+                text = sub_caption(text, sub_captions, sentence_BD[i])
+            ids: Sequence[int] = self._encode(text)
             if kept_BL is not None:
                 ids = [*itertools.compress(ids[:-1], kept_BL[i].tolist()), ids[-1]]
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
             texts.append(_Text(ids, text_id(sample.text), sorted(rare)))
         return texts
 
-    def _draws(self, slots: Slots, stream: str, count: int) -> NDArray[np.float64]:
+    def _draws(self, indices: BatchIndices, stream: str, count: int) -> NDArray[np.float64]:
         """Numbers in [0, 1) for each sample, [B, count]; every pass draws others."""
-        index = slots.pass_B[:, None] * count + np.arange(count)
-        ids = slots.index_B[:, None] * 64 + slots.source_B[:, None]
+        index = indices.pass_B[:, None] * count + np.arange(count)
+        ids = indices.index_B[:, None] * 64 + indices.source_B[:, None]
         return uniform(ids, stream=stream, seed=self._seed, index=index)
 
     def _usable(self, number: int, index: int, crop_D: Sequence[float], pixels: NDArray[np.uint8]) -> Sample:
@@ -171,7 +173,7 @@ class Loader:
             try:
                 sample = source.read(place)
                 try:
-                    random_crop(sample.image, self._crop_scale, crop_D, pixels)
+                    random_crop(sample.image, self._config.crop_scale, crop_D, pixels)
                     return sample
                 except ValueError as error:
                     raise SampleError("undecodable image", f"{source.name_of(place)} ({error})") from None
@@ -205,3 +207,24 @@ class _Text:
 class _Pending:
     images: Tensor
     texts: list[Future[list[_Text]]]
+
+
+def image_size(step: int, steps: int, config: TrainingConfig, own: int) -> int:
+    """The edge in pixels of the pictures of iteration `step` of `steps`, counted from 0; `own` is the
+    model's."""
+    share = 0.0
+    for stage in config.resolutions:
+        share += stage.share
+        if step < round(share * steps):
+            return stage.image_size_px
+    return own
+
+
+def sub_caption(caption: str, count: int, uniform_D: Sequence[float]) -> str:
+    """`count` sentences of a caption, drawn without replacement, in their order (DreamLIP, arXiv 2403.17007,
+    Section 3.2); the caption where it has no more. `uniform_D` holds `SENTENCES` numbers in [0, 1)."""
+    sentences = _SENTENCE_END.split(caption.strip())[:SENTENCES]
+    if len(sentences) <= count:
+        return caption
+    drawn = sorted(range(len(sentences)), key=uniform_D.__getitem__)[:count]
+    return " ".join(sentences[at] for at in sorted(drawn))

@@ -14,17 +14,15 @@ from synthclip.evaluation.results import figure_name
 from synthclip.keys import seed_of
 from synthclip.recipe.training import TrainingConfig
 from synthclip.training.checkpoint import Checkpoints
-from synthclip.training.distributed import Group
-from synthclip.training.gradients import Gradients
 from synthclip.training.loader import Batch, Loader
 from synthclip.training.logs import Logs
-from synthclip.training.losses import build_loss
-from synthclip.training.memory import kept_memory
-from synthclip.training.optimizer import build_optimizer, clamp_logit_scale, learning_rate
-from synthclip.training.parallel import build_parallel, fill, load_optimizer, whole
+from synthclip.training.losses import Gradients, build_loss
+from synthclip.training.parallel import Group, build_parallel, fill, load_optimizer, whole
 
 _FLUSH_STEPS = 10
-"""Losses stay on the device for so many steps: reading one makes the host wait."""
+"""Steps whose losses stay on the device: reading one makes the host wait."""
+MAX_LOGIT_SCALE = 4.6052
+"""ln 100, as CLIP (arXiv 2103.00020, Section 2.5) bounds the logarithm of the inverse temperature."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Validate = Callable[[dict[str, Tensor]], list[dict[str, Any]]]
@@ -95,10 +93,6 @@ class Trainer:
         Either way the state is saved. Raises SynthClipError at a loss that is not finite, unless the recipe
         says to skip such steps: the newest checkpoint is then one whose weights still gave a loss.
         """
-        with kept_memory():
-            return self._fit()
-
-    def _fit(self) -> bool:
         step = self._resume()
         saved_at = time.monotonic()
         pending = _Pending()
@@ -281,3 +275,48 @@ class _Pending:
     """Of the last of them."""
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)
+
+
+def learning_rate(step: int, steps: int, steps_per_epoch: int, config: TrainingConfig) -> float:
+    """The rate of iteration `step` of `steps`, counted from 0.
+
+    The warm-up rises linearly from `lr_start` and reaches `lr` with its last iteration; the cosine begins at
+    `lr` with the next one and would reach `lr_end` with iteration `steps` (Loshchilov and Hutter,
+    arXiv 1608.03983, without restarts).
+    """
+    warmup = min(steps, int(config.warmup_epochs * steps_per_epoch))
+    if step < warmup:
+        return config.lr_start + (config.lr - config.lr_start) * step / max(1, warmup - 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    return config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + math.cos(math.pi * progress))
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to vectors and scalars, nor to biases and norms by name."""
+    return parameter.ndim >= 2 and not any(part in name for part in ("bias", "ln", "bn"))
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Fused AdamW over two groups, with and without weight decay. The learning rate is set each step."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [parameter for name, parameter in named if decays(name, parameter)],
+            "weight_decay": config.weight_decay,
+        },
+        {
+            "params": [parameter for name, parameter in named if not decays(name, parameter)],
+            "weight_decay": 0.0,
+        },
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
+
+
+def clamp_logit_scale(model: nn.Module) -> None:
+    """Keep the inverse temperature between 1 and 100; called after every step."""
+    scale = model.logit_scale
+    assert isinstance(scale, Tensor)
+    with torch.no_grad():
+        scale.clamp_(0.0, MAX_LOGIT_SCALE)

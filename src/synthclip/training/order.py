@@ -1,6 +1,6 @@
 """Which sample stands where: a pure function of the seed and the step.
 
-So a run that goes on from step n, with any number of processes, sees what the undisturbed run sees; nothing
+So a run that resumes at step n, with any number of processes, sees what the undisturbed run sees; nothing
 but the step has to be saved.
 """
 
@@ -16,7 +16,7 @@ from synthclip.keys import seeds
 I64 = NDArray[np.int64]
 _ROUNDS = 6
 _TOGETHER = 8192
-"""Samples whose places are reckoned at a time."""
+"""Samples whose places are computed at a time."""
 
 
 def shuffled(positions: ArrayLike, n: int, *, stream: str, seed: int, pass_: ArrayLike = 0) -> I64:
@@ -42,15 +42,15 @@ def shuffled(positions: ArrayLike, n: int, *, stream: str, seed: int, pass_: Arr
 
 
 @dataclass(frozen=True)
-class Slots:
+class BatchIndices:
     """The samples of a batch: for each its source, its place in that source, and the pass over the source."""
 
     source_B: I64
     index_B: I64
     pass_B: I64
 
-    def __getitem__(self, part: slice) -> "Slots":
-        return Slots(self.source_B[part], self.index_B[part], self.pass_B[part])
+    def __getitem__(self, part: slice) -> "BatchIndices":
+        return BatchIndices(self.source_B[part], self.index_B[part], self.pass_B[part])
 
     def __len__(self) -> int:
         return len(self.index_B)
@@ -80,16 +80,16 @@ class Order:
         self._held: tuple[int, tuple[I64, ...]] = (-1, ())
         self.steps_per_epoch = self._sizes[0] // self._parts[0]
 
-    def slots(self, step: int) -> Slots:
+    def batch(self, step: int) -> BatchIndices:
         """The batch of a step, its sources mixed."""
         # Shuffling has a cost a call, which batches of some hundred samples would pay each step.
         together = max(1, _TOGETHER // self.batch_size)
         block, at = divmod(step, together)
         if self._held[0] != block:
-            self._held = block, self._slots(np.arange(block * together, (block + 1) * together))
-        return Slots(*(part_SB[at] for part_SB in self._held[1]))
+            self._held = block, self._batches(np.arange(block * together, (block + 1) * together))
+        return BatchIndices(*(part_SB[at] for part_SB in self._held[1]))
 
-    def _slots(self, step_S: I64) -> tuple[I64, I64, I64]:
+    def _batches(self, step_S: I64) -> tuple[I64, I64, I64]:
         """Source, place and pass of the samples of some steps, each [S, B]."""
         source, index, passes = [], [], []
         for number, (size, part) in enumerate(zip(self._sizes, self._parts, strict=True)):

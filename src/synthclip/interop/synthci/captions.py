@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from synthclip.run.store import Outcome, ShardWriter
-from synthclip.training.csv_rows import RowError, numbered_rows
+from synthclip.training.tables import RowError, numbered_rows
 
 _BUFFERED_BYTES = 64 * 2**20
 _ROWS_A_BATCH = 10_000
