@@ -142,6 +142,18 @@ def test_a_resnet_goes_to_open_clip_and_onnx(tmp_path: Path) -> None:
     )
 
 
+@torch.no_grad()
+def test_the_onnx_export_of_a_siglip_model_gives_its_logits(tmp_path: Path) -> None:
+    source = _folder(tmp_path / "source", {**_SMALL, "init_logit_scale": 2.3026, "init_logit_bias": -10.0})
+    model, _, tokenizer = synthclip.load_model(source)
+    export_model(source, tmp_path / "onnx", "onnx")
+    pixels, ids = torch.randn(2, 3, 32, 32), tokenizer(_TEXTS)
+    image, text = _onnx(tmp_path / "onnx/image.onnx", pixels), _onnx(tmp_path / "onnx/text.onnx", ids)
+    extra = json.loads((tmp_path / "onnx/preprocess.json").read_text())
+    logits = extra["logit_scale"] * normalize(image) @ normalize(text).T + extra["logit_bias"]
+    torch.testing.assert_close(logits, model.get_logits(pixels, ids)[0], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "format", "reason"),
     [

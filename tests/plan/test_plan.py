@@ -203,7 +203,7 @@ def test_the_command_prints_every_stage_its_cost_and_what_was_assumed() -> None:
         "demo", *PAPER_SHAPED, "--devices", "48xA100", "--concepts", "500000", "--price", "2"
     ).stdout
     assert re.search(
-        r"images +2\d\.?\d*M images of 256 px +6,\d{3}\.\d\d +5\.\d days +\d\.\d TB +1\d,\d{3}", told
+        r"images +2\d\.?\d*M images of 256 px +6,\d{3}\.\d\d +5\.\d days +\d+\.\d GB +1\d,\d{3}", told
     )
     for name in ("captions", "match, balance", "train", "eval", "all", "assumed:", "of the peak"):
         assert name in told

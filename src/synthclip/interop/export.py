@@ -4,13 +4,12 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.interop.huggingface import write_huggingface
-from synthclip.interop.onnx import write_onnx
 from synthclip.models.load import Encoders, OpenedModel, is_paper_model, open_model
 from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from synthclip.recipe.training import PAPER_MODEL
@@ -19,6 +18,8 @@ from synthclip.run.store import disk_errors
 Format = Literal["open_clip", "official", "hf", "onnx"]
 TOLERANCE = 1e-4
 """Largest difference allowed in any component of an L2-normalised embedding."""
+_SINGLE_FILE_BYTES = 1_500_000_000
+"""A graph above 2 GB (protobuf's limit) keeps its weights in a file beside it."""
 
 
 def export_model(source: str | Path, folder: Path, format: Format) -> float:
@@ -72,6 +73,66 @@ def write_official(opened: OpenedModel, folder: Path) -> Encoders:
     write_checkpoint(path, opened.model.state_dict())
     model = open_model(path).model
     return Encoders(model.encode_image, model.encode_text)
+
+
+def write_onnx(opened: OpenedModel, folder: Path) -> Encoders:
+    """`image.onnx` (pixel_values float32 [B, 3, H, W] -> image_embeds), `text.onnx` (input_ids int64
+    [B, context_length] -> text_embeds), both not normalised, and `preprocess.json` with what else it takes:
+    open_clip's `preprocess_cfg`, and `logit_scale` and `logit_bias`: logits are cosines times the one plus
+    the other (0 for models without a bias).
+    """
+    with needs_extra("interop", "export to onnx"):
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    import torch
+    from torch import Tensor, nn
+
+    class Tower(nn.Module):
+        def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.model, self.encode = opened.model, encode
+
+        def forward(self, batch: Tensor) -> Tensor:
+            return self.encode(batch)
+
+    size = opened.preprocess["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    ids = opened.tokenizer(["a dog", "a cat"])
+
+    weights_bytes = sum(value.nbytes for value in opened.model.state_dict().values())
+
+    def export(encode: Callable[[Tensor], Tensor], example: Tensor, name: str, put: str, get: str) -> Path:
+        path = folder / name
+        torch.onnx.export(
+            Tower(encode).eval(),
+            (example,),
+            path,
+            input_names=[put],
+            output_names=[get],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=weights_bytes > _SINGLE_FILE_BYTES,
+            verbose=False,
+        )
+        return path
+
+    def run(path: Path) -> Callable[[Tensor], Tensor]:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (put,), (get,) = session.get_inputs(), session.get_outputs()
+        return lambda batch: torch.from_numpy(session.run([get.name], {put.name: batch.numpy()})[0])
+
+    pixels = torch.zeros(2, 3, height, width)
+    image = export(opened.model.encode_image, pixels, "image.onnx", "pixel_values", "image_embeds")
+    text = export(opened.model.encode_text, ids, "text.onnx", "input_ids", "text_embeds")
+    bias = getattr(opened.model, "logit_bias", None)
+    extra = {
+        "preprocess_cfg": opened.preprocess,
+        "logit_scale": opened.model.logit_scale.exp().item(),
+        "logit_bias": 0.0 if bias is None else bias.item(),
+    }
+    (folder / "preprocess.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
+    return Encoders(run(image), run(text))
 
 
 @contextlib.contextmanager
