@@ -51,7 +51,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path, 
     train(two, undisturbed)
     killer = threading.Thread(target=kill_second_process, args=(two, killed))
     killer.start()
-    with pytest.raises(SynthClipError, match=r"a training process died .*: the same command goes on"):
+    with pytest.raises(SynthClipError, match=r"a training process died .*: the same command resumes"):
         train(two, killed)
     killer.join()
     train(two, killed)

@@ -1,4 +1,4 @@
-"""What goes wrong around a training: one line says what and where, and the same command goes on after it."""
+"""What goes wrong around a training: one line says what and where, and the same command resumes after it."""
 
 import multiprocessing
 import os
@@ -127,7 +127,7 @@ def test_a_bad_row_of_a_csv_is_counted_and_above_the_limit_named(
     write_images(run, 0)
     recipe = with_training(tiny_recipe, sources=[source], max_bad_share=0.1)
     assert dict(train(recipe, run).rejected) == {why: 1}
-    with pytest.raises(SynthClipError, match=rf"pairs\.csv line 12.*{why}: mend .*training\.max_bad_share"):
+    with pytest.raises(SynthClipError, match=rf"pairs\.csv line 12.*{why}: fix .*training\.max_bad_share"):
         train(with_training(recipe, max_bad_share=0), run)
 
 

@@ -306,5 +306,5 @@ def _attention_at(attention: nn.MultiheadAttention, x_BLD: Tensor, at_B: Tensor,
 
 
 def _heads(x_BLD: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """Split the last axis into so many tensors [B, H, L, K]."""
+    """Split the last axis into `parts` tensors [B, H, L, K]."""
     return tuple(part.transpose(1, 2) for part in x_BLD.unflatten(-1, (parts, heads, -1)).unbind(2))

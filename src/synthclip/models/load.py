@@ -12,12 +12,12 @@ from synthclip.models.weights import (
     CONFIG_FILE,
     TRAINING_FORMAT,
     from_official,
+    listed_keys,
     official_state_dict,
     read_checkpoint,
     refuse_other_architecture,
     refuse_unsafe,
     to_official,
-    told_keys,
 )
 from synthclip.recipe.section import did_you_mean
 from synthclip.recipe.training import PAPER_MODEL, ModelConfig
@@ -216,11 +216,11 @@ def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
     except json.JSONDecodeError as error:
         raise SynthClipError(f"{label}: {CONFIG_FILE} is not JSON: {error}") from None
     except Exception as error:  # open_clip, its readers and the hub client share no base class
-        raise SynthClipError(f"{label}: cannot be loaded: {_told(error)}") from error
+        raise SynthClipError(f"{label}: cannot be loaded: {_one_line(error)}") from error
     return OpenedModel(model.eval(), config, open_clip.model.get_model_preprocess_cfg(model), tokenizer)
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """One line of what went wrong; of a misfit of weights and architecture, the first keys."""
     text = str(error)
     missing, unexpected = (
@@ -233,7 +233,7 @@ def _told(error: Exception) -> str:
     )
     sizes = r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)"
     reshaped = [f"{key} is {given}, not {wanted}" for key, given, wanted in re.findall(sizes, text)]
-    if keys := told_keys(missing, unexpected, reshaped):
+    if keys := listed_keys(missing, unexpected, reshaped):
         return f"not the weights of its architecture: {keys}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] if lines else type(error).__name__

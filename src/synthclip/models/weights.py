@@ -104,8 +104,8 @@ def refuse_other_architecture(
     path: Path, state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]", name: str
 ) -> None:
     """Raise SynthClipError that names the keys in which `state` differs from `expected`, if it does."""
-    if told := differences(state, expected):
-        raise SynthClipError(f"{path}: not the weights of {name}: {told}")
+    if misfit := differences(state, expected):
+        raise SynthClipError(f"{path}: not the weights of {name}: {misfit}")
 
 
 def differences(state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]") -> str:
@@ -115,10 +115,10 @@ def differences(state: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]")
         for key in expected
         if key in state and state[key].shape != expected[key].shape
     ]
-    return told_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), reshaped)
+    return listed_keys(expected.keys() - state.keys(), state.keys() - expected.keys(), reshaped)
 
 
-def told_keys(missing: Iterable[str], unexpected: Iterable[str], reshaped: Sequence[str]) -> str:
+def listed_keys(missing: Iterable[str], unexpected: Iterable[str], reshaped: Sequence[str]) -> str:
     """`lacks a, b, c and 9 more; has the unknown d; shapes differ: …`: of each kind the first few."""
     kinds = (
         ("lacks", sorted(missing)),
@@ -153,7 +153,7 @@ def archive_fault(path: Path) -> str | None:
 
 
 def refuse_unsafe(path: Path) -> None:
-    """Raise SynthClipError where a checkpoint file is not whole, or more than tensors and plain values."""
+    """Raise SynthClipError where a checkpoint file is cut short, or holds more than plain values."""
     try:
         fault = archive_fault(path)
     except OSError as error:
@@ -172,7 +172,7 @@ def _may_run_code(path: Path, asked: str) -> SynthClipError:
 
 
 def _asked_for(path: Path) -> str:
-    """` (posix.system)`: the names that the pickle would import, as far as they can be told."""
+    """` (posix.system)`: the names that the pickle would import, as far as they can be read."""
     import torch
 
     try:

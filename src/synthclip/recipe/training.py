@@ -19,7 +19,7 @@ class VisionConfig(Section):
 
     image_size_px: int = Field(224, ge=16)
     layers: int | tuple[int, int, int, int] = 12
-    """One number: a ViT of so many layers. Four: a ResNet of so many blocks a stage."""
+    """One number: a ViT with that many layers. Four: a ResNet with that many blocks in each stage."""
     width: int = Field(768, ge=8)
     head_width: int = Field(64, ge=1)
     patch_size_px: int | None = 16
@@ -126,7 +126,7 @@ class InTrainingEvalConfig(Section):
     """Figures taken while the model is trained, of the averaged weights where there are such."""
 
     every_epochs: float | None = Field(None, gt=0)
-    """Before the first step, after each so many passes, and at the end. None: never."""
+    """Before the first step, every N epochs, and at the end; null disables."""
     suite: tuple[str, ...] = Field((HELDOUT,), min_length=1)
     """On what: `heldout` are the run's own captions and images (`evaluation` says how many, and the prompts);
     all others are data sets and suites as `synthclip eval --suite` names them."""
@@ -204,8 +204,8 @@ class TrainingConfig(Section):
     size (progressive learning: EfficientNetV2, arXiv 2104.00298, Section 4; for CLIP: CLIPA, arXiv
     2305.07017). Position embeddings are interpolated to each size; the weights kept are for the own one."""
     sub_captions: int | None = Field(None, ge=1)
-    """Of a caption of several sentences, so many are read each time, drawn anew (DreamLIP, arXiv
-    2403.17007). None: the whole caption."""
+    """How many sentences of a caption are read each time, drawn anew (DreamLIP, arXiv 2403.17007). None: the
+    whole caption."""
     text_masking: float = Field(0.0, ge=0, lt=1)
     """Share of a text's tokens left out, drawn anew each time (CLIPA, arXiv 2305.07017, random masking)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -215,7 +215,7 @@ class TrainingConfig(Section):
     """Weights to start from: whatever `synthclip.load_model` reads, a checkpoint, a folder or a run say."""
     eval: InTrainingEvalConfig = InTrainingEvalConfig()
     max_bad_share: float = Field(0.01, ge=0, le=1)
-    """Samples that cannot be used are passed over, up to this share of all."""
+    """Samples that cannot be used are skipped, up to this share of all."""
     on_bad_loss: Literal["stop", "skip"] = runtime("stop")
     """What follows a loss that is not finite: the training stops, the last good checkpoint kept, or that step
     changes nothing and is counted. Skipping makes the host wait for every step."""
@@ -233,7 +233,7 @@ class TrainingConfig(Section):
     """`torch.compile` the model: minutes at the start, faster steps on a GPU."""
     checkpoint_minutes: float = runtime(5.0, gt=0)
     checkpoint_steps: int | None = runtime(None, ge=1)
-    """Checkpoints after each so many steps too."""
+    """Checkpoints every N steps too; null disables."""
     keep_checkpoints: int = runtime(2, ge=2)
     """Two at least: the newest may hold weights that give no loss any more."""
     loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))
@@ -269,7 +269,7 @@ class EvaluationConfig(Section):
     templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
     """Zero-shot prompts; `{}` is the class name. Their embeddings are averaged."""
     captions: int = Field(5000, ge=1)
-    """At most so many held-out captions, drawn by content. Recall depends on how many there are to choose
+    """Held-out captions at most, drawn by content. Recall depends on how many there are to choose
     from: 5,000 is the size of COCO's usual test split."""
     batch_size: int = runtime(256, ge=1)
 

@@ -58,7 +58,7 @@ class Train(Stage):
         return [Shard("all", inputs, {"tables": sorted(tables)}, size=size)]
 
     def _outside(self) -> dict[str, str]:
-        """What is read from outside the run, and what tells when it changes."""
+        """What is read from outside the run, and digests that change when it does."""
         config = self.recipe.training
         inputs: dict[str, str] = {}
         for source in config.sources:
@@ -77,7 +77,7 @@ class Train(Stage):
         inputs: dict[str, str] = {}
         if HELDOUT in config.suite:
             how = json.dumps(self.recipe.section_results("evaluation"), sort_keys=True)
-            inputs = {f"heldout {stage}": tells for stage, tells in heldout_inputs(self).items()}
+            inputs = {f"heldout {stage}": known for stage, known in heldout_inputs(self).items()}
             inputs["heldout evaluation"] = digest(how)
         for name in plan_of_names(config.data_sets, config.evaluators):
             inputs[f"data set {name}"] = identity(name, Path(config.data or "").expanduser())
@@ -96,7 +96,7 @@ class Train(Stage):
         state = Checkpoints(self.partial(shard), keep=1).latest()
         if state is None or state["step"] < state["steps"]:
             raise SynthClipError(
-                f"{self.run.path}: training was asked to stop, its state is saved: the same command goes on"
+                f"{self.run.path}: training was stopped and its state saved: run the same command to resume"
             )
         model = build_model(recipe.model)
         best = state["best"]

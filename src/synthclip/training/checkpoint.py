@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: each there whole or not at all, the last few kept."""
+"""Checkpoints in a folder: written completely or not at all, the last few kept."""
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -90,8 +90,8 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError(fault)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        told = str(error).splitlines()[0]
-        raise SynthClipError(f"{path}: not a checkpoint that can be read ({told}): remove it") from None
+        reason = str(error).splitlines()[0]
+        raise SynthClipError(f"{path}: not a checkpoint that can be read ({reason}): remove it") from None
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise SynthClipError(f"{path}: not a training checkpoint of this package: remove it")
     return state

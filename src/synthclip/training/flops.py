@@ -17,8 +17,8 @@ def clip_pair(
 ) -> tuple[float, int]:
     """FLOPs of one image and its caption forward through a CLIP, and the parameters of the CLIP.
 
-    The caption takes so many tokens, the whole context unless told; the image has the model's own size unless
-    told. Counted on the model itself, on torch's meta device: no memory is used and nothing is computed.
+    The caption has `tokens` tokens (None: the whole context), the image is of `image_size_px` (None: the
+    model's own size). Counted on the model itself, on torch's meta device, where nothing is computed.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -142,9 +142,9 @@ def _start_from(init: str, model: nn.Module) -> None:
     from synthclip.models.weights import differences
 
     given = load_model(init).model.state_dict()
-    if told := differences(given, model.state_dict()):
+    if misfit := differences(given, model.state_dict()):
         raise SynthClipError(
-            f"training.init={init}: another architecture than the recipe's model: {told}: "
+            f"training.init={init}: another architecture than the recipe's model: {misfit}: "
             "change model or training.init"
         )
     model.load_state_dict(given)

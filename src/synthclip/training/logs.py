@@ -1,4 +1,4 @@
-"""What a training tells while it runs: `metrics.jsonl`, TensorBoard, wandb, trackio."""
+"""What a training logs while it runs: `metrics.jsonl`, TensorBoard, wandb, trackio."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ class _Logger(NamedTuple):
 
 
 class Logs:
-    """Writes figures to all of the loggers. Those that know runs by an id go on with the same one."""
+    """Writes figures to all of the loggers. Those that know runs by an id continue the same one."""
 
     def __init__(self, names: Sequence[LoggerName], run: RunDirectory, run_id: str) -> None:
         self._run = run
@@ -29,7 +29,7 @@ class Logs:
             logger.write(step, {f"{event}/{name}": value for name, value in figures.items()})
 
     def close(self) -> None:
-        """Tell the loggers that nothing follows in this process."""
+        """Close the loggers; nothing follows in this process."""
         for logger in self._loggers:
             logger.close()
 
@@ -57,9 +57,9 @@ def _wandb(path: Path, run_id: str) -> _Logger:
     try:
         run: Any = wandb.init(project="synthclip", name=path.name, id=run_id, resume="allow", dir=folder)
     except wandb.errors.Error as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise SynthClipError(
-            f"training.loggers=[wandb]: {told}: run `wandb login`, or set WANDB_MODE=offline"
+            f"training.loggers=[wandb]: {reason}: run `wandb login`, or set WANDB_MODE=offline"
         ) from None
     return _Logger(lambda step, figures: run.log(dict(figures), step=step), run.finish)
 
@@ -71,9 +71,9 @@ def _trackio(path: Path, run_id: str) -> _Logger:
     try:
         run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
     except Exception as error:  # trackio and the hub's client share no base class
-        told = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SynthClipError(
-            f"training.loggers=[trackio]: {told}: run `hf auth login`, or unset TRACKIO_SPACE_ID"
+            f"training.loggers=[trackio]: {reason}: run `hf auth login`, or unset TRACKIO_SPACE_ID"
         ) from None
     return _Logger(lambda step, figures: run.log(dict(figures), step=step), trackio.finish)
 

@@ -35,7 +35,7 @@ Report = Callable[[int, dict[str, float]], None]
 class Trainer:
     """Trains `model` in place, in each process of the group.
 
-    `fit` goes on from the newest checkpoint, if there is one, in any number of processes.
+    `fit` resumes from the newest checkpoint, if there is one, in any number of processes.
     """
 
     model: nn.Module
@@ -50,8 +50,8 @@ class Trainer:
     stop_asked: Callable[[], bool] = lambda: False
     group: Group = field(default_factory=Group)
     peak: Callable[[int, int], float] | None = None
-    """Pairs a second, with texts of so many tokens and images of so many pixels' edge, at the peak arithmetic
-    of the group's devices; None where that is not known."""
+    """From tokens a text and pixels of an image's edge: pairs a second at the peak arithmetic of the group's
+    devices; None where that is not known."""
     log: Logs | None = None
     """Given to the first process; closed when `fit` returns."""
     validate: Validate | None = None
@@ -257,7 +257,7 @@ class Trainer:
 
 @dataclass
 class Best:
-    """Weights, on the CPU, as they were after so many steps, and their figure by the recipe's metric."""
+    """Weights, on the CPU, as they were after `step` steps, and their figure by the recipe's metric."""
 
     step: int
     value: float

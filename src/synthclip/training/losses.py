@@ -124,7 +124,7 @@ def _siglip(rows: _Rows) -> Tensor:
 class Gradients:
     """Runs a model over this process's part of a batch and leaves the global batch's gradient in `.grad`.
 
-    With `micro_batch`, no more than so many pairs hold activations at a time (GradCache, Gao et al.,
+    With `micro_batch`, at most that many pairs hold activations at a time (GradCache, Gao et al.,
     arXiv 2101.06983): features are computed without a graph, the loss gives their gradients, and a second
     pass carries these into the weights. Both passes of a part draw the same random numbers.
     """

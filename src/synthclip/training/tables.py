@@ -66,8 +66,8 @@ class TableSource:
                 with files.open_binary(full) as handle:
                     image = handle.read()
             except (OSError, ValueError) as error:  # ValueError: no name of a file
-                told = getattr(error, "strerror", None) or error
-                raise SampleError("missing image", f"{self.name_of(index)}: {full} ({told})") from None
+                reason = getattr(error, "strerror", None) or error
+                raise SampleError("missing image", f"{self.name_of(index)}: {full} ({reason})") from None
         if not image:
             raise SampleError("incomplete sample", self.name_of(index))
         return Sample(image, text)
@@ -179,14 +179,14 @@ def _as_texts(values: Sequence[object]) -> list[str | None]:
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
     """The names behind a column of class numbers, as `datasets` keeps them in a file's metadata."""
     try:
-        told = json.loads(schema.metadata[b"huggingface"])
-        return list(told["info"]["features"][column]["names"])
+        features = json.loads(schema.metadata[b"huggingface"])
+        return list(features["info"]["features"][column]["names"])
     except (KeyError, TypeError, ValueError):
         return []
 
 
 def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableSource:
-    """A table from the cache; what is not there, or not whole, is made by `convert`."""
+    """A table from the cache; what is not there, or is damaged, is made by `convert`."""
     try:
         target = files.cache_folder() / "tables" / f"{digest(files.identity(path), how, _FORMAT)[:32]}.arrow"
         with contextlib.suppress(OSError, ValueError):
@@ -202,8 +202,8 @@ def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableS
                 partial.unlink(missing_ok=True)
         return TableSource(target, name, root)
     except (OSError, pa.ArrowException) as error:
-        told = str(error).splitlines()[0]
-        raise SynthClipError(f"{path}: cannot be read ({told}): check training.sources") from None
+        reason = str(error).splitlines()[0]
+        raise SynthClipError(f"{path}: cannot be read ({reason}): check training.sources") from None
 
 
 def _write(target: Path, convert: Convert) -> dict[str, str]:
