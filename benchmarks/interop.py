@@ -46,7 +46,7 @@ def make_data(root: Path, zips: int, images: int) -> None:
 
 
 def ours(root: Path, out: Path) -> int:
-    from synthclip.interop.synthci import import_synthci
+    from synthclip.imagegen.imported import import_synthci
 
     return import_synthci(root, out).images
 

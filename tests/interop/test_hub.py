@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from synthclip.interop.synthci import import_synthci
+from synthclip.imagegen.imported import import_synthci
 
 _SYNTHCI = "datasets/hammh0a/SynthCLIP"
 _CSV = f"SynthCI-30/{official_data.CSV_NAME}"

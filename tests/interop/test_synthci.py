@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from synthclip import keys, schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
+from synthclip.imagegen.imported import import_synthci
 from synthclip.interop.images import export_images
-from synthclip.interop.synthci import import_synthci
 
 
 def _files(out: Path) -> dict[str, str]:
@@ -130,9 +130,10 @@ def test_what_cannot_be_used_is_counted_named_and_passed_over(tmp_path: Path) ->
     assert named["0/corrupt_0.jpeg"] == "corrupt zip member"
     assert named["0/gone_0.jpeg"] == "missing file"
     assert named["0/nobody_0.jpeg"] == "no caption"
-    rows = {row["row"]: row["reason"] for row in pq.read_table(images / "rejected/csv.parquet").to_pylist()}
-    assert rows[10] == rows[11] == "path leaves the folder"
-    assert rows[14] == "quotes do not match"
+    rows = {row["key"]: row["reason"] for row in pq.read_table(images / "rejected/csv.parquet").to_pylist()}
+    line = f"{official_data.CSV_NAME} line"
+    assert rows[f"{line} 10"] == rows[f"{line} 11"] == "path leaves the folder"
+    assert rows[f"{line} 14"] == "quotes do not match"
     assert not list(tmp_path.rglob("climbs*"))
 
 
@@ -204,7 +205,7 @@ def test_wrong_folders_are_told(tmp_path: Path) -> None:
     official_data.write_plain(tmp_path / "in", zips=1, images=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("name: demo\n")
-    with pytest.raises(SynthClipError, match="holds something else already"):
+    with pytest.raises(SynthClipError, match="holds a run of recipe 'demo'"):
         import_synthci(tmp_path / "in", tmp_path / "run")
     official_data.write_csv(tmp_path / "in", [("0/other_0.jpeg", "Of another data set.")])
     with pytest.raises(SynthClipError, match="not one of its images can be used"):

@@ -81,7 +81,7 @@ def import_synthci(
 ) -> None:
     """Import SynthCI-30M (zips and CSV) as shards; resumable."""
     from synthclip.errors import SynthClipError
-    from synthclip.interop.synthci import import_synthci
+    from synthclip.imagegen.imported import import_synthci
 
     summary = import_synthci(source, out)
     typer.echo(f"{summary.images} images in {out}/images/train")

@@ -37,7 +37,7 @@ class Eval(Stage):
 
     name: ClassVar[str] = "eval"
     revision: ClassVar[int] = 2
-    reads: ClassVar[tuple[str, ...]] = (*_PARTS, "train")
+    reads = (*_PARTS, "train")
     sections: ClassVar[tuple[str, ...]] = ("evaluation", "seed")
 
     def shards(self) -> Sequence[Shard]:

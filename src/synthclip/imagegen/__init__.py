@@ -1,6 +1,8 @@
 """Stage images: paint the selected captions into WebDataset shards."""
 
+import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -8,22 +10,32 @@ import pyarrow.parquet as pq
 from synthclip import schema
 from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
+from synthclip.imagegen import imported
 from synthclip.imagegen.filters import load_filters
 from synthclip.imagegen.painting import Attempt, Job, Painting
+from synthclip.recipe import Recipe
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
-from synthclip.run.store import Manifest, Outcome, ShardWriter
+from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.samples.tars import TarWriter
 
 
 class Images(Stage):
     name = "images"
     revision = 2
-    reads = ("balance",)
+    reads: tuple[str, ...] = ("balance",)
     sections = ("text_to_image", "images", "seed")
     rejects = schema.REJECTED_IMAGE
 
+    def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
+        super().__init__(recipe, run)
+        self._imported = recipe.images.imported
+        if self._imported is not None:
+            self.reads = ()
+
     def shards(self) -> Sequence[Shard]:
+        if self._imported is not None:
+            return imported.shards(self._imported)
         (balance,) = self.manifests_of("balance")
         model = self.recipe.text_to_image.inputs() | self.recipe.images.filters.inputs()
         return [shard for split in schema.SPLITS for shard in self._shards(split, balance, model)]
@@ -48,14 +60,29 @@ class Images(Stage):
                 number += 1
 
     def resources(self) -> Resources:
+        if self._imported is not None:
+            return Resources()
         filters = self.recipe.images.filters
         return Resources(gpus=max(self.recipe.text_to_image.gpus, int(filters.clip_model is not None)))
 
+    def prepare(self) -> None:
+        if self._imported is not None:
+            imported.split_csv(self._imported, self._csv_captions)
+
+    @property
+    def _csv_captions(self) -> Path:
+        """Where the captions of an import wait for its workers."""
+        return self.run.file(self.name, "partial/csv")
+
     def load(self) -> None:
+        if self._imported is not None:
+            return
         self._filters = load_filters(self.recipe.images.filters)
         self._model = build_text_to_image(self.recipe.text_to_image)
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
+        if self._imported is not None:
+            return imported.make(shard, writer, tick, self._csv_captions)
         jobs = self._jobs(shard)
         kept: list[dict[str, Any]] = []
         lost = cut = 0
@@ -130,6 +157,7 @@ class Images(Stage):
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
+        shutil.rmtree(self._csv_captions, ignore_errors=True)
         for split in schema.SPLITS:
             sizes = {
                 f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from synthclip.errors import SynthClipError, needs_extra
+from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
 from synthclip.interop.cards import data_card, model_card
 from synthclip.interop.export import write_open_clip
-from synthclip.interop.synthci import CSV_NAME, SUBFOLDER
 from synthclip.models.load import open_model
 
 SYNTHCI_REPO = "hammh0a/SynthCLIP"

@@ -62,7 +62,7 @@ def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
 
 
 def _write_synthci(shards: list[Path], folder: Path) -> int:
-    from synthclip.interop.synthci import CSV_NAME, SUBFOLDER
+    from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
 
     root, count = folder / SUBFOLDER, 0
     (root / "data").mkdir(parents=True)

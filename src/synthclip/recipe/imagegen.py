@@ -45,6 +45,8 @@ class FiltersConfig(Section):
 
 
 class ImagesConfig(Section):
+    imported: str | None = None
+    """Take the images and captions from the official SynthCI-30M files in this folder, and paint none."""
     per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)
     """Images of each caption, each with a seed of its own."""
     heldout_per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)

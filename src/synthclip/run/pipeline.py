@@ -47,7 +47,7 @@ def run(
     with directory.lock(), directory.cached_manifests():
         directory.write_text(RECIPE_FILE, recipe.to_yaml())
         states = {state.stage: state for state in survey(recipe, directory)}
-        _refuse_stale_inputs(states, stages, directory)
+        _refuse_stale_inputs(states, stages, recipe, directory)
         selected = [state for state in states.values() if state.stage in stages]
         refuse_missing_packages(recipe, [state.stage for state in selected if state.state != "current"])
         console.plan(selected)
@@ -228,11 +228,11 @@ def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
 
 
 def _refuse_stale_inputs(
-    states: Mapping[str, StageState], stages: Sequence[str], directory: RunDirectory
+    states: Mapping[str, StageState], stages: Sequence[str], recipe: Recipe, directory: RunDirectory
 ) -> None:
     """A stage run by itself never brings up to date what it reads: it says what to run."""
     for name in stages:
-        for read in _class(name).reads:
+        for read in _stage(name, recipe, directory).reads:
             if read not in stages and not states[read].usable:
                 reason = f" ({states[read].reason})" if states[read].reason else ""
                 raise SynthClipError(

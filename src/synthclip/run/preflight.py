@@ -35,7 +35,7 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
             yield "py3langid", "language"
     elif stage == "balance" and recipe.balance.near_duplicates is not None:
         yield "rensa", "dedup"
-    elif stage == "images":
+    elif stage == "images" and recipe.images.imported is None:
         yield from recipe.text_to_image.packages.items()
         if recipe.images.filters.clip_model is not None:
             yield from _TRAIN.items()

@@ -26,8 +26,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     """The stage's command and its folder in the run."""
-    reads: ClassVar[tuple[str, ...]]
-    """The stages whose files it reads."""
+    reads: tuple[str, ...]
+    """The stages whose files it reads. A recipe that imports what they would make may leave them out."""
     sections: ClassVar[tuple[str, ...]]
     """The parts of the recipe that decide its result: when one changes, the stage is stale."""
     revision: ClassVar[int] = 1

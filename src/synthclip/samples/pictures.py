@@ -37,17 +37,35 @@ def size(image: bytes) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        if image[:2] == b"\xff\xd8":
-            height, width = simplejpeg.decode_jpeg_header(image, strict=False)[:2]
-        else:
+        if image[:2] != b"\xff\xd8":
+            raise ValueError
+        height, width = simplejpeg.decode_jpeg_header(image)[:2]
+    except (ValueError, KeyError):  # KeyError of a header that is cut before it names the colours
+        try:
             with Image.open(io.BytesIO(image)) as opened:
                 height, width = opened.height, opened.width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error).partition("<")[0].strip()) from None
-    except KeyError:  # simplejpeg's, of a header that is cut before it names the colours
-        raise ValueError("the header is cut short") from None
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(str(error).partition("<")[0].strip()) from None
     if height * width > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels")
+    return height, width
+
+
+def checked_jpeg_size(image: bytes) -> tuple[int, int]:
+    """Height and width of a JPEG that decodes to its last block. Raises ValueError with a plain reason."""
+    import simplejpeg
+
+    try:
+        if image[:2] != b"\xff\xd8":
+            raise ValueError
+        height, width = size(image)
+        try:
+            # An eighth of the size is all libjpeg need compute; it still reads every block.
+            simplejpeg.decode_jpeg(image, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8)
+        except ValueError:
+            _by_pillow(image)
+    except ValueError:
+        raise ValueError("not a whole JPEG") from None
     return height, width
 
 

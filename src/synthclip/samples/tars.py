@@ -50,10 +50,10 @@ class TarWriter:
             self._out.write(bytes(end + -(self._size + end) % tarfile.RECORDSIZE))
 
     def add(self, key: str, jpeg: bytes, caption: str, metadata: Mapping[str, Any]) -> Place:
-        """Returns where the JPEG lies. Raises ValueError on a key that the tar holds already: readers
-        would take the two for one sample."""
+        """Returns where the JPEG lies. Raises ValueError on a key that the tar holds already: readers would
+        take the two for one sample."""
         if key in self._keys:
-            raise ValueError(f"two samples with the key {key!r}")
+            raise ValueError("second image of a key")
         self._keys.add(key)
         place = self._file(f"{key}.jpg", jpeg)
         self._file(f"{key}.txt", caption.encode("utf-8", "replace"))

@@ -6,13 +6,11 @@ mapped into memory from there: it takes address space, not memory.
 
 import bisect
 import contextlib
-import csv
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +19,7 @@ from synthclip.errors import SynthClipError
 from synthclip.keys import digest
 from synthclip.run.store import disk_errors
 from synthclip.samples import Sample, SampleError, files
+from synthclip.samples.csv_rows import RowError, numbered_rows
 
 _SCHEMA = pa.schema(
     [("image", pa.large_binary()), ("path", pa.string()), ("text", pa.string()), ("place", pa.int64())]
@@ -31,7 +30,6 @@ _FORMAT = "2"
 _ROWS = 1024
 """Rows that are converted at a time."""
 _BAD = ".bad.json"
-_LONGEST_HEADER = 2**20
 
 Write = Callable[[Sequence[bytes | None], Sequence[str | None], Sequence[str | None], Sequence[int]], None]
 """Takes images, paths, texts and places of some rows."""
@@ -214,49 +212,3 @@ def _write(target: Path, convert: Convert) -> dict[str, str]:
             out.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
 
         return convert(write)
-
-
-class RowError(Exception):
-    """A row that cannot be used; the message is the reason it is counted under."""
-
-
-def numbered_rows(lines: IO[bytes], path: str) -> Iterator[tuple[int, bytes, tuple[str, str] | RowError]]:
-    """Number and bytes of every line after the header, and its image path and caption, or why it has none.
-
-    Raises SynthClipError where the header lacks a column.
-    """
-    header = lines.readline(_LONGEST_HEADER)
-    told = header.decode("utf-8-sig", "replace").rstrip("\r\n")
-    delimiter = "\t" if "\t" in told else ","
-    names = [name.strip('"') for name in told.split(delimiter)]
-    if not {"image_path", "caption"} <= set(names):
-        raise SynthClipError(
-            f"{path}, line 1: expected the columns image_path and caption, with tabs or commas between them, "
-            f"not {', '.join(names)[:200]!r}"
-        )
-    image, caption = names.index("image_path"), names.index("caption")
-    for number, line in enumerate(lines, start=2):
-        try:
-            fields = _fields(line, len(names), delimiter)
-            yield number, line, (fields[image], fields[caption].strip())
-        except RowError as error:
-            yield number, line, error
-
-
-def _fields(line: bytes, width: int, delimiter: str) -> list[str]:
-    try:
-        text = line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise RowError("not UTF-8") from None
-    if "\0" in text:
-        raise RowError("NUL byte")
-    if '"' not in text:
-        fields = text.split(delimiter)
-    else:
-        try:
-            fields = next(csv.reader([text], delimiter=delimiter, strict=True))
-        except csv.Error:
-            raise RowError("quotes do not match") from None
-    if len(fields) != width:
-        raise RowError("wrong number of columns")
-    return fields
