@@ -1,12 +1,18 @@
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.exceptions import SecurityError, UndefinedError
 
+from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
-from synthclip.recipe import Recipe, bundled, load_recipe
+from synthclip.recipe import Recipe, bundled, inspect_recipe, load_recipe
 from synthclip.recipe.section import differences
+from synthclip.recipe.textgen import Template
+from synthclip.run.pipeline import run, status
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -199,3 +205,101 @@ def test_differences_are_named_by_their_dotted_keys() -> None:
         ("stop", [], ["."]),
         ("training.lr", 1, 3),
     ]
+
+
+HOSTILE = """
+from pathlib import Path
+Path({marker!r}).touch()
+from synthclip.recipe.backends import BackendConfig
+class Config(BackendConfig):
+    size: int = 3
+def build(config):
+    raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe whose backend touches the file `ran` when it is imported."""
+    package = tmp_path / "stranger"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "painter.py").write_text(HOSTILE.format(marker=str(tmp_path / "ran")))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "stranger"]:
+        monkeypatch.delitem(sys.modules, name)
+    plain = yaml.safe_load(load_recipe("demo").to_yaml())
+    plain["text_to_image"] = {"backend": "stranger.painter", "size": 4}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    return tmp_path / "run"
+
+
+def test_a_strangers_recipe_runs_no_code(stranger: Path) -> None:
+    with pytest.raises(SynthClipError, match=r"text_to_image\.backend: 'stranger\.painter' is code.*--trust"):
+        load_recipe(stranger)
+    assert {state.state for state in status(stranger).stages} == {"new"}
+    with pytest.raises(SynthClipError, match="--trust"):
+        run(inspect_recipe(stranger), stranger.parent / "out")
+    with pytest.raises(SynthClipError, match="--trust"):
+        build_text_to_image(inspect_recipe(stranger).text_to_image)
+    assert "size: 4" in inspect_recipe(stranger).to_yaml()
+    assert not (stranger.parent / "ran").exists()
+    assert not (stranger.parent / "out").exists()
+
+
+def test_what_is_trusted_or_typed_by_the_user_is_imported(stranger: Path) -> None:
+    assert load_recipe(stranger, trust=True).text_to_image.model_dump()["size"] == 4
+    assert load_recipe(stranger, ["text_to_image.backend=stranger.painter"]).text_to_image.results()
+    assert (stranger.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("llm: {backend: openai, model: m, base_url: 'http://evil.example/v1'}", "would receive the key in"),
+        ("llm: {backend: openai, model: m, api_key_variable: CLOUD_SECRET}", "CLOUD_SECRET would be sent to"),
+        ("llm: {backend: openai, model: m, base_url: 'http://['}", "would receive the key in"),
+        ("engine: {kind: ray, ray: {address: 'evil.example:6379'}}", "is a cluster that may run code here"),
+    ],
+)
+def test_a_strangers_recipe_sends_no_key_and_joins_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, why: str
+) -> None:
+    for name in ("OPENAI_API_KEY", "CLOUD_SECRET"):
+        monkeypatch.setenv(name, "secret")
+    plain = yaml.safe_load(load_recipe("demo").to_yaml()) | yaml.safe_load(section)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(SynthClipError, match=why) as caught:
+        load_recipe(tmp_path / "mine.yaml")
+    assert "secret" not in str(caught.value).replace("CLOUD_SECRET", "")
+    assert load_recipe(tmp_path / "mine.yaml", trust=True)
+
+
+def test_a_key_goes_where_the_user_types_or_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert load_recipe("one-gpu")
+    assert load_recipe("one-gpu", ["llm.base_url=http://gpu7:8000/v1"])
+
+
+@pytest.mark.parametrize("name", ["../up", "/abs", "a/b", "..", "", ".hidden", "-o", "a\\nb", "x" * 101])
+def test_a_name_cannot_leave_the_output_folder(tmp_path: Path, name: str) -> None:
+    plain = yaml.safe_load(load_recipe("demo").to_yaml()) | {"name": name}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(SynthClipError, match=r"mine\.yaml: name: ") as caught:
+        load_recipe(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ concept.__class__.__mro__ }}",
+        "{{ ''.join.__globals__ }}",
+        "{{ concept.__init__.__globals__['os'].system('id') }}",
+    ],
+)
+def test_a_template_reaches_nothing_but_its_names(text: str) -> None:
+    prompt, _ = Template(name="x", text=text).compile()
+    with pytest.raises((SecurityError, UndefinedError)):
+        prompt.render(concept="dog")

@@ -40,7 +40,7 @@ def filled(
     rounds: int = 20,
     at_least: int = 4,
 ) -> Coverage:
-    loaded = load_recipe(recipe, ["concepts.limit=20", *overrides])
+    loaded = load_recipe(recipe, ["concepts.limit=20", *overrides], trust=True)
     with (recipe.parent / "log").open("a") as log:
         return fill(loaded, out, at_least=at_least, concepts=concepts, rounds=rounds, console=Console(log))
 
@@ -48,7 +48,7 @@ def filled(
 def stages_of(recipe: Path, out: Path, *overrides: str) -> RunDirectory:
     """The text stages without the loop."""
     with (recipe.parent / "log").open("a") as log:
-        loaded = load_recipe(recipe, ["concepts.limit=20", *overrides])
+        loaded = load_recipe(recipe, ["concepts.limit=20", *overrides], trust=True)
         return run(loaded, out, stages=TEXT_STAGES, console=Console(log))
 
 
@@ -83,7 +83,7 @@ def test_every_concept_gets_its_captions_and_the_first_ones_stay(tmp_path: Path,
 def test_the_rest_of_the_run_goes_on_from_it(tmp_path: Path, recipe_file: Path) -> None:
     filled(recipe_file, tmp_path / "run")
     directory = stages_of(recipe_file, tmp_path / "run")
-    states = {state.stage: state.state for state in status(directory.path).stages}
+    states = {state.stage: state.state for state in status(directory.path, trust=True).stages}
     assert [states[stage] for stage in TEXT_STAGES] == ["current"] * 4
     [balance] = directory.manifests("balance")
     assert balance.notes["unmatched"] + sum(

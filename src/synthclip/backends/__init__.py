@@ -7,13 +7,14 @@ inside `build`, so that a recipe is checked without it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthclip.recipe.backends import BackendConfig, module
+from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, module
 
 
 class SamplingConfig(BackendConfig):
@@ -97,11 +98,17 @@ class TextToImage(Protocol):
 
 def build_llm(config: BackendConfig) -> LLM:
     """Load the language model: slow, once a worker."""
-    built: LLM = module("llm", config.backend).build(config)
+    built: LLM = _module("llm", config).build(config)
     return built
 
 
 def build_text_to_image(config: BackendConfig) -> TextToImage:
     """Load the text-to-image model: slow, once a worker."""
-    built: TextToImage = module("t2i", config.backend).build(config)
+    built: TextToImage = _module("t2i", config).build(config)
     return built
+
+
+def _module(kind: Kind, config: BackendConfig) -> ModuleType:
+    if isinstance(config, CustomCode):
+        config.refuse()
+    return module(kind, config.backend)

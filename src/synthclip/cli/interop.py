@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from synthclip.cli.pipeline import Out, Overrides, RunArgument, run_stages
+from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages
 
 ModelArgument = Annotated[
     str,
@@ -47,12 +47,14 @@ _EXPORTS = {
 
 
 def _import_command(chosen: tuple[str, ...]) -> Callable[..., None]:
-    def command(files: Files, recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    def command(
+        files: Files, recipe: RecipeName, overrides: Overrides = None, out: Out = None, trust: Trust = False
+    ) -> None:
         from synthclip.textgen import official
 
         official.files(files)  # refuses a wrong path before anything is made
         values = [f"captions.imported={files.resolve()}", *chosen, *(overrides or [])]
-        run_stages(recipe, values, out, ("concepts", "captions", "match", "balance"))
+        run_stages(recipe, values, out, ("concepts", "captions", "match", "balance"), trust)
 
     return command
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from synthclip.cli.pipeline import Out, Overrides, RunArgument, run_stages
+from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages
 from synthclip.errors import SynthClipError
 
 Judged = Annotated[
@@ -58,10 +58,11 @@ def evaluate(
     cache: Cache = None,
     batch_size: BatchSize = 64,
     episodes: Episodes = 5000,
+    trust: Trust = False,
 ) -> None:
     """Evaluate on held-out data, or with --suite on public data sets."""
     if suite is None and data is None:
-        run_stages(judged, overrides, out, ("eval",))
+        run_stages(judged, overrides, out, ("eval",), trust)
         return
     if data is None or overrides:
         raise SynthClipError(
@@ -167,11 +168,12 @@ def repaint(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The JPEG; default: KEY.jpg.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Paint an image again and compare it with the run's."""
     from synthclip.imagegen.provenance import repaint as repaint_image
 
-    repainted = repaint_image(directory, key)
+    repainted = repaint_image(directory, key, trust=trust)
     target = out or Path(f"{key}.jpg")
     target.write_bytes(repainted.jpeg)
     outcome = "same bytes" if repainted.same else "other bytes (another machine, model or version)"

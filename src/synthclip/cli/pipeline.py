@@ -29,44 +29,53 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run directory; default: runs/<recipe>.")
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow code and addresses that the recipe names.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 _MAX_NAMED = 10
 _TABLE_WIDTH = 120
 
 
-def run_all(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
+def run_all(
+    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, trust: Trust = False
+) -> None:
     """Run every stage; finished shards are skipped."""
     from synthclip.run.pipeline import STAGES
 
-    run_stages(recipe, overrides, out, tuple(STAGES))
+    run_stages(recipe, overrides, out, tuple(STAGES), trust)
 
 
 def stage_command(name: str) -> Callable[..., None]:
     """The command that runs one stage."""
 
-    def command(recipe: RecipeArgument, overrides: Overrides = None, out: Out = None) -> None:
-        run_stages(recipe, overrides, out, (name,))
+    def command(
+        recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, trust: Trust = False
+    ) -> None:
+        run_stages(recipe, overrides, out, (name,), trust)
 
     return command
 
 
-def run_stages(recipe: str, overrides: list[str] | None, out: Path | None, stages: tuple[str, ...]) -> None:
+def run_stages(
+    recipe: str, overrides: list[str] | None, out: Path | None, stages: tuple[str, ...], trust: bool
+) -> None:
     """What `run` and every stage's command do."""
     from synthclip.run.pipeline import run
 
-    resolved, directory = read_recipe(recipe, overrides, out)
+    resolved, directory = read_recipe(recipe, overrides, out, trust)
     with stoppable():
         run(resolved, directory, stages=stages)
     if "report" in stages:
         typer.echo(directory / "report.html")
 
 
-def read_recipe(recipe: str, overrides: list[str] | None, out: Path | None) -> tuple["Recipe", Path]:
+def read_recipe(
+    recipe: str, overrides: list[str] | None, out: Path | None, trust: bool
+) -> tuple["Recipe", Path]:
     """The resolved recipe, and the run directory meant."""
     from synthclip.recipe import load_recipe
 
-    resolved = load_recipe(recipe, overrides or [])
+    resolved = load_recipe(recipe, overrides or [], trust=trust)
     if out is None:
         out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / resolved.name
     return resolved, out
@@ -102,16 +111,17 @@ def captions(
         int,
         typer.Option("--rounds", metavar="N", min=1, help="With --fill: at most N rounds."),
     ] = 5,
+    trust: Trust = False,
 ) -> None:
     """Write captions with the language model."""
     if not fill:
         if at_least is not None or concepts is not None:
             raise SynthClipError("--at-least and --concepts need --fill")
-        run_stages(recipe, overrides, out, ("captions",))
+        run_stages(recipe, overrides, out, ("captions",), trust)
         return
     from synthclip.textgen.coverage import fill as fill_concepts
 
-    resolved, directory = read_recipe(recipe, overrides, out)
+    resolved, directory = read_recipe(recipe, overrides, out, trust)
     with stoppable():
         found = fill_concepts(resolved, directory, at_least=at_least, concepts=concepts, rounds=rounds)
     covered = found.concepts - len(found.lacking)
@@ -130,6 +140,7 @@ def train(
     overrides: Overrides = None,
     out: Out = None,
     gpus: Annotated[int | None, typer.Option(metavar="N", min=1, help="GPUs per node.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Train CLIP; resumes from the last checkpoint.
 
@@ -141,22 +152,26 @@ def train(
       --rdzv-endpoint=FIRST_NODE:29400 -m synthclip.training.job RUN
     """
     processes = [] if gpus is None else [f"training.processes={gpus}"]
-    run_stages(recipe, [*(overrides or []), *processes], out, ("train",))
+    run_stages(recipe, [*(overrides or []), *processes], out, ("train",), trust)
 
 
-def status(directory: RunArgument) -> None:
+def status(directory: RunArgument, trust: Trust = False) -> None:
     """Show each stage of a run: shards, rows, rejects, time."""
     from synthclip.run.pipeline import status as status_of
     from synthclip.run.progress import Console
 
-    Console(sys.stdout).status(status_of(directory))
+    Console(sys.stdout).status(status_of(directory, trust=trust))
 
 
-def show(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def show(recipe: RecipeArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Print the resolved recipe with every value."""
-    from synthclip.recipe import load_recipe
+    from synthclip.recipe import inspect_recipe, load_recipe
 
-    typer.echo(load_recipe(recipe, overrides or []).to_yaml(), nl=False)
+    if trust:
+        found = load_recipe(recipe, overrides or [], trust=True)
+    else:
+        found = inspect_recipe(recipe, overrides or [])
+    typer.echo(found.to_yaml(), nl=False)
 
 
 def plan(
@@ -179,13 +194,14 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="First measure speed on this machine (about a minute).")
     ] = False,
+    trust: Trust = False,
 ) -> None:
     """Estimate time, disk and cost."""
     from synthclip.plan import make_plan
     from synthclip.recipe import load_recipe
     from synthclip.training.flops import devices_here, parse_devices
 
-    resolved = load_recipe(recipe, overrides or [])
+    resolved = load_recipe(recipe, overrides or [], trust=trust)
     where = devices_here() if devices is None else parse_devices(devices)
     rates = None
     if probe:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, load_saved_recipe
-from synthclip.recipe.backends import module
+from synthclip.recipe.backends import backend_config
 from synthclip.run.store import RunDirectory
 from synthclip.samples import read_metadata
 from synthclip.samples.pictures import encode, fit
@@ -81,14 +81,15 @@ def trace(path: Path | str, key: str) -> Trace:
     return Trace(image, caption, concept, found, prompt)
 
 
-def repaint(path: Path | str, key: str) -> Repainted:
+def repaint(path: Path | str, key: str, *, trust: bool = False) -> Repainted:
     """Paint one image of a run again, from what stands beside it in its tar.
 
-    Raises SynthClipError where the run holds no such image or its model cannot be loaded.
+    Raises SynthClipError where the run holds no such image, its model cannot be loaded, or its backend is
+    code that only `trust` allows.
     """
     image = _image(RunDirectory(path), key)
     values = image["text_to_image"]
-    model = build_text_to_image(module("t2i", values["backend"]).Config.model_validate(values))
+    model = build_text_to_image(backend_config("t2i", values, trust=trust))
     painted = model.generate([image["prompt"]], [image["seed"]])
     jpeg = encode(fit(painted.images[0], image["size_px"]), image["jpeg_quality"])
     return Repainted(jpeg, hashlib.sha256(jpeg).hexdigest() == image["sha256"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe import RECIPE_FILE, load_recipe
+from synthclip.recipe import RECIPE_FILE, inspect_recipe
 from synthclip.run.store import RunDirectory
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _evaluation(run: Path) -> list[str]:
 def _recipe(run: Path) -> list[str]:
     if not (run / RECIPE_FILE).is_file():
         return []
-    return ["## Recipe", f"```yaml\n{load_recipe(run).to_yaml().rstrip()}\n```"]
+    return ["## Recipe", f"```yaml\n{inspect_recipe(run).to_yaml().rstrip()}\n```"]
 
 
 def _bullets(lines: list[str]) -> str:

@@ -136,12 +136,12 @@ def _from_official(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
 def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     """A checkpoint of a run that is still being trained: `RUN/train/partial/<fingerprint>/step-<n>.pt`."""
     from synthclip.models.build import build_model
-    from synthclip.recipe import RECIPE_FILE, load_recipe
+    from synthclip.recipe import RECIPE_FILE, inspect_recipe
 
     run = path.resolve().parents[3] if len(path.resolve().parents) > 3 else path.parent
     if not (run / RECIPE_FILE).is_file():
         raise SynthClipError(f"{path}: a checkpoint of a run, which can be read only where the run wrote it")
-    recipe = load_recipe(run)
+    recipe = inspect_recipe(run)
     model, state = build_model(recipe.model), checkpoint["average"] or checkpoint["model"]
     refuse_other_architecture(path, state, model.state_dict(), f"the model in {run / RECIPE_FILE}")
     model.load_state_dict(state)

@@ -12,7 +12,14 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe.backends import Kind, LLMConfig, TextToImageConfig, config_class
+from synthclip.recipe.backends import (
+    TRUST,
+    Kind,
+    LLMConfig,
+    TextToImageConfig,
+    config_class,
+    what_needs_trust,
+)
 from synthclip.recipe.engine import EngineConfig
 from synthclip.recipe.imagegen import ImagesConfig
 from synthclip.recipe.section import Section, did_you_mean, nearest
@@ -34,8 +41,8 @@ _KINDS: dict[str, Kind] = {"llm": "llm", "text_to_image": "t2i"}
 class Recipe(Section):
     """All that decides a run. Everything but `engine` and the fields marked as runtime decides its result."""
 
-    name: str = Field(min_length=1)
-    """A run directory holds one recipe, known by this name."""
+    name: str = Field(max_length=100, pattern=r"^\w[\w .+-]*$")
+    """A run directory holds one recipe, known by this name. It is a folder's name too."""
     seed: int = 0
     concepts: ConceptsConfig = ConceptsConfig()
     llm: LLMConfig
@@ -71,13 +78,38 @@ def bundled() -> list[str]:
     return sorted(Path(entry.name).stem for entry in files.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """Read a recipe: a bundled name, a YAML file, or a run directory, then apply `key=value` overrides.
 
     A dotted key reaches into sections and, by number, into lists; the value is read as YAML. Another
     `backend` starts its section anew: the keys of the backend before it are dropped.
+
+    A recipe or run of a stranger runs no code: what would, such as a backend by its dotted path, is refused
+    unless an override names it or `trust` is given (docs/promises.md).
     Raises SynthClipError with a line for each problem, which names the recipe, the key and the remedy.
     """
+    label, raw = _raw(source, overrides)
+    if not trust:
+        typed = {override.partition("=")[0].strip() for override in overrides}
+        refused = [
+            f"{label}: {key}: {why}: {TRUST}"
+            for key, why in what_needs_trust(raw)
+            if not typed & {key, key.rpartition(".")[0]}
+        ]
+        if refused:
+            raise SynthClipError("\n".join(refused))
+    return _validated(label, raw, trust=True)
+
+
+def inspect_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_recipe`, to look at and never to run: a backend by its dotted path stays the values of the
+    file (`CustomCode`), and none of its code is imported."""
+    label, raw = _raw(source, overrides)
+    return _validated(label, raw, trust=False)
+
+
+def _raw(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """A label for messages, and the recipe as it is written, overrides applied."""
     label, text, default_name = _read(source)
     raw = _parse(text, label)
     if not isinstance(raw, dict):
@@ -85,17 +117,21 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     raw.setdefault("name", default_name)
     for override in sorted(overrides, key=lambda text: not _backend_key(text)):
         _override(raw, override)
+    return label, raw
+
+
+def _validated(label: str, raw: dict[str, Any], *, trust: bool) -> Recipe:
     try:
-        return Recipe.model_validate(raw)
+        return Recipe.model_validate(raw, context={"trust": trust})
     except ValidationError as error:
         raise SynthClipError("\n".join(f"{label}: {line}" for line in _problems(error, raw))) from None
 
 
-def load_saved_recipe(directory: Path) -> Recipe:
-    """The recipe of a run directory. Raises SynthClipError where that is no run directory."""
+def load_saved_recipe(directory: Path, *, trust: bool = False) -> Recipe:
+    """The recipe of a run directory, to look at. Raises SynthClipError where that is no run directory."""
     if not directory.is_dir():
         raise SynthClipError(f"{directory}: no such run directory")
-    return load_recipe(directory)
+    return load_recipe(directory, trust=True) if trust else inspect_recipe(directory)
 
 
 def saved_recipe_name(directory: Path) -> str | None:
@@ -254,6 +290,8 @@ _MESSAGES = {
     "less_than": "must be less than {lt:g}",
     "less_than_equal": "must be at most {le:g}",
     "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must begin with a letter or digit, and hold only these, spaces and . _ + -",
+    "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_type": "must be text",
     "too_long": "must have at most {max_length} items",
@@ -319,7 +357,7 @@ def _section_at(path: Sequence[str], raw: dict[str, Any]) -> type[Section]:
     found: type[Section] = Recipe
     for part in path:
         if part in _KINDS and found is Recipe:
-            found = config_class(_KINDS[part], raw[part]["backend"])
+            found = config_class(_KINDS[part], str(raw[part]["backend"]))
         elif part in found.model_fields:
             found = next(_sections_in(found.model_fields[part].annotation), found)
     return found

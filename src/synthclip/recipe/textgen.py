@@ -84,9 +84,11 @@ class Template(Section):
 
     def compile(self, axes: Collection[str] = ()) -> tuple[Any, Any]:
         """The two as `jinja2.Template`. Raises ValueError where one is none, or names what is not there."""
-        from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
+        from jinja2 import StrictUndefined, TemplateSyntaxError, meta
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        # A recipe may be a stranger's: its templates reach nothing but the names that they are given.
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         try:
             parsed = [environment.parse(text) for text in (self.text, self.prefill)]
         except TemplateSyntaxError as error:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe import RECIPE_FILE, Recipe, load_saved_recipe, saved_recipe_name
+from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
 from synthclip.run.engine import Done, Progress, Shard, build_engine
-from synthclip.run.preflight import refuse_missing_packages
+from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
 from synthclip.run.store import RunDirectory, disk_errors
@@ -30,18 +30,22 @@ STAGES = {
 
 
 def run(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     out: Path | str,
     *,
     stages: Sequence[str] = tuple(STAGES),
     console: Console | None = None,
+    trust: bool = False,
 ) -> RunDirectory:
     """Bring the given stages of the run in `out` up to date with the recipe; finished shards are skipped.
 
+    A recipe given by its name or path is loaded as by `load_recipe`, with `trust`.
     Raises SynthClipError where `out` holds another recipe or something else, is in use, or lacks what the
     given stages read.
     """
     console = console or Console()
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, trust=trust)
+    refuse_untrusted(recipe)
     directory = RunDirectory(out)
     _refuse_foreign(directory, recipe)
     with directory.lock(), directory.cached_manifests():
@@ -62,14 +66,15 @@ def run(
     return directory
 
 
-def status(out: Path | str, recipe: Recipe | None = None) -> Status:
+def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False) -> Status:
     """The state of the run in `out`, compared with its own recipe or a given one.
 
-    Raises SynthClipError where `out` is no run directory, or one of another version.
+    Raises SynthClipError where `out` is no run directory, one of another version, or its recipe names
+    code that only `trust` allows.
     """
     directory = RunDirectory(out)
     directory.check_version()
-    recipe = recipe or load_saved_recipe(directory.path)
+    recipe = recipe or load_saved_recipe(directory.path, trust=trust)
     seconds: dict[str, float] = {}
     failed: dict[str, list[dict[str, Any]]] = {}
     evaluated = None

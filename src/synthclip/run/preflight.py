@@ -5,8 +5,16 @@ from collections.abc import Iterable, Iterator
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
+from synthclip.recipe.backends import CustomCode
 
 _TRAIN = {"torch": "train", "torchvision": "train", "open_clip": "train", "timm": "train"}
+
+
+def refuse_untrusted(recipe: Recipe) -> None:
+    """Raise SynthClipError where the recipe was only loaded to be looked at, and names code of its own."""
+    for config in (recipe.llm, recipe.text_to_image):
+        if isinstance(config, CustomCode):
+            config.refuse()
 
 
 def refuse_missing_packages(recipe: Recipe, stages: Iterable[str]) -> None:

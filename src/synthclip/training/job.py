@@ -22,7 +22,7 @@ from torch import nn
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
 from synthclip.models.build import build_model
-from synthclip.recipe import load_recipe
+from synthclip.recipe import inspect_recipe
 from synthclip.recipe.training import ModelConfig, SourceConfig, TrainingConfig
 from synthclip.run.engine import Shard
 from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
@@ -232,7 +232,7 @@ def _free_port() -> int:
 
 
 def main(path: Path) -> None:
-    stage = Train(load_recipe(path), RunDirectory(path))
+    stage = Train(inspect_recipe(path), RunDirectory(path))
 
     def report(rows: int, figures: dict[str, float]) -> None:
         if not dist.is_initialized() or dist.get_rank() == 0:
