@@ -127,8 +127,10 @@ EVAL_ITEM = _schema(
     ("metric", pa.string()),
     ("item", pa.string()),
     ("value", pa.float64()),
+    ("group", pa.int64()),
 )
-"""What each result was taken over, item by item, so that two models can be compared in pairs."""
+"""What each result was taken over, item by item, so that two models can be compared in pairs. Items of one
+`group`, such as the images of one caption, are one observation; null where each is its own."""
 
 EVAL_NEAREST = _schema(
     ("text", pa.string()),

@@ -34,6 +34,18 @@ def test_p_values_are_small_only_where_there_is_a_difference() -> None:
     assert paired_bootstrap(np.ones(50), np.ones(50))[1] == 1.0
 
 
+def test_items_of_one_group_are_drawn_together() -> None:
+    random = np.random.default_rng(2)
+    groups = np.repeat(np.arange(60), 4)
+    a = np.zeros(240)
+    b = np.repeat(random.random(60) < 0.3, 4).astype(float)
+    together, _ = paired_bootstrap(a, b, groups)
+    alone, _ = paired_bootstrap(a[::4], b[::4])
+    assert together == pytest.approx(alone, abs=0.01)
+    apart, _ = paired_bootstrap(a, b)
+    assert together[1] - together[0] > 1.8 * (apart[1] - apart[0])
+
+
 def with_results(run: Path, hits: list[float], items: list[str]) -> None:
     row = {
         "dataset": "d",

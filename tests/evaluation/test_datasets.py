@@ -146,6 +146,15 @@ def test_clip_benchmarks_retrieval_tars(tmp_path: Path) -> None:
     assert list(dataset.pictures.read()) == [picture(1), picture(2)]
 
 
+def test_equal_captions_of_several_images_are_one_text(tmp_path: Path) -> None:
+    members = {"a.jpg": picture(1), "a.txt": b"a dog\ntwo\ntwo", "b.jpg": picture(2), "b.txt": b"a dog"}
+    tar_of(tmp_path / "caps" / "test" / "0.tar", members)
+    (tmp_path / "caps" / "dataset_type.txt").write_text("retrieval\n")
+    dataset = retrieval("caps", tmp_path)
+    assert dataset.texts == ("a dog", "two")
+    assert dataset.pairs.tolist() == [[0, 0], [1, 0], [0, 1]]
+
+
 def test_hugging_face_parquet(tmp_path: Path) -> None:
     hf_parquet(tmp_path / "mine" / "data")
     dataset = classification("mine", tmp_path)

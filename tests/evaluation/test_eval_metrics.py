@@ -9,8 +9,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
 from synthclip.evaluation.metrics import (
+    connected,
     mean_interval,
     mean_per_class,
+    proportion,
     ranking,
     recall_chance,
     retrieval,
@@ -64,6 +66,7 @@ def test_zero_shot_accuracies_by_hand() -> None:
     assert by_name["mean_per_class"].value == pytest.approx((1 + 0.5) / 2)
     assert by_name["top1"].chance == pytest.approx(1 / 7)
     assert by_name["top5"].chance == pytest.approx(5 / 7)
+    assert by_name["mean_per_class"].chance == pytest.approx(1 / 7), "classes without an image can be guessed"
     assert ranked[0].tolist() == [0, 1, 2, 3, 4]
 
 
@@ -90,6 +93,44 @@ def test_mean_per_class_interval_covers_the_truth() -> None:
         low, high = mean_per_class("t", random.random(300) < truth[labels], labels).interval
         inside += low <= truth.mean() <= high
     assert inside >= 0.92 * 300
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_mean_per_class_interval_covers_the_truth_with_few_images_a_class(each: int) -> None:
+    random = np.random.default_rng(each)
+    labels = np.repeat(np.arange(100), each)
+    inside = 0
+    for _ in range(400):
+        truth = random.uniform(0.2, 0.9, 100)
+        low, high = mean_per_class("t", random.random(len(labels)) < truth[labels], labels).interval
+        inside += low <= truth.mean() <= high
+    assert 0.92 <= inside / 400 <= 0.985
+
+
+def test_images_of_one_caption_are_one_observation() -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(80), 4)
+    inside = 0
+    for _ in range(400):
+        hits = np.repeat(random.random(80) < 0.6, 4)
+        figure = proportion("t", "m", hits, 0.1, groups)
+        inside += figure.interval[0] <= 0.6 <= figure.interval[1]
+    assert 0.92 <= inside / 400 <= 0.98
+    whole = proportion("t", "m", np.ones(320), 0.1, groups)
+    assert whole.interval == wilson(80, 80)
+    assert proportion("t", "m", hits, 0.1, np.arange(320)).interval == wilson(int(hits.sum()), 320)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=30))
+def test_queries_that_share_a_positive_are_one_group(pairs: list[tuple[int, int]]) -> None:
+    groups = connected(np.array(pairs))
+    expected = list(range(max(query for query, _ in pairs) + 1))
+    for _ in expected:
+        for query, item in pairs:
+            for other, shared in pairs:
+                if item == shared:
+                    expected[query] = expected[other] = min(expected[query], expected[other])
+    assert groups.tolist() == expected
 
 
 def test_mean_interval_of_one_value_is_everything() -> None:

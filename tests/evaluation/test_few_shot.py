@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.probes import draw_episodes, episode_accuracy, few_shot
+from synthclip.evaluation.probes import draw_episodes, episode_accuracy, episode_interval, few_shot
 
 
 def blobs(seed: int, classes: int, each: int, dim: int = 8) -> tuple[torch.Tensor, np.ndarray]:
@@ -75,3 +75,17 @@ def test_every_image_is_as_likely_as_another() -> None:
         counts = np.bincount(drawn.ravel(), minlength=60)
         expected = 6000 * 5 * each / 60
         assert np.abs(counts / expected - 1).max() < 0.06
+
+
+def test_the_interval_is_of_other_classes_too() -> None:
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        adds = random.normal(0, 0.03, 40)
+        classes = random.random((1000, 40)).argpartition(4, axis=1)[:, :5]
+        accuracy = random.binomial(30, np.clip(0.7 + adds[classes].sum(axis=1), 0, 1)) / 30
+        low, high = episode_interval(accuracy, classes)
+        inside += low <= 0.7 <= high
+    assert 0.9 <= inside / 200 <= 0.99
+    low, high = episode_interval(accuracy, np.tile(np.arange(5), (1000, 1)))
+    assert high - low < 0.02

@@ -113,7 +113,7 @@ def open_heldout(
     if not len(single) or len(names) < 2:
         return (captions,)
     labels = np.array([concept_ids[image][0] for image in single], np.int64)
-    split = Split(pictures.only(single), labels)
+    split = Split(pictures.only(single), labels, text_of_image[single])
     return captions, Classification(HELDOUT, tuple(names), config.templates, {"test": split})
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,11 @@ class Settings:
 def evaluate_zero_shot(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
     """Each test image is given the class whose prompts are nearest."""
     data = _classification(dataset)
-    test_ND, labels, names, unreadable = _split(features, data, "test")
+    test = _readable(features, data, "test")
     classifier_CD = features.classifier(data.class_names, _templates(data, settings))
-    figures, ranked = metrics.zero_shot(test_ND, labels, classifier_CD)
-    classes = list(class_rows(data.name, data.class_names, labels, ranked))
-    return Evaluation([(figure, names) for figure in figures], classes, unreadable)
+    figures, ranked = metrics.zero_shot(test.features_ND, test.labels, classifier_CD, test.groups)
+    classes = list(class_rows(data.name, data.class_names, test.labels, ranked))
+    return Evaluation([(figure, test.names) for figure in figures], classes, test.unreadable)
 
 
 def evaluate_retrieval(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
@@ -76,38 +76,39 @@ def evaluate_linear_probe(features: Features, dataset: DataSet, settings: Settin
     import torch
 
     data = _classification(dataset)
-    train_ND, labels, _, unreadable = _split(features, data, "train")
+    train, test = (_readable(features, data, split) for split in ("train", "test"))
+    features_ND, labels, unreadable = train.features_ND, train.labels, train.unreadable + test.unreadable
     validation = None
     if "val" in data.splits:
-        held_VD, held_labels, _, more = _split(features, data, "val")
-        validation = np.arange(len(labels), len(labels) + len(held_labels))
-        train_ND, labels = torch.cat([train_ND, held_VD]), np.concatenate([labels, held_labels])
-        unreadable += more
-    test_MD, test_labels, names, more = _split(features, data, "test")
+        held = _readable(features, data, "val")
+        validation = np.arange(len(labels), len(labels) + len(held.labels))
+        features_ND = torch.cat([features_ND, held.features_ND])
+        labels = np.concatenate([labels, held.labels])
+        unreadable += held.unreadable
     classes = len(data.class_names)
 
     def fit() -> Probe:
-        return fit_probe(train_ND, labels, classes=classes, validation=validation)
+        return fit_probe(features_ND, labels, classes=classes, validation=validation)
 
-    figures = judge_probe(features.probe(_fitted_on(data, labels), fit), test_MD, test_labels)
-    return Evaluation([(figure, names) for figure in figures], unreadable=unreadable + more)
+    probe = features.probe(_fitted_on(data, labels), fit)
+    figures = judge_probe(probe, test.features_ND, test.labels)
+    return Evaluation([(figure, test.names) for figure in figures], unreadable=unreadable)
 
 
 def evaluate_few_shot(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
     """Episodes that learn from the training split and are judged on the test split."""
     data = _classification(dataset)
-    support_ND, support_labels, _, unreadable = _split(features, data, "train")
-    query_MD, query_labels, _, more = _split(features, data, "test")
+    support, query = (_readable(features, data, split) for split in ("train", "test"))
     figure = few_shot(
-        support_ND,
-        support_labels,
-        query_MD,
-        query_labels,
+        support.features_ND,
+        support.labels,
+        query.features_ND,
+        query.labels,
         episodes=settings.episodes,
         seed=settings.seed,
     )
     names = [f"episode {episode} of seed {settings.seed}" for episode in range(settings.episodes)]
-    return Evaluation([(figure, names)], unreadable=unreadable + more)
+    return Evaluation([(figure, names)], unreadable=support.unreadable + query.unreadable)
 
 
 Evaluator = Callable[[Features, DataSet, Settings], Evaluation]
@@ -133,17 +134,26 @@ def _classification(dataset: DataSet) -> Classification:
     raise SynthClipError(f"{dataset.name}: has captions and no classes: only retrieval can be evaluated")
 
 
-def _split(
-    features: Features, data: Classification, split: str
-) -> tuple[Any, Any, list[str], tuple[str, ...]]:
-    """Features [N, D], labels [N] and names of the images that can be read, and the names of the others."""
+class _Readable(NamedTuple):
+    """The N images of a split that can be read."""
+
+    features_ND: Any
+    labels: NDArray[np.int64]
+    names: list[str]
+    groups: NDArray[np.int64] | None
+    unreadable: tuple[str, ...]
+    """The names of the others."""
+
+
+def _readable(features: Features, data: Classification, split: str) -> _Readable:
     if split not in data.splits:
         raise SynthClipError(f"{data.name}: has no {split} split: only zero-shot can be evaluated")
     held = data.splits[split]
     encoded = features.images(held.pictures)
     names = [held.pictures.names[image] for image in encoded.kept]
-    labels = held.labels[encoded.kept]
-    return encoded.features, labels, names, _names(held.pictures.names, encoded.unreadable)
+    groups = None if held.groups is None else held.groups[encoded.kept]
+    unreadable = _names(held.pictures.names, encoded.unreadable)
+    return _Readable(encoded.features, held.labels[encoded.kept], names, groups, unreadable)
 
 
 def _fitted_on(data: Classification, labels: NDArray[np.int64]) -> tuple[str, ...]:

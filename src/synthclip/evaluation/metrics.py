@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 
 _Z95 = 1.959963984540054
+_PRIOR = 2
+"""For how many groups the variance that a stratum's is shrunk to counts."""
+_WITHIN = 0.9
+"""The share of the variance around the common mean that is taken to lie within strata, where no stratum has
+the two groups that it is measured by."""
 _SCORES_PER_CHUNK = 1 << 25
 """Bounds the matrix of scores held at once: 128 MiB in float32."""
 
@@ -34,19 +39,27 @@ class Measurement:
     """What guessing reaches on the same items."""
     items: NDArray[np.float64]
     """What the figure was taken over [n]: 1 for a hit and 0 for a miss, or an episode's accuracy."""
+    groups: NDArray[np.int64] | None = None
+    """Which items are one observation, as images of one caption are [n]; None where each is its own."""
 
     @property
     def n(self) -> int:
         return len(self.items)
 
 
-def proportion(task: str, metric: str, hits: NDArray[Any], chance: float) -> Measurement:
-    """The share of hits, with Wilson's interval."""
-    interval = wilson(int(hits.sum()), len(hits))
-    return Measurement(task, metric, float(hits.mean()), interval, chance, hits.astype(np.float64))
+def proportion(
+    task: str, metric: str, hits: NDArray[Any], chance: float, groups: NDArray[np.int64] | None = None
+) -> Measurement:
+    """The share of hits, with Wilson's interval. Items of one group count as one observation."""
+    if groups is None or len(np.unique(groups)) == len(hits):
+        interval, groups = wilson(int(hits.sum()), len(hits)), None
+    else:
+        interval = group_interval(hits, np.zeros(len(hits), np.int64), groups)
+    values = hits.astype(np.float64)
+    return Measurement(task, metric, float(values.mean()), interval, chance, values, groups)
 
 
-def wilson(hits: int, n: int) -> Interval:
+def wilson(hits: float, n: float) -> Interval:
     """The 95 % score interval of a proportion (Wilson, 1927). It takes the n items as independent."""
     if n == 0:
         return 0.0, 1.0
@@ -56,27 +69,70 @@ def wilson(hits: int, n: int) -> Interval:
     return (middle - half if hits else 0.0), (middle + half if hits < n else 1.0)
 
 
+def group_interval(hits: NDArray[Any], strata: NDArray[np.int64], groups: NDArray[np.int64]) -> Interval:
+    """The 95 % interval of the mean over strata of each one's share of hits, where only groups of items are
+    independent: images painted from one caption, say. A group lies in one stratum.
+
+    It is Wilson's for as many independent items as have the variance that is found here (Korn and Graubard,
+    1998). A stratum of few groups says little of its own variance, and one of a single group nothing: it is
+    shrunk towards the mean of all strata, and that towards the variance of all items around the whole mean.
+    """
+    _, inverse = np.unique(np.stack([strata, groups]), axis=1, return_inverse=True)
+    inverse = inverse.ravel()
+    items_G = np.bincount(inverse)
+    hits_G = np.bincount(inverse, weights=hits)
+    stratum_G = np.empty(len(items_G), np.int64)
+    stratum_G[inverse] = np.unique(strata, return_inverse=True)[1]
+    groups_S, items_S = np.bincount(stratum_G), np.bincount(stratum_G, weights=items_G)
+    shares_S = np.bincount(stratum_G, weights=hits_G) / items_S
+    value = float(shares_S.mean())
+    if not 0 < value < 1 or len(items_G) < 2:
+        return wilson(value * len(items_G), len(items_G))
+    scale_G = (groups_S / items_S)[stratum_G]
+    around_all_G = ((hits_G - value * items_G) * scale_G) ** 2
+    around_own_S = np.bincount(stratum_G, weights=((hits_G - shares_S[stratum_G] * items_G) * scale_G) ** 2)
+    degrees_S = groups_S - 1
+    within = _WITHIN if len(groups_S) > 1 else 1.0
+    overall = within * around_all_G.sum() / (len(items_G) - 1)
+    pooled = (around_own_S.sum() + _PRIOR * overall) / (degrees_S.sum() + _PRIOR)
+    variance_S = (around_own_S + _PRIOR * pooled) / (degrees_S + _PRIOR)
+    variance = float((variance_S / groups_S).sum()) / len(groups_S) ** 2
+    degrees = max(1, int(degrees_S.sum()) or len(items_G) - 1)
+    student = 1 + (_Z95**2 + 1) / (4 * degrees)  # of Student's quantile to the normal one, nearly
+    n = value * (1 - value) / (variance * student**2) if variance > 1e-12 else len(items_G)
+    return wilson(value * n, n)
+
+
 def mean_interval(values: NDArray[np.float64]) -> Interval:
-    """The 95 % interval of a mean by the normal approximation, for many values such as episodes."""
-    half = _Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-    mean = float(values.mean())
+    """The 95 % interval of a mean of independent values by the normal approximation."""
+    if len(values) < 2:
+        return 0.0, 1.0
+    return normal_interval(float(values.mean()), float(values.var(ddof=1)) / len(values))
+
+
+def normal_interval(mean: float, variance: float) -> Interval:
+    """The 95 % interval of a share whose estimate has this variance, by the normal approximation."""
+    half = _Z95 * math.sqrt(variance)
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
-def mean_per_class(task: str, hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> Measurement:
+def mean_per_class(
+    task: str,
+    hits: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    classes: int | None = None,
+    groups: NDArray[np.int64] | None = None,
+) -> Measurement:
     """The mean over classes of each class's share of hits; classes without an item are left out.
 
-    The interval adds the variances of the classes' shares, each with one hit and one miss added (Agresti and
-    Caffo, 2000), so that a class of few items is never taken as certain.
+    `classes` is how many there are to guess from: those with items unless given.
     """
     _, inverse = np.unique(labels, return_inverse=True)
     n = np.bincount(inverse)
-    right = np.bincount(inverse, weights=hits)
-    value = float((right / n).mean())
-    smoothed = (right + 1) / (n + 2)
-    half = _Z95 * math.sqrt(float((smoothed * (1 - smoothed) / (n + 2)).sum())) / len(n)
-    interval = max(0.0, value - half), min(1.0, value + half)
-    return Measurement(task, "mean_per_class", value, interval, 1 / len(n), hits.astype(np.float64))
+    value = float((np.bincount(inverse, weights=hits) / n).mean())
+    interval = group_interval(hits, labels, np.arange(len(hits)) if groups is None else groups)
+    chance = 1 / (classes or len(n))
+    return Measurement(task, "mean_per_class", value, interval, chance, hits.astype(np.float64), groups)
 
 
 def ranking(features_ND: "Tensor", against_CD: "Tensor", k: int) -> NDArray[np.int64]:
@@ -92,20 +148,24 @@ def ranking(features_ND: "Tensor", against_CD: "Tensor", k: int) -> NDArray[np.i
 
 
 def zero_shot(
-    features_ND: "Tensor", labels: NDArray[np.int64], classifier_CD: "Tensor"
+    features_ND: "Tensor",
+    labels: NDArray[np.int64],
+    classifier_CD: "Tensor",
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[list[Measurement], NDArray[np.int64]]:
     """Top-1, top-5 (where there are more than five classes) and mean per class, and the classes ranked.
 
-    `labels` int64 [N] index the C classes. The ranking is int64 [N, min(5, C)], best first.
+    `labels` int64 [N] index the C classes; images of one of `groups` [N] count as one observation. The
+    ranking is int64 [N, min(5, C)], best first.
     """
     classes = len(classifier_CD)
     ranked = ranking(features_ND, classifier_CD, 5)
     right = ranked == labels[:, None]
     top1: NDArray[np.bool_] = right[:, 0]
-    measured = [proportion("zero_shot", "top1", top1, 1 / classes)]
+    measured = [proportion("zero_shot", "top1", top1, 1 / classes, groups)]
     if classes > 5:
-        measured.append(proportion("zero_shot", "top5", np.any(right, axis=1), 5 / classes))
-    measured.append(mean_per_class("zero_shot", top1, labels))
+        measured.append(proportion("zero_shot", "top5", np.any(right, axis=1), 5 / classes, groups))
+    measured.append(mean_per_class("zero_shot", top1, labels, classes, groups))
     return measured, ranked
 
 
@@ -119,17 +179,33 @@ def retrieval(
     """Recall at each k: the share of queries with any of their positives among the k best of the gallery.
 
     `pairs` int64 [P, 2] holds (query, gallery) indices of what belongs together; a query may have several
-    positives and any of them counts, as CLIP_benchmark counts. Every query needs at least one.
+    positives and any of them counts, as CLIP_benchmark counts. Every query needs at least one. Queries that
+    share a positive, such as the captions of one image, count as one observation in the interval.
     """
     total = len(gallery_GD)
     ranked = ranking(queries_QD, gallery_GD, max(ks))
     codes = np.arange(len(queries_QD), dtype=np.int64)[:, None] * total + ranked
     right = np.isin(codes, pairs[:, 0] * total + pairs[:, 1])
-    positives = np.bincount(pairs[:, 0], minlength=len(queries_QD))
+    positives, groups = np.bincount(pairs[:, 0], minlength=len(queries_QD)), connected(pairs)
     return [
-        proportion(task, f"R@{k}", np.any(right[:, :k], axis=1), recall_chance(positives, total, k))
+        proportion(task, f"R@{k}", np.any(right[:, :k], axis=1), recall_chance(positives, total, k), groups)
         for k in ks
     ]
+
+
+def connected(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The group of each query, int64 [Q]: equal for those that share a positive, directly or through others.
+    `pairs` int64 [P, 2] as in `retrieval`."""
+    query, item = pairs.T
+    group = np.arange(query.max() + 1)
+    while True:
+        lowest = np.full(item.max() + 1, len(group))
+        np.minimum.at(lowest, item, group[query])
+        joined = group.copy()
+        np.minimum.at(joined, query, lowest[item])
+        if np.array_equal(joined, group):
+            return group
+        group = joined
 
 
 def recall_chance(positives: NDArray[np.int64], total: int, k: int) -> float:

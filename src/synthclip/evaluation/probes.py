@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.metrics import Measurement, mean_interval, mean_per_class, proportion
+from synthclip.evaluation.metrics import Interval, Measurement, mean_per_class, normal_interval, proportion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +134,7 @@ def judge_probe(probe: Probe, test_MD: "Tensor", labels: Indices) -> list[Measur
     chance = 1 / len(probe.bias_C)
     return [
         proportion("linear_probe", "top1", right, chance),
-        mean_per_class("linear_probe", right, labels),
+        mean_per_class("linear_probe", right, labels, len(probe.bias_C)),
     ]
 
 
@@ -185,10 +185,31 @@ def few_shot(
     episodes: int = EPISODES,
     seed: int = 0,
 ) -> Measurement:
-    """Mean accuracy over the episodes; the interval is over episodes."""
+    """Mean accuracy over the episodes. Its interval is that of other classes as well as of other episodes."""
     support, query = draw_episodes(support_labels, query_labels, episodes=episodes, seed=seed)
     accuracy = episode_accuracy(support_ND, query_MD, support, query)
-    return Measurement("few_shot", "top1", float(accuracy.mean()), mean_interval(accuracy), 1 / WAY, accuracy)
+    interval = episode_interval(accuracy, query_labels[query[:, :, 0]])
+    return Measurement("few_shot", "top1", float(accuracy.mean()), interval, 1 / WAY, accuracy)
+
+
+def episode_interval(accuracy: NDArray[np.float64], classes: Indices) -> Interval:
+    """The 95 % interval of the mean accuracy [E] of episodes of these classes [E, way].
+
+    Thousands of episodes share few classes, so the classes are the independent observations. What a class
+    adds to its episodes is the mean of the episodes with it less the mean of all (Hájek's projection), scaled
+    to what it would add beside classes drawn from endlessly many. Where there are only as many classes as an
+    episode takes, that cannot be seen, and the interval is that of the draw of episodes.
+    """
+    episodes, way = classes.shape
+    noise = float(accuracy.var(ddof=1)) if episodes > 1 else 1.0
+    names, index = np.unique(classes, return_inverse=True)
+    if len(names) <= way:
+        return normal_interval(float(accuracy.mean()), noise / episodes)
+    shown = np.bincount(index.ravel())
+    means = np.bincount(index.ravel(), weights=np.repeat(accuracy, way)) / shown
+    added = max(0.0, float(means.var(ddof=1) - (noise / shown).mean()))
+    added *= ((len(names) - 1) / (len(names) - way)) ** 2
+    return normal_interval(float(accuracy.mean()), noise / episodes + way**2 * added / len(names))
 
 
 def draw_episodes(

@@ -1,7 +1,7 @@
 """The rows that evaluations write, and what is read from them: two runs compared, and the weakest classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +91,15 @@ def figure_name(row: Mapping[str, Any]) -> str:
 
 def item_rows(dataset: str, measured: Measurement, items: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of `schema.EVAL_ITEM`, one for each item that the figure was taken over."""
-    for item, value in zip(items, measured.items.tolist(), strict=True):
+    groups = [None] * measured.n if measured.groups is None else measured.groups.tolist()
+    for item, value, group in zip(items, measured.items.tolist(), groups, strict=True):
         yield {
             "dataset": dataset,
             "task": measured.task,
             "metric": measured.metric,
             "item": item,
             "value": value,
+            "group": group,
         }
 
 
@@ -150,17 +152,22 @@ class Difference:
     """Two-sided: how likely so large a difference is where there is none."""
 
 
-def paired_bootstrap(a: NDArray[np.float64], b: NDArray[np.float64], seed: int = 0) -> tuple[Interval, float]:
+def paired_bootstrap(
+    a: NDArray[np.float64], b: NDArray[np.float64], groups: NDArray[np.int64] | None = None, seed: int = 0
+) -> tuple[Interval, float]:
     """The 95 % interval of mean(b - a) and its two-sided p-value (Efron and Tibshirani, 1993, chapter 16).
 
-    `a` and `b` float64 [N] are two models' values of the same items. Drawing N items with replacement is one
-    multinomial draw over the distinct differences, so the resamples cost no more for many items than for few.
+    `a` and `b` float64 [N] are two models' values of the same items; items of one of `groups` int64 [N] are
+    drawn together. Drawing with replacement is one multinomial draw over the distinct differences of groups,
+    so the resamples cost no more for many items than for few.
     """
-    differences, counts = np.unique(np.round(b - a, 12), return_counts=True)
+    _, group = (None, np.arange(len(a))) if groups is None else np.unique(groups, return_inverse=True)
+    sums = np.round(np.bincount(group, weights=b - a), 12)
+    distinct, counts = np.unique(np.stack([sums, np.bincount(group)]), axis=1, return_counts=True)
     random = np.random.Generator(np.random.Philox(seed))
-    n = len(a)
-    drawn = random.multinomial(n, counts / n, size=RESAMPLES)
-    means = drawn @ differences / n
+    drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
+    differences, items = distinct
+    means = drawn @ differences / (drawn @ items)
     low, high = np.percentile(means, [2.5, 97.5])
     tail = min((means <= 0).sum(), (means >= 0).sum())
     return (float(low), float(high)), min(1.0, 2 * (int(tail) + 1) / (RESAMPLES + 1))
@@ -175,17 +182,16 @@ def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
         )
     items_a, items_b = _items(run_a), _items(run_b)
     found = []
-    for key in a:
-        if key not in b:
-            continue
-        dataset, task, metric = key
+    for key in (key for key in a if key in b):
+        difference = Difference(*key, a[key], b[key], None)
         ours, theirs = items_a.get(key), items_b.get(key)
         if ours and theirs and ours.keys() == theirs.keys():
-            values = np.array([(value, theirs[item]) for item, value in ours.items()])
-            interval, p_value = paired_bootstrap(values[:, 0], values[:, 1])
-            found.append(Difference(dataset, task, metric, a[key], b[key], len(values), interval, p_value))
-        else:
-            found.append(Difference(dataset, task, metric, a[key], b[key], None))
+            values = np.array([(value, theirs[item][0]) for item, (value, _) in ours.items()])
+            groups = [group for _, group in ours.values()]
+            of = None if None in groups else np.array(groups, np.int64)
+            interval, p_value = paired_bootstrap(values[:, 0], values[:, 1], of)
+            difference = replace(difference, paired_n=len(values), interval=interval, p_value=p_value)
+        found.append(difference)
     return found
 
 
@@ -208,12 +214,13 @@ def _figures(run: Path) -> dict[_Key, float]:
     }
 
 
-def _items(run: Path) -> dict[_Key, dict[str, float]]:
-    found: dict[_Key, dict[str, float]] = {}
+def _items(run: Path) -> dict[_Key, dict[str, tuple[float, int | None]]]:
+    """Value and group of the items of each figure, by name."""
+    found: dict[_Key, dict[str, tuple[float, int | None]]] = {}
     for folder in _folders(run):
         for row in pq.read_table(folder / "items.parquet").to_pylist():
             key = (row["dataset"], row["task"], row["metric"])
-            found.setdefault(key, {})[row["item"]] = row["value"]
+            found.setdefault(key, {})[row["item"]] = row["value"], row.get("group")
     return found
 
 

@@ -3,7 +3,7 @@
 A layout has `fits(folder)` and `read(folder, name)`: `packed` and `files` hold them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -65,6 +65,8 @@ class Split:
     pictures: Pictures
     labels: NDArray[np.int64]
     """Index into the class names, int64 [N]."""
+    groups: NDArray[np.int64] | None = None
+    """Images of one number are one observation, as those painted from one caption, int64 [N]."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,15 @@ class Retrieval:
     pictures: Pictures
     texts: tuple[str, ...]
     pairs: NDArray[np.int64]
-    """(text, image) indices, int64 [P, 2]; an image may have several texts."""
+    """(text, image) indices, int64 [P, 2]; an image may have several texts, and a text several images."""
+
+    @classmethod
+    def of(cls, name: str, pictures: Pictures, captions: Iterable[tuple[str, int]]) -> "Retrieval":
+        """From captions and the positions of their images. Equal captions are one text of several images."""
+        number: dict[str, int] = {}
+        pairs = [(number.setdefault(text, len(number)), image) for text, image in captions]
+        pairs = list(dict.fromkeys(pairs))
+        return cls(name, pictures, tuple(number), np.array(pairs, np.int64).reshape(-1, 2))
 
     def __post_init__(self) -> None:
         if not len(self.pictures) or not len(self.pairs):

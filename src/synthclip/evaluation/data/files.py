@@ -130,13 +130,8 @@ def read_captions(folder: Path, name: str) -> Retrieval:
             f"({missing[0]!r}, …): put them there"
         )
     number = {image: index for index, image in enumerate(images)}
-    pairs = [(text, number[image]) for text, (image, _) in enumerate(captioned)]
-    return Retrieval(
-        name,
-        loose_files(folder, [files[image] for image in images]),
-        tuple(text for _, text in captioned),
-        np.array(pairs, np.int64),
-    )
+    pictures = loose_files(folder, [files[image] for image in images])
+    return Retrieval.of(name, pictures, ((text, number[image]) for image, text in captioned))
 
 
 def _captions_file(folder: Path) -> tuple[Path, Callable[[Path], Captioned]] | None:

@@ -80,16 +80,12 @@ def _retrieval(folder: Path, name: str, tars: list[Path]) -> Retrieval:
     if not tars:
         raise SynthClipError(f"{folder}: no test split: expected test/0.tar")
     samples = list(_samples(tars))
-    texts: list[str] = []
-    pairs: list[tuple[int, int]] = []
+    captions: list[tuple[str, int]] = []
     for image, sample in enumerate(samples):
         if "txt" not in sample.fields:
             raise SynthClipError(f"{tars[0].parent}: sample {sample.key!r} has no .txt with its captions")
-        for text in sample.fields["txt"].decode("utf-8").splitlines():
-            pairs.append((len(texts), image))
-            texts.append(text)
-    pairs_P2 = np.array(pairs, np.int64).reshape(-1, 2)
-    return Retrieval(name, _tar_pictures(tars, samples), tuple(texts), pairs_P2)
+        captions += ((text, image) for text in sample.fields["txt"].decode("utf-8").splitlines())
+    return Retrieval.of(name, _tar_pictures(tars, samples), captions)
 
 
 def _tar_pictures(tars: list[Path], samples: list[_Sample]) -> Pictures:
