@@ -89,3 +89,10 @@ def test_spilling_to_disk_changes_nothing(
     spilled = run_text(f"captions.imported={folder}", "balance.t=200", out="spilled")
     assert contents(spilled, "balance") == contents(whole, "balance")
     assert not list(spilled.path.rglob("*.arrow"))
+
+
+def test_a_run_may_match_in_any_case(tmp_path: Path, run_text: RunText) -> None:
+    folder = write_lists(tmp_path / "texts", ["A DOG.", "A dog.", "A Cat."], 1)
+    run = run_text(f"captions.imported={folder}", "match.lowercase=true", "balance.heldout=0")
+    assert all(table(run, "match")["concept_ids"].to_pylist())
+    assert len(table(run, "balance", "train")) == 3

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from text_runs import RunText, contents, table
+from text_runs import RunText, contents, table, write_lists
 
 from synthclip import keys
 from synthclip.errors import SynthClipError
@@ -124,3 +124,31 @@ def test_a_language_that_nothing_can_tell_is_refused_before_work_begins(run_text
     pytest.importorskip("py3langid", reason="needs py3langid: pip install 'synthclip[language]'")
     with pytest.raises(SynthClipError, match="'english': unknown"):
         run_text("concepts.limit=2", "captions.language=english")
+
+
+def test_too_many_refused_captions_stop_the_stage_and_name_the_reason(run_text: RunText) -> None:
+    with pytest.raises(
+        SynthClipError, match=r"of 120 captions refused, most often as '.*raise captions\.max_refused"
+    ):
+        run_text("concepts.limit=20", "captions.max_refused=0.3", stages=("concepts", "captions"))
+    with pytest.raises(SynthClipError, match=r"captions shard 00000: \d+ of 120 captions refused"):
+        run_text(
+            "concepts.limit=40",
+            "captions.max_refused=0.3",
+            "captions.concepts_per_shard=20",
+            out="shards",
+            stages=("concepts", "captions"),
+        )
+    run = run_text("concepts.limit=20", "captions.max_refused=0.8", stages=("concepts", "captions"))
+    assert len(run.manifests("captions")) == 5, "the limit makes nothing stale"
+
+
+def test_a_stage_that_makes_nothing_stops_there_each_time(tmp_path: Path, run_text: RunText) -> None:
+    useless = ["", "two\nlines", "b\nc"]
+    source = f"captions.imported={write_lists(tmp_path / 'lists', useless, 1)}"
+    for _ in range(2):
+        with pytest.raises(SynthClipError, match=r"stage 'captions' made no row.*'several lines' \(2\)"):
+            run_text(source, "captions.max_refused=1")
+    unmatched = f"captions.imported={write_lists(tmp_path / 'other', ['Nothing of it.'], 1)}"
+    with pytest.raises(SynthClipError, match="none of 1 different captions is selected, 1 match no concept"):
+        run_text(unmatched, out="unmatched")

@@ -38,6 +38,7 @@ class Eval(Stage):
     name: ClassVar[str] = "eval"
     revision: ClassVar[int] = 2
     reads = (*_PARTS, "train")
+    may_be_empty: ClassVar[bool] = True
     sections: ClassVar[tuple[str, ...]] = ("evaluation", "seed")
 
     def shards(self) -> Sequence[Shard]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from synthclip.recipe.section import Section, nearest
+from synthclip.recipe.section import Section, nearest, runtime
 
 
 class ConceptSource(Section):
@@ -117,6 +117,9 @@ class CaptionsConfig(Section):
     language: str | None = None
     """Refuse captions that are hardly in this language, an ISO 639 code such as `en`."""
     concepts_per_shard: int = Field(32, ge=1)
+    max_refused: float = runtime(0.9, ge=0, le=1)
+    """The stage stops where a larger share of its captions, or of a shard of 100 or more, is refused. What
+    the coverage loop asks for in addition does not count."""
 
     @model_validator(mode="after")
     def _templates_render(self) -> "CaptionsConfig":

@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
-from synthclip.run.store import RunDirectory, disk_errors
+from synthclip.run.store import Manifest, RunDirectory, disk_errors
 
 STAGES = {
     "concepts": "synthclip.textgen.concepts:Concepts",
@@ -62,7 +63,9 @@ def run(
                 state = _compare(stage, stage.shards(), _changes(stage))
             if _bring_up_to_date(stage, state, console):
                 changed.add(name)
-            stage.finish(directory.manifests(name))
+            manifests = directory.manifests(name)
+            stage.finish(manifests)
+            _refuse_empty(stage, manifests)
     return directory
 
 
@@ -202,6 +205,18 @@ def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> 
                 )
     seconds = round(time.monotonic() - started, 3)
     stage.run.log(event="stage", stage=stage.name, shards=len(todo), seconds=seconds)
+
+
+def _refuse_empty(stage: Stage, manifests: Sequence[Manifest]) -> None:
+    """Stop at a stage that made nothing, rather than at a later one that finds nothing to read."""
+    if stage.may_be_empty or any(manifest.rows for manifest in manifests):
+        return
+    rejected = sum((Counter(manifest.rejected) for manifest in manifests), Counter[str]())
+    why = [f", most often refused as {reason!r} ({count})" for reason, count in rejected.most_common(1)]
+    raise SynthClipError(
+        f"{stage.run.path}: stage {stage.name!r} made no row{''.join(why)}: see {stage.name}/rejected there, "
+        f"and check the recipe's {' and '.join(stage.sections)}"
+    )
 
 
 def _remove_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:

@@ -32,6 +32,8 @@ class Stage(ABC):
     """The parts of the recipe that decide its result: when one changes, the stage is stale."""
     revision: ClassVar[int] = 1
     """Raised when new code writes other bytes from the same inputs."""
+    may_be_empty: ClassVar[bool] = False
+    """Whether all its shards together may hold no row; else the run stops there."""
     rejects: ClassVar[pa.Schema | None] = None
     """The columns of the rows that it refuses, `reason` among them; None for `schema.REJECTED`."""
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from synthclip import keys
+from synthclip.errors import SynthClipError
 from synthclip.keys import U64
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
@@ -64,6 +65,11 @@ class Balance(Stage):
                 unmatched += without
                 tick(seen)
             kept = self._write(buckets, writer)
+        if not any(kept.values()):
+            raise SynthClipError(
+                f"balance: none of {distinct} different captions is selected, {unmatched} match no concept: "
+                "check captions, match and balance in the recipe"
+            )
         with writer.table("counts.parquet", BALANCE_COUNT) as out:
             columns = [pa.array(range(len(counts)), pa.int32()), pa.array(counts), pa.array(selected)]
             out.write_table(pa.Table.from_arrays(columns, schema=BALANCE_COUNT))

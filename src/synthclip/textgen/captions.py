@@ -8,16 +8,18 @@ from typing import Any, TypeVar
 
 from synthclip import keys
 from synthclip.backends import build_llm
+from synthclip.errors import SynthClipError
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
-from synthclip.run.store import Outcome, RunDirectory, ShardWriter
+from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.textgen import official
 from synthclip.textgen.concepts import read_bank
 from synthclip.textgen.prompts import Prompts, check_language, judge
 
 _T = TypeVar("_T")
-_FILLS = "captions/fills/"
+_FILLS, _FILL = "captions/fills/", "fill-"
+_MIN_CHECKED = 100  # answers of a shard, below which its share of refused ones may be chance
 
 
 class Captions(Stage):
@@ -45,7 +47,7 @@ class Captions(Stage):
                 asked = [(place[text], given[text], fill.asked[text]) for text in texts]
                 described = (f"{k} {first} {count} {bank[k]}" for k, first, count in asked)
                 inputs = {"concepts": keys.digest(*described), **model}
-                shards.append(_shard(f"fill-{turn:03d}-{number:05d}", inputs, asked))
+                shards.append(_shard(f"{_FILL}{turn:03d}-{number:05d}", inputs, asked))
             given.update(fill.asked)
         return shards
 
@@ -93,7 +95,23 @@ class Captions(Stage):
                     writer.reject(row, reason)
             tick(len(batch), kept=len(kept) / (len(kept) + writer.rejected.total()))
         writer.rows(f"{shard.name}.parquet", CAPTION, kept)
+        if len(asked) >= _MIN_CHECKED and not shard.name.startswith(_FILL):
+            self._check_refused(len(kept), writer.rejected, f" shard {shard.name}")
         return Outcome(len(kept))
+
+    def finish(self, manifests: Sequence[Manifest]) -> None:
+        first = [manifest for manifest in manifests if not manifest.shard.startswith(_FILL)]
+        rejected = sum((Counter(manifest.rejected) for manifest in first), Counter[str]())
+        self._check_refused(sum(manifest.rows for manifest in first), rejected)
+
+    def _check_refused(self, kept: int, rejected: Counter[str], where: str = "") -> None:
+        refused = rejected.total()
+        if refused > self.recipe.captions.max_refused * (kept + refused):
+            [(reason, count)] = rejected.most_common(1)
+            raise SynthClipError(
+                f"captions{where}: {refused} of {kept + refused} captions refused, most often as {reason!r} "
+                f"({count} times): check llm and captions.templates, or raise captions.max_refused"
+            )
 
     def _bank(self) -> list[str]:
         self.manifests_of("concepts")
