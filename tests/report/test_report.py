@@ -105,7 +105,8 @@ def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_ru
         "Held out for evaluation 8",
         "Images to train on 120",
         "Images to evaluate on 24",
-        "class <0> taken for class <1> 0.0 %",
+        "class <4> taken for class <5> 13.3 %",
+        "Of the 26 classes with at least 5 images. Of the others, 4 had fewer",
         "no concept 21",
         "top1 46.3 % 43.3 % to 49.3 % 0.5 % 812",
         "uniformity -2.5",
@@ -145,13 +146,13 @@ def test_the_gallery_is_drawn_by_content(whole_run: RunDirectory) -> None:
     assert first == again
     assert len(first) == GALLERY_CAPTIONS
     assert len({picture.caption for picture in first}) == GALLERY_CAPTIONS
-    assert all(len(picture.jpegs) == 2 and picture.concepts for picture in first)
+    assert all(len(picture.images) == 2 and picture.concepts for picture in first)
 
 
 def test_findings_show_held_out_images_nearest_first(whole_run: RunDirectory) -> None:
     findings = read_contents(whole_run).findings
     assert findings[1].caption == "A red boat on the sea"
-    assert [right for _, right in findings[1].images] == [False, True, False, False, False]
+    assert [right for _, _, right in findings[1].images] == [False, True, False, False, False]
 
 
 def test_public_data_sets_stand_beside_the_papers_models(recipe: Recipe, judged_run: RunDirectory) -> None:

@@ -183,5 +183,6 @@ def _write(out: Path, suite: str, checkpoint: str, result: SuiteResult) -> Path:
     name = suite.replace(",", "+").replace("/", "-")
     with RunDirectory(out).begin(ON_PUBLIC_DATA, name, digest(suite, checkpoint)) as writer:
         result.write(writer, f"{name}/")
-        writer.commit(Outcome(len(result.results)))
+        notes = {"warnings": result.notes} if result.notes else {}
+        writer.commit(Outcome(len(result.results), notes=notes))
     return RunDirectory(out).file(ON_PUBLIC_DATA, name)

@@ -14,6 +14,7 @@ import yaml
 from synthclip.errors import SynthClipError
 from synthclip.recipe.shareable import shareable
 from synthclip.run.store import RunDirectory
+from synthclip.training import MADE_WITH
 
 if TYPE_CHECKING:
     from synthclip.models.load import OpenedModel
@@ -125,14 +126,14 @@ def read_origins(run: RunDirectory) -> Origins:
     manifests = run.manifests("images")
     painters = _distinct(manifest.notes.get("backend") for manifest in manifests)
     licences = _distinct(manifest.notes.get("licence") for manifest in manifests)
-    made = run.stage_values("images")
+    made = _made_with(run, "images")
     if (made.get("images") or {}).get("imported") or painters == (_OFFICIAL,):
         images_from: str | None = _IMPORTED
     elif any("compositor" in painter for painter in painters):
         images_from = "compositor"
     else:
         images_from = (made.get("text_to_image") or {}).get("backend")
-    training = run.stage_values("train").get("training") or {}
+    training = _made_with(run, "train").get("training") or {}
     trained = run.manifests("train")
     sources = training.get("sources") or [{"kind": "run"}]
     pairs = trained[0].notes.get("pairs") if trained else None
@@ -279,7 +280,7 @@ def _recipe(run: RunDirectory, stages: Iterable[str]) -> list[str]:
     values: dict[str, Any] = {}
     for stage in stages:
         if run.manifests(stage):
-            values |= run.stage_values(stage)
+            values |= _made_with(run, stage)
     if not values:
         return []
     text = yaml.safe_dump(shareable(values), sort_keys=False, allow_unicode=True, width=100)
@@ -289,6 +290,10 @@ def _recipe(run: RunDirectory, stages: Iterable[str]) -> list[str]:
 def _row(*cells: str) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _made_with(run: RunDirectory, stage: str) -> dict[str, Any]:
+    return dict(run.read_json(f"{stage}/{MADE_WITH}") or run.stage_values(stage))
 
 
 def _synthetic(origins: Origins) -> list[str]:

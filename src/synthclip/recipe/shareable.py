@@ -21,7 +21,10 @@ _SECRET = re.compile(
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*")
 _HOST = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b[A-Za-z][\w-]*(?:\.[\w-]+)*:\d{4,5}\b")
 _WHOLE_PATH = re.compile(r"(?:file://|[\w-]+:(?!//))?(?:~|[A-Za-z]:[\\/]|[\\/]|\.\.[\\/]).*", re.DOTALL)
-_PATH_INSIDE = re.compile(r"(?<![\w<.…/\\})\]])(?:~[\w.-]*|[A-Za-z]:|\.\.)?(?:[\\/]+[^…\\/\s'\",;:()\[\]]+)+")
+_PART = r"[\\/]+[^…\\/\s'\",;:()\[\]]+"
+_PATH_INSIDE = re.compile(
+    rf"(?<![\w<.…/\\}})\]])(?:(?:~[\w.-]*|[A-Za-z]:|\.\.)(?:{_PART})+|(?:{_PART}){{2,}})"
+)
 
 
 def shareable(value: Any) -> Any:
@@ -55,8 +58,8 @@ def _shareable_text(text: str) -> str:
 
 
 def _last_part(path: str) -> str:
-    """`…/NAME`; of an address without a path, `…`."""
-    rest = path.partition("://")[2] or path
+    """`…/NAME`; of an address without a path, or of a home folder, `…`."""
+    scheme, _, rest = path.rpartition("://")
     parts = [part for part in re.split(r"[\\/]+", rest) if part not in ("", "~", "..")]
-    named = len(parts) > 1 or "://" not in path
-    return _CUT + parts[-1] if parts and named else "…"
+    nameless = len(parts) < 2 if scheme else len(parts) == 2 and parts[0].lower() in ("home", "users")
+    return "…" if nameless or not parts else _CUT + parts[-1]

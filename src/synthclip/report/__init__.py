@@ -20,7 +20,7 @@ class Report(Stage):
     """
 
     name = "report"
-    revision = 3
+    revision = 4
     reads = ("concepts", "captions", "match", "balance", "images", "train", "eval")
     sections = tuple(section for section in Recipe.model_fields if section != "engine")
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from synthclip import keys
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
 from synthclip.evaluation.results import ON_PUBLIC_DATA
+from synthclip.interop.cards import Origins, read_origins
+from synthclip.recipe.shareable import shareable
+from synthclip.recipe.training import HELDOUT
 from synthclip.run.store import Manifest, RunDirectory
 from synthclip.samples import images
 from synthclip.textgen.concepts import read_bank
@@ -25,7 +28,9 @@ GALLERY_CAPTIONS = 12
 GALLERY_VARIANTS = 2
 FINDINGS = 6
 OURS = "this model"
-_WORST = 8
+CLASSES_SHOWN = 10
+MIN_CLASS_IMAGES = 5
+"""Below it a class is not ranked among the best or worst."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +44,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Makers:
-    """The models that wrote the captions and painted the images, and the licence of the images."""
-
-    llm: str | None
-    painter: str | None
-    licence: str | None
-
-    @property
-    def stand_in(self) -> bool:
-        """Whether glyphs were composed where a diffusion model would have painted."""
-        return self.painter is not None and "compositor" in self.painter
-
-
-@dataclass(frozen=True)
 class ConceptCounts:
     """Captions of each concept before and after balancing, int64 [N]."""
 
@@ -62,19 +53,19 @@ class ConceptCounts:
 
 @dataclass(frozen=True)
 class Picture:
-    """One caption, the concepts in it, and its images as JPEG in base64."""
+    """One caption, the concepts in it, and its images: their keys, and JPEG in base64."""
 
     caption: str
     concepts: tuple[str, ...]
-    jpegs: tuple[str, ...]
+    images: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A held-out caption and the images nearest to it: JPEG in base64, and whether it was painted from it."""
+    """A held-out caption and its nearest images: key, JPEG in base64, and whether it was made for it."""
 
     caption: str
-    images: tuple[tuple[str, bool], ...]
+    images: tuple[tuple[str, str, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -92,9 +83,15 @@ class Classes:
 
     dataset: str
     accuracy: tuple[float, ...]
-    """Top-1 of every class, highest first."""
+    """Top-1 of every class that was tested, highest first."""
+    best: tuple[Mapping[str, Any], ...]
+    """Rows of `schema.EVAL_CLASS` of classes with MIN_CLASS_IMAGES or more, highest first; may be empty."""
     worst: tuple[Mapping[str, Any], ...]
-    """Rows of `schema.EVAL_CLASS`, lowest first."""
+    """The same from the other end, lowest first."""
+    ranked: int
+    """How many classes have MIN_CLASS_IMAGES images or more."""
+    untested: int | None = None
+    """How many have none; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +107,8 @@ class Suites:
     classes: tuple[Classes, ...]
     delta_mtl: tuple[tuple[str, float, bool], ...]
     """The paper's model it is taken against, its value in percent, and whether every cell is there."""
+    warnings: tuple[str, ...]
+    """What the evaluations warned of: why a figure is not comparable with published ones, say."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Contents:
     funnel: tuple[Step, ...]
     refused_captions: Mapping[str, int]
     refused_images: Mapping[str, int]
-    makers: Makers
+    origins: Origins
     caption_words: Mapping[int, int]
     """How many captions have how many words."""
     counts: ConceptCounts | None
@@ -127,7 +126,8 @@ class Contents:
     figures: pa.Table | None
     """Those taken while the model was trained."""
     results: tuple[Mapping[str, Any], ...]
-    per_class: pa.Table | None
+    classes: Classes | None
+    """Zero-shot by class on the held-out images."""
     suites: Suites | None
 
 
@@ -136,11 +136,12 @@ def read_contents(run: RunDirectory) -> Contents:
     reader = _Reader(run)
     counts = reader.table("balance", "counts.parquet")
     results = reader.table("eval", "results.parquet")
+    per_class = reader.table("eval", "per_class.parquet")
     return Contents(
         funnel=tuple(_funnel(reader)),
         refused_captions=reader.refused("captions"),
         refused_images=reader.refused("images"),
-        makers=_makers(reader),
+        origins=read_origins(run),
         caption_words=_caption_words(reader),
         counts=ConceptCounts(counts["matched"].to_numpy(), counts["selected"].to_numpy()) if counts else None,
         gallery=_gallery(reader),
@@ -148,7 +149,7 @@ def read_contents(run: RunDirectory) -> Contents:
         curve=reader.table("train", "curve.parquet"),
         figures=reader.table("train", "figures.parquet"),
         results=tuple(results.to_pylist()) if results else (),
-        per_class=reader.table("eval", "per_class.parquet"),
+        classes=_classes(HELDOUT, per_class.to_pylist(), reader.rows("concepts")) if per_class else None,
         suites=read_suites(run),
     )
 
@@ -209,19 +210,6 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
             yield Step(label, count, note=f"{len(shards)} shard{'s' if len(shards) > 1 else ''}")
 
 
-def _makers(reader: _Reader) -> Makers:
-    """Read off the first caption and the first image: one recipe has one model of each."""
-    llm = None
-    for path in reader.files("captions"):
-        if models := pq.read_table(path, columns=["model"])["model"].unique().to_pylist():
-            llm = str(models[0])
-            break
-    for manifest in reader.manifests("images"):
-        if "backend" in manifest.notes:
-            return Makers(llm, str(manifest.notes["backend"]), str(manifest.notes["licence"]))
-    return Makers(llm, None, None)
-
-
 def _caption_words(reader: _Reader) -> dict[int, int]:
     words: Counter[int] = Counter()
     for path in reader.files("captions"):
@@ -249,7 +237,7 @@ def _gallery(reader: _Reader) -> tuple[Picture, ...]:
         Picture(
             rows[0]["text"],
             tuple(names[one] for one in rows[0]["concept_ids"] if one in names),
-            tuple(row["jpeg"] for row in rows[:GALLERY_VARIANTS]),
+            tuple((row["key"], row["jpeg"]) for row in rows[:GALLERY_VARIANTS]),
         )
         for rows in painted.values()
     )
@@ -261,10 +249,10 @@ def _findings(reader: _Reader) -> tuple[Finding, ...]:
     rows = nearest.to_pylist() if nearest else []
     wanted = pa.array(sorted({row["key"] for row in rows}), pa.string())
     jpegs = {row["key"]: row["jpeg"] for row in _jpegs(reader.files("images", "heldout/"), "key", wanted)}
-    by_text: dict[str, list[tuple[str, bool]]] = {}
+    by_text: dict[str, list[tuple[str, str, bool]]] = {}
     for row in rows:
         if row["key"] in jpegs:
-            by_text.setdefault(row["text"], []).append((jpegs[row["key"]], row["right"]))
+            by_text.setdefault(row["text"], []).append((row["key"], jpegs[row["key"]], row["right"]))
     return tuple(Finding(text, tuple(found)) for text, found in list(by_text.items())[:FINDINGS])
 
 
@@ -298,6 +286,11 @@ def read_suites(run: RunDirectory) -> Suites | None:
         tuple(_bars(ours.scores)),
         tuple(_classes(dataset, list(by_id.values())) for dataset, by_id in classes.items()),
         tuple((name, delta.value, delta.complete) for name, delta in deltas if delta is not None),
+        tuple(
+            str(shareable(warning))
+            for manifest in reader.manifests(ON_PUBLIC_DATA)
+            for warning in manifest.notes.get("warnings", ())
+        ),
     )
 
 
@@ -312,7 +305,21 @@ def _bars(ours: Mapping[tuple[str, str], float]) -> Iterator[Bars]:
             yield Bars(task, tuple(dataset for _, dataset in cells), tuple(ranked))
 
 
-def _classes(dataset: str, rows: Sequence[Mapping[str, Any]]) -> Classes:
-    ranked = sorted(rows, key=lambda row: (row["top1"], row["name"]))
-    worst = tuple(row for row in ranked[:_WORST] if row["top1"] < 1)
-    return Classes(dataset, tuple(row["top1"] for row in reversed(ranked)), worst)
+def _classes(dataset: str, rows: Sequence[Mapping[str, Any]], total: int | None = None) -> Classes:
+    """Classes of few images are not ranked: their accuracy says little. Ties go by the number of images, then
+    by a hash of the name."""
+
+    def order(row: Mapping[str, Any]) -> tuple[int, int]:
+        return -row["n"], keys.seed_of(row["name"], stream="report.classes", seed=0)
+
+    known = sorted((row for row in rows if row["n"] >= MIN_CLASS_IMAGES), key=order)
+    worst = [row for row in sorted(known, key=lambda row: row["top1"])[:CLASSES_SHOWN] if row["top1"] < 1]
+    best = sorted(known, key=lambda row: -row["top1"])[:CLASSES_SHOWN]
+    return Classes(
+        dataset,
+        tuple(sorted((row["top1"] for row in rows), reverse=True)),
+        tuple(best) if len(known) >= 2 * CLASSES_SHOWN else (),
+        tuple(worst),
+        len(known),
+        None if total is None else total - len(rows),
+    )

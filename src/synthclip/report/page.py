@@ -8,22 +8,21 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from synthclip.evaluation.results import figure_name
+from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
 from synthclip.report import charts
-from synthclip.report.contents import OURS, ConceptCounts, Contents
+from synthclip.report.contents import MIN_CLASS_IMAGES, OURS, ConceptCounts, Contents
 
 _TIMINGS = "<!--timings-->"
 """Where the timings go; text from data is escaped, so it can stand nowhere else."""
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _REORDERING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Unicode's classes of characters that turn the text after them around."""
-_CLASSES_SHOWN = 10
 _CHARS_SHOWN = 300
 
 
@@ -34,7 +33,7 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
         .get_template("page.html.j2")
         .render(
             name=name,
-            recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100),
+            recipe=yaml.safe_dump(shareable(recipe), sort_keys=False, allow_unicode=True, width=100),
             contents=contents,
             headlines=_headlines(contents.results),
             concept_chart=_concept_chart(contents.counts),
@@ -48,8 +47,8 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
             class_charts=[_class_chart(classes.accuracy) for classes in contents.suites.classes]
             if contents.suites
             else [],
-            best=_classes(contents.per_class, best=True),
-            worst=_classes(contents.per_class, best=False),
+            min_class_images=MIN_CLASS_IMAGES,
+            origins=contents.origins,
             timings=Markup(_TIMINGS),
         )
     )
@@ -74,10 +73,10 @@ def with_timings(page: str, metrics: Iterable[Mapping[str, Any]]) -> str:
     return page.replace(_TIMINGS, table, 1)
 
 
-def visible(text: str) -> str:
+def visible(text: str, most: int = _CHARS_SHOWN) -> str:
     """The text with control characters shown as their pictures, and cut where it is very long."""
-    if len(text) > _CHARS_SHOWN:
-        text = text[: _CHARS_SHOWN - 1] + "…"
+    if len(text) > most:
+        text = text[: most - 1] + "…"
     return "".join(_picture(char) for char in text)
 
 
@@ -206,17 +205,6 @@ def _training(curve: pa.Table | None) -> dict[str, float]:
         "loss": float(_trailing_mean(curve["loss"].to_numpy())[-1]),
         "rate": float(np.nanmedian(curve["samples_per_s"].to_numpy())),
     }
-
-
-def _classes(per_class: pa.Table | None, *, best: bool) -> list[dict[str, Any]]:
-    """The classes of highest or lowest accuracy; ties in the order of their names."""
-    if per_class is None or per_class.num_rows < 2 * _CLASSES_SHOWN:
-        return []
-    order = pc.sort_indices(
-        per_class, sort_keys=[("top1", "descending" if best else "ascending"), ("name", "ascending")]
-    )
-    rows: list[dict[str, Any]] = per_class.take(order[:_CLASSES_SHOWN]).to_pylist()
-    return rows
 
 
 def _environment() -> jinja2.Environment:

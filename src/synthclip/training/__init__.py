@@ -35,6 +35,9 @@ CURVE = pa.schema(
 )
 """`curve.parquet`, one row a step; `data_wait` is the share of the wall time spent waiting for data."""
 
+MADE_WITH = "recipe.json"
+"""The recipe values that the model was trained with; `stage.json` may be of a later, failed command."""
+
 
 class Train(Stage):
     name = "train"
@@ -106,9 +109,12 @@ class Train(Stage):
         arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, CURVE.types, strict=True)]
         with writer.table("curve.parquet", CURVE) as out:
             out.write_table(pa.table(arrays, CURVE))
+        made_with = json.dumps(self.values, indent=1, sort_keys=True, ensure_ascii=False)
+        writer.path(MADE_WITH).write_text(made_with + "\n", encoding="utf-8")
         if state["evaluated"]:
             writer.rows("figures.parquet", EVAL_RESULT, state["evaluated"])
         notes = {"steps": state["steps"], "final_loss": round(float(state["curve"][-1, 2]), 6)}
+        notes["pairs"] = state.get("pairs")  # of each source
         if best:
             notes |= {"best_step": best["step"], recipe.training.eval.metric: round(best["value"], 6)}
         for name, reason in state["bad"].items():

@@ -97,6 +97,7 @@ class Loader:
         group = group or Group()
         self._config, self._model, self._steps, self._seed = config, model, steps, seed
         self._sources, self._order, self._rare, self.bad = sources, order, rare, bad
+        self.pairs = [len(source) for source in sources]
         self._encode, self._context_length = build_encode(model), model.text.context_length
         self._pin_memory = pin_memory
         wanted = config.data_threads

@@ -226,6 +226,7 @@ class Trainer:
                 step,
                 {
                     "steps": self.steps,
+                    "pairs": self.loader.pairs,
                     **trained,
                     "scaler": self.scaler.state_dict(),
                     "curve": torch.tensor(self.curve, dtype=torch.float64),
