@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def test_a_shard_made_again_leaves_no_file_of_its_former_self(tmp_path: Path) ->
     assert sorted(p.name for p in (tmp_path / "stage").iterdir() if p.is_file()) == ["a"]
     manifest = run.manifest("stage", "0")
     assert manifest is not None
-    run.remove("stage", manifest)
+    run.remove("stage", "0")
     assert [p for p in (tmp_path / "stage").rglob("*") if p.is_file()] == []
 
 
@@ -90,6 +91,24 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         holder.wait()
         with RunDirectory(tmp_path).lock():
             pass
+
+
+@pytest.mark.parametrize("left", [".recipe.yaml.7.partial", "stage/manifests/a/.0.json.7.partial"])
+def test_what_a_killed_write_left_is_removed(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    with RunDirectory(tmp_path).lock():
+        assert not (tmp_path / left).exists()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SynthClipError, match="no space left on the disk"):
+        RunDirectory(tmp_path).write_text("recipe.yaml", "name: demo")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scratch_of_a_killed_run_is_removed(tmp_path: Path) -> None:
@@ -135,3 +154,8 @@ def test_a_line_of_metrics_cut_short_is_passed_over(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as handle:
         handle.write('{"event": "sha')
     assert [line["stage"] for line in run.metrics()] == ["captions"]
+    run.log(event="shard", stage="match")
+    assert [line["stage"] for line in run.metrics()] == ["captions", "match"]
+    with (tmp_path / "metrics.jsonl").open("ab") as handle:
+        handle.write(b'5\n[]\n\xff\xfe\n{"event": "stage"}\n' + b"[" * 100_000 + b"\n")
+    assert [line["stage"] for line in run.metrics()] == ["captions", "match"]

@@ -34,6 +34,7 @@ def _ray_ends_with_the_module() -> Iterator[None]:
 def test_an_address_where_no_ray_answers_is_told() -> None:
     script = """
 from synthclip.run.engine import *
+from synthclip.recipe.engine import EngineConfig, RayConfig
 from synthclip.errors import SynthClipError
 config = EngineConfig(kind="ray", ray=RayConfig(address="auto"))
 try:

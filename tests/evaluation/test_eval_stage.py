@@ -123,7 +123,7 @@ def test_the_cap_draws_captions_by_content(tmp_path: Path) -> None:
 def test_a_run_without_heldout_images_has_no_results(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     for manifest in run.manifests("images"):
-        run.remove("images", manifest)
+        run.remove("images", manifest.shard)
     with run.begin("images", "train/00000", "x") as writer:
         writer.commit(Outcome(0))
     outcome, rows = evaluate(run)

@@ -81,6 +81,27 @@ def read_recipe(
     return resolved, out
 
 
+def verify(
+    directory: RunArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Make damaged shards again.")] = False,
+) -> None:
+    """Compare the files of a run with their checksums."""
+    from synthclip.run import verify as check
+    from synthclip.run.progress import Console
+
+    console = Console()
+    with console.tasks() as tasks:
+        damaged = check.verify(directory, tasks)
+    for damage in damaged:
+        typer.echo(f"{damage.path}: {damage.problem}")
+    typer.echo(f"{len(damaged)} damaged files" if damaged else "every file is as it was written")
+    if damaged and not repair:
+        raise SynthClipError(f"{directory}: damaged: run `synthclip verify {directory} --repair`")
+    if damaged:
+        with stoppable():
+            check.repair(directory, damaged, console)
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Ctrl-C, or a scheduler's SIGTERM, stops the work with one line and exit code 130."""

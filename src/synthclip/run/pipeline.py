@@ -11,11 +11,12 @@ from typing import Any, Literal
 from synthclip.errors import SynthClipError
 from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
+from synthclip.run.durable import disk_errors, is_partial
 from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
-from synthclip.run.store import Manifest, RunDirectory, disk_errors
+from synthclip.run.store import Manifest, RunDirectory
 
 STAGES = {
     "concepts": "synthclip.textgen.concepts:Concepts",
@@ -57,11 +58,12 @@ def run(
         refuse_missing_packages(recipe, [state.stage for state in selected if state.state != "current"])
         console.plan(selected)
         changed: set[str] = set()
+        checked: set[tuple[str, str]] = set()  # (stage, shard) whose files are known to be as written
         for name in stages:
-            stage, state = _stage(name, recipe, directory), states[name]
+            stage, state = build_stage(name, recipe, directory), states[name]
             if state.shards is None or changed.intersection(stage.reads):
                 state = _compare(stage, stage.shards(), _changes(stage))
-            if _bring_up_to_date(stage, state, console):
+            if _bring_up_to_date(stage, state, console, checked):
                 changed.add(name)
             manifests = directory.manifests(name)
             stage.finish(manifests)
@@ -99,7 +101,7 @@ def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
     states: dict[str, StageState] = {}
     reported: set[str] = set()
     for name in STAGES:
-        stage = _stage(name, recipe, directory)
+        stage = build_stage(name, recipe, directory)
         waits_for = [read for read in stage.reads if not states[read].usable]
         changes = _changes(stage)
         # A stage that waits anyway does not repeat the changes of an earlier one.
@@ -152,26 +154,31 @@ def _compare(stage: Stage, shards: Sequence[Shard], changes: Sequence[str]) -> S
     return StageState(stage.name, state, reason, shards, kept)
 
 
-def _bring_up_to_date(stage: Stage, state: StageState, console: Console) -> bool:
+def _bring_up_to_date(
+    stage: Stage, state: StageState, console: Console, checked: set[tuple[str, str]]
+) -> bool:
     """Make what is not current and remove what the stage no longer consists of; whether there was any."""
     directory, shards = stage.run, state.shards or ()
     current = {manifest.shard for manifest in state.manifests}
     todo = [shard for shard in shards if shard.name not in current]
     wanted = {shard.name for shard in shards}
-    superfluous = [one for one in directory.manifests(stage.name) if one.shard not in wanted]
+    superfluous = [name for name in directory.shard_names(stage.name) if name not in wanted]
     if not todo and not superfluous:
         return False
-    for manifest in superfluous:
-        directory.remove(stage.name, manifest)
+    for name in superfluous:
+        directory.remove(stage.name, name)
     _remove_stale_partials(stage, todo)
     directory.write_stage_values(stage.name, stage.values)
-    _make(stage, todo, len(shards), console)
+    _make(stage, todo, len(shards), console, checked)
     return True
 
 
-def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> None:
+def _make(
+    stage: Stage, todo: Sequence[Shard], total: int, console: Console, checked: set[tuple[str, str]]
+) -> None:
     started = time.monotonic()
     if todo:
+        _refuse_damaged_inputs(stage, checked)
         stage.prepare()
     engine = build_engine(stage.recipe.engine)
     with console.stage(stage.name, todo, total) as bar:
@@ -184,6 +191,7 @@ def _make(stage: Stage, todo: Sequence[Shard], total: int, console: Console) -> 
                     stage.run.log(event="note", stage=stage.name, shard=event.shard.name, note=event.note)
             elif isinstance(event, Done):
                 stage.run.reload(stage.name, event.shard.name)
+                checked.add((stage.name, event.shard.name))
                 bar.done(event)
                 stage.run.log(
                     event="shard",
@@ -219,6 +227,25 @@ def _refuse_empty(stage: Stage, manifests: Sequence[Manifest]) -> None:
     )
 
 
+def _refuse_damaged_inputs(stage: Stage, checked: set[tuple[str, str]]) -> None:
+    """Compare what the stage will read with its checksums, so that nothing is made from damaged files.
+
+    Tars are left to training, which compares each picture with the SHA-256 in its shard's sidecar. Shards in
+    `checked` are skipped.
+    """
+    directory = stage.run
+    for read in stage.reads:
+        for manifest in directory.manifests(read):
+            if (read, manifest.shard) in checked:
+                continue
+            for path, problem in manifest.damaged(directory.stage(read), skip=".tar"):
+                raise SynthClipError(
+                    f"{directory.file(read, path)}: {problem}: "
+                    f"run `synthclip verify {directory.path} --repair`"
+                )
+            checked.add((read, manifest.shard))
+
+
 def _remove_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
     keep = {stage.partial(shard).name for shard in todo}
     for path in stage.run.stage(stage.name).glob("partial/*"):
@@ -240,7 +267,8 @@ def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
         raise SynthClipError(
             f"{path}: holds a run of recipe {held!r}, not of {recipe.name!r}: choose another --out"
         )
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+    # A run killed at its very first write has left no more than these.
+    others = sorted(one.name for one in path.iterdir() if one.name != ".lock" and not is_partial(one.name))
     if others:
         raise SynthClipError(
             f"{path}: not empty ({others[0]!r}, …) and no run directory: choose another --out"
@@ -280,5 +308,6 @@ def _class(name: str) -> type[Stage]:
     return found
 
 
-def _stage(name: str, recipe: Recipe, directory: RunDirectory) -> Stage:
+def build_stage(name: str, recipe: Recipe, directory: RunDirectory) -> Stage:
+    """A stage of the pipeline, by its name."""
     return _class(name)(recipe, directory)

@@ -9,18 +9,20 @@ into place, and the manifest, which names them all, comes last by one atomic ren
     DIR/<stage>/manifests/<shard>.json
     DIR/<stage>/<files>              what the manifests name
     DIR/<stage>/rejected/<shard>.parquet
+    DIR/checksums.json               of the small files: the recipe, stage.json, what spans a stage's shards
 """
 
 import contextlib
-import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,45 +32,30 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
+from synthclip.run.durable import (
+    FileEntry,
+    Manifest,
+    Outcome,
+    append_line,
+    disk_errors,
+    is_partial,
+    read_lines,
+    replace_text,
+    seal,
+    stays_inside,
+    sync,
+    to_json,
+    unseal,
+)
 from synthclip.schema import REJECTED, SCHEMA_VERSION
 
+__all__ = ["FileEntry", "Manifest", "Outcome", "RunDirectory", "ShardWriter", "disk_errors"]
+
+CHECKSUMS = "checksums.json"
+METRICS = "metrics.jsonl"
 _SCRATCH = ".scratch"
+_PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _REJECTED_IN_MEMORY = 10_000
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of a shard; `path` is relative to the stage's folder."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a shard came to: rows written, rows refused by reason, and anything else worth showing."""
-
-    rows: int
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    """What `ShardWriter.reject` was given is added by the writer."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The proof that a shard is there whole. It holds no times, so that equal work gives equal bytes."""
-
-    shard: str
-    fingerprint: str
-    files: tuple[FileEntry, ...]
-    rows: int
-    rejected: Mapping[str, int]
-    notes: Mapping[str, Any]
-
-    def digest(self, path: str) -> str:
-        """The SHA-256 of one of the shard's files."""
-        return next(entry.sha256 for entry in self.files if entry.path == path)
 
 
 class RunDirectory:
@@ -89,8 +76,8 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Exclusive for writers; freed by the kernel when the holder dies, however it dies.
 
-        Scratch folders that a killed run left are removed on entry, and on leaving those of its workers that
-        outlived it by a moment. Raises SynthClipError where another process holds it, or where
+        What a killed run left half written is removed on entry, and on leaving what those of its workers left
+        that outlived it by a moment. Raises SynthClipError where another process holds it, or where
         the run is of another version.
         """
         self.check_version()
@@ -115,22 +102,27 @@ class RunDirectory:
                 handle.truncate(0)
                 handle.write(f"process {os.getpid()}")
                 handle.flush()
-            self._remove_scratch()
+            self._remove_leftovers()
             try:
                 yield
             finally:
-                self._remove_scratch()
+                self._remove_leftovers()
 
-    def _remove_scratch(self) -> None:
+    def _remove_leftovers(self) -> None:
         for scratch in self.path.glob(f"*/{_SCRATCH}"):
             shutil.rmtree(scratch, ignore_errors=True)
+        for path in self.path.rglob(".*.partial"):
+            if is_partial(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
     def check_version(self) -> None:
         """Raise SynthClipError where the run is of another version of the data format; writes nothing."""
         for path in sorted(self.path.glob("*/stage.json")):
-            values = self.read_json(f"{path.parent.name}/stage.json")
+            name = f"{path.parent.name}/stage.json"
+            values = self.read_json(name)
             made = values.get("schema", "1") if isinstance(values, dict) else SCHEMA_VERSION
-            if made != SCHEMA_VERSION:
+            as_written = (self.checksums() or {}).get(name) in (None, sha256_of(path))
+            if made != SCHEMA_VERSION and as_written:
                 raise SynthClipError(
                     f"{self.path}: made by another version of SynthCLIP (data format {made}, this one writes "
                     f"{SCHEMA_VERSION}): choose another --out; training.sources still reads its shards"
@@ -163,47 +155,66 @@ class RunDirectory:
                 self._cached[stage][shard] = manifest
 
     def manifest(self, stage: str, shard: str) -> Manifest | None:
-        """The shard's manifest, or None where the shard is missing or incomplete."""
-        path = self._manifest_path(stage, shard)
-        try:
-            raw = json.loads(path.read_bytes())
-            manifest = Manifest(**{**raw, "files": tuple(FileEntry(**entry) for entry in raw["files"])})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):
-            return None
-        if manifest.shard != shard:
-            return None
-        for entry in manifest.files:
+        """The shard's manifest, or None where the shard is missing, incomplete, or its manifest damaged."""
+        manifest = self.read_manifest(stage, shard)
+        for entry in manifest.files if manifest else ():
             try:
-                if self.file(stage, entry.path).stat().st_size != entry.size_bytes:
-                    return None
-            except FileNotFoundError:
+                found = self.file(stage, entry.path).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if found.st_size != entry.size_bytes or not stat.S_ISREG(found.st_mode):
                 return None
         return manifest
+
+    def read_manifest(self, stage: str, shard: str) -> Manifest | None:
+        """What a manifest says, whether its files are there or not; None where it cannot be trusted.
+
+        Raises SynthClipError where it names a file outside its stage.
+        """
+        path = self._manifest_path(stage, shard)
+        try:
+            text = path.read_bytes()
+            entries = tuple(FileEntry(**entry) for entry in json.loads(text)["files"])
+            if outside := [entry.path for entry in entries if not stays_inside(entry.path)]:
+                raise SynthClipError(
+                    f"{path}: names {outside[0]!r}, which is outside its stage's folder: remove this manifest"
+                )
+            values = unseal(text)
+            manifest = Manifest(**{**values, "files": entries}) if values else None
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return manifest if manifest and manifest.shard == shard else None
 
     def manifests(self, stage: str) -> list[Manifest]:
         """The manifests of all complete shards, in the order of their names."""
         if self._cached is None:
-            return list(self._read_manifests(stage))
+            found = (self.manifest(stage, shard) for shard in self.shard_names(stage))
+            return [manifest for manifest in found if manifest]
         if stage not in self._cached:
-            self._cached[stage] = {manifest.shard: manifest for manifest in self._read_manifests(stage)}
+            cached, self._cached[stage] = self._cached, {}
+            for shard in self.shard_names(stage):
+                if manifest := self.manifest(stage, shard):
+                    cached[stage][shard] = manifest
         return [self._cached[stage][shard] for shard in sorted(self._cached[stage])]
 
-    def _read_manifests(self, stage: str) -> Iterator[Manifest]:
+    def shard_names(self, stage: str) -> list[str]:
+        """The shards that have a manifest, complete or not."""
         root = self.stage(stage) / "manifests"
-        for name in sorted(
-            path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json")
-        ):
-            if manifest := self.manifest(stage, name):
-                yield manifest
+        return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json"))
 
-    def remove(self, stage: str, manifest: Manifest) -> None:
-        """Remove a shard, its manifest first, so that no half of it counts as complete."""
-        self._manifest_path(stage, manifest.shard).unlink(missing_ok=True)
-        for entry in manifest.files:
-            self.file(stage, entry.path).unlink(missing_ok=True)
-        self.reload(stage, manifest.shard)
+    def remove(self, stage: str, shard: str) -> None:
+        """Remove a shard; its manifest, which names its files, last, so that a kill leaves none behind."""
+        manifest = self.read_manifest(stage, shard)
+        for entry in manifest.files if manifest else ():
+            self._unlink(stage, entry.path)
+        self._manifest_path(stage, shard).unlink(missing_ok=True)
+        self.reload(stage, shard)
+
+    def _unlink(self, stage: str, path: str) -> None:
+        target = self.file(stage, path)
+        if not target.parent.resolve().is_relative_to(self.stage(stage).resolve()):
+            raise SynthClipError(f"{target}: a link leads out of its stage's folder: remove it by hand")
+        target.unlink(missing_ok=True)
 
     def begin(
         self, stage: str, shard: str, fingerprint: str, rejects: pa.Schema | None = None
@@ -213,18 +224,23 @@ class RunDirectory:
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a small JSON file of the run, whole or not at all; `path` is relative to the run."""
-        self.write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        self.write_text(path, to_json(value))
 
     def write_text(self, path: str, text: str) -> None:
+        """As `write_json`, for any text. Its checksum goes to `checksums.json`; equal text is left alone."""
         target = self.path / path
+        checksum = hashlib.sha256(text.encode()).hexdigest()
         with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-            with partial.open("w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            partial.replace(target)
+            if not target.is_file() or sha256_of(target) != checksum:
+                replace_text(target, text)
+            checksums = self.checksums() or {}
+            if checksums.get(path) != checksum:
+                replace_text(self.path / CHECKSUMS, seal({**checksums, path: checksum}), synced=False)
+
+    def checksums(self) -> dict[str, str] | None:
+        """The SHA-256 of each file that `write_text` wrote, by path; None where that is not known."""
+        path = self.path / CHECKSUMS
+        return unseal(path.read_bytes()) if path.is_file() else None
 
     def read_json(self, path: str) -> Any:
         """A small JSON file of the run, or None where there is none that can be read."""
@@ -235,21 +251,12 @@ class RunDirectory:
 
     def log(self, **values: Any) -> None:
         """Append a line to `metrics.jsonl`."""
-        line = json.dumps({"time": round(time.time(), 3), **values})
-        with disk_errors(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
+        with disk_errors(self.path):
+            append_line(self.path / METRICS, {"time": round(time.time(), 3), **values})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line cut short by a kill is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        parsed = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                parsed.append(json.loads(line))
-        return parsed
+        """The lines of `metrics.jsonl`; one cut short by a kill, or damaged, is skipped."""
+        return read_lines(self.path / METRICS)[0]
 
     def _manifest_path(self, stage: str, shard: str) -> Path:
         return self.stage(stage) / "manifests" / f"{shard}.json"
@@ -300,7 +307,7 @@ class ShardWriter:
         """A Parquet file, written batch by batch: `write_table`, `write_batch`."""
         with (
             disk_errors(self.path(path)),
-            pq.ParquetWriter(self.path(path), schema, compression="zstd") as out,
+            pq.ParquetWriter(self.path(path), schema, **_PARQUET) as out,
         ):
             yield out
 
@@ -334,7 +341,7 @@ class ShardWriter:
         path = self.path(f"rejected/{self._shard}.parquet")
         with disk_errors(path):
             if self._reject_table is None:
-                self._reject_table = pq.ParquetWriter(path, self._rejects or REJECTED, compression="zstd")
+                self._reject_table = pq.ParquetWriter(path, self._rejects or REJECTED, **_PARQUET)
             rows = pa.Table.from_pylist(self._refused, self._rejects or REJECTED)
             self._reject_table.write_table(rows)
             if more is not None:
@@ -362,37 +369,30 @@ class ShardWriter:
                 dict(sorted(rejected.items())),
                 dict(outcome.notes),
             )
-            before = self._run.manifest(self._stage, self._shard)
-            self._run._manifest_path(self._stage, self._shard).unlink(missing_ok=True)
-            for path, entry in zip(written, entries, strict=True):
-                target = self._run.file(self._stage, entry.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-            for stale in {entry.path for entry in before.files} if before else set():
-                if stale not in {entry.path for entry in entries}:
-                    self._run.file(self._stage, stale).unlink(missing_ok=True)
-            self._run.write_json(f"{self._stage}/manifests/{self._shard}.json", asdict(manifest))
+            self._move(written, entries)
+            replace_text(self._run._manifest_path(self._stage, self._shard), seal(asdict(manifest)))
             self._run.reload(self._stage, self._shard)
         return manifest
 
+    def _move(self, written: Sequence[Path], entries: Sequence[FileEntry]) -> None:
+        """Put the files in place of those of the same shard made before.
 
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk raises into a line that says so."""
-    try:
-        yield
-    except OSError as error:
-        advice = {
-            errno.ENOSPC: "no space left on the disk: free some and run the same command again",
-            errno.EFBIG: "a file grows larger than may be written here: see `ulimit -f`",
-            errno.EDQUOT: "disk quota exceeded: free some and run the same command again",
-            errno.EROFS: "the disk is read-only: choose another --out",
-            errno.EACCES: "permission denied: choose another --out",
-            errno.EPERM: "permission denied: choose another --out",
-            errno.ENAMETOOLONG: "the name is too long: choose another --out",
-            errno.ENOTDIR: "a file stands where a folder should be: choose another --out",
-            errno.EEXIST: "a file stands where a folder should be: choose another --out",
-        }.get(error.errno or 0)
-        if advice is None:
-            raise
-        raise SynthClipError(f"{path}: {advice}") from error
+        The old manifest goes when it names only what is replaced now, so that a kill leaves no file without a
+        manifest; the new one is written after the bytes and names of all files are on the disk.
+        """
+        run, stage = self._run, self._stage
+        before = run.read_manifest(stage, self._shard)
+        for stale in (
+            {entry.path for entry in before.files} - {entry.path for entry in entries} if before else ()
+        ):
+            run._unlink(stage, stale)
+        run._manifest_path(stage, self._shard).unlink(missing_ok=True)
+        folders = set()
+        for path, entry in zip(written, entries, strict=True):
+            sync(path)
+            target = run.file(stage, entry.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+            folders.add(target.parent)
+        for folder in folders:
+            sync(folder)

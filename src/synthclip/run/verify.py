@@ -1,0 +1,119 @@
+"""Compares every file of a run with the checksum that was recorded when it was written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthclip.errors import SynthClipError
+from synthclip.keys import sha256_of
+from synthclip.recipe import RECIPE_FILE, load_saved_recipe
+from synthclip.run.durable import read_lines, replace_text, seal, to_line
+from synthclip.run.pipeline import STAGES, build_stage, run, survey
+from synthclip.run.progress import Console, Tasks
+from synthclip.run.store import CHECKSUMS, METRICS, RunDirectory
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what was written."""
+
+    path: str
+    """Relative to the run."""
+    problem: str
+    stage: str | None = None
+    shard: str | None = None
+    """The shard that it belongs to, None for a file of the run or of the whole stage."""
+
+
+def verify(out: Path | str, tasks: Tasks | None = None) -> list[Damage]:
+    """Read every file that a run recorded; what differs from its record, in the order of the paths.
+
+    Raises SynthClipError where `out` is no run directory, or one of another version.
+    """
+    directory = RunDirectory(out)
+    if not (directory.path / RECIPE_FILE).is_file() and not list(directory.path.glob("*/manifests")):
+        raise SynthClipError(f"{directory.path}: not a run directory: it holds no {RECIPE_FILE}")
+    directory.check_version()
+    found = [*_damaged_small_files(directory), *_damaged_shards(directory, tasks or Tasks())]
+    return sorted(found, key=lambda damage: damage.path)
+
+
+def repair(out: Path | str, damaged: list[Damage], console: Console) -> None:
+    """Make the shards of damaged files again, and what else a run can write again.
+
+    Raises SynthClipError where something cannot be repaired, such as the recipe.
+    """
+    directory = RunDirectory(out)
+    if any(damage.path == RECIPE_FILE for damage in damaged):
+        raise SynthClipError(
+            f"{directory.path / RECIPE_FILE}: damaged or edited, and there is no copy: run "
+            f"`synthclip run RECIPE --out {directory.path}` with the recipe it was made from, then repair"
+        )
+    recipe = load_saved_recipe(directory.path)
+    with directory.lock():
+        for damage in damaged:
+            if damage.shard:
+                directory.remove(str(damage.stage), damage.shard)
+            elif damage.stage and damage.path == f"{damage.stage}/stage.json":
+                directory.write_stage_values(
+                    damage.stage, build_stage(damage.stage, recipe, directory).values
+                )
+            elif damage.path == METRICS:
+                lines = read_lines(directory.path / METRICS)[0]
+                replace_text(directory.path / METRICS, "".join(to_line(line) for line in lines))
+            elif damage.path == CHECKSUMS:
+                replace_text(directory.path / CHECKSUMS, seal(_small_files(directory)))
+    stages = {damage.stage for damage in damaged}
+    if (
+        None in stages
+    ):  # a file beside the stages: whichever wrote it writes it again when nothing else is to do
+        stages |= {state.stage for state in survey(recipe, directory) if state.state == "current"}
+    run(recipe, directory.path, stages=[stage for stage in STAGES if stage in stages], console=console)
+    if left := verify(out):
+        raise SynthClipError(
+            f"{directory.path / left[0].path}: {left[0].problem}: no stage makes it, remove or restore it"
+        )
+
+
+def _damaged_small_files(directory: RunDirectory) -> Iterator[Damage]:
+    checksums = directory.checksums()
+    if checksums is None:
+        yield Damage(CHECKSUMS, "damaged or missing")
+    for path, checksum in (checksums or {}).items():
+        found = directory.path / path
+        if not found.is_file() or sha256_of(found) != checksum:
+            stage = path.partition("/")[0]
+            yield Damage(path, "not what was written last", stage if stage in STAGES else None)
+    for number in read_lines(directory.path / METRICS)[1]:
+        yield Damage(METRICS, f"line {number} is damaged")
+
+
+def _small_files(directory: RunDirectory) -> dict[str, str]:
+    """The checksum of every file that no manifest covers."""
+    root = directory.path
+    covered = {METRICS, CHECKSUMS, ".lock"}
+    for folder in root.glob("*/manifests"):
+        stage = folder.parent.name
+        manifests = (directory.read_manifest(stage, shard) for shard in directory.shard_names(stage))
+        covered |= {f"{stage}/{entry.path}" for one in manifests if one for entry in one.files}
+    paths = (path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file())
+    return {
+        path.as_posix(): sha256_of(root / path)
+        for path in paths
+        if path.as_posix() not in covered and not {"manifests", "partial", "rejected"} & set(path.parts)
+    }
+
+
+def _damaged_shards(directory: RunDirectory, tasks: Tasks) -> Iterator[Damage]:
+    for folder in sorted(path.parent for path in directory.path.glob("*/manifests")):
+        stage = folder.name
+        tasks.begin(stage)
+        shards = directory.shard_names(stage)
+        for done, shard in enumerate(shards, 1):
+            manifest = directory.read_manifest(stage, shard)
+            if manifest is None:
+                yield Damage(f"{stage}/manifests/{shard}.json", "damaged", stage, shard)
+            else:
+                for path, problem in manifest.damaged(folder):
+                    yield Damage(f"{stage}/{path}", problem, stage, shard)
+            tasks.update(done, len(shards))
