@@ -280,7 +280,7 @@ def _refuse_stale_inputs(
 ) -> None:
     """A stage run by itself never brings up to date what it reads: it says what to run."""
     for name in stages:
-        for read in _stage(name, recipe, directory).reads:
+        for read in build_stage(name, recipe, directory).reads:
             if read not in stages and not states[read].usable:
                 reason = f" ({states[read].reason})" if states[read].reason else ""
                 raise SynthClipError(
