@@ -25,6 +25,11 @@ class Config(BackendConfig):
     size_px: int = Field(128, ge=32, le=1024)
     """Side of the pictures."""
 
+    def undrawable(self, concepts: Sequence[str]) -> list[str]:
+        from synthclip_compositor.language import read
+
+        return [concept for concept in concepts if not read(concept).things]
+
 
 def build(config: Config) -> TextToImage:
     return _Compositor(config.size_px)

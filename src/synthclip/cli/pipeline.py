@@ -220,6 +220,8 @@ def plan(
     """Estimate time, disk and cost."""
     from synthclip.plan import make_plan
     from synthclip.recipe import load_recipe
+    from synthclip.run.pipeline import check
+    from synthclip.run.store import RunDirectory
     from synthclip.training.flops import devices_here, parse_devices
 
     resolved = load_recipe(recipe, overrides or [], trust=trust)
@@ -238,6 +240,8 @@ def plan(
         price=price,
         rates=rates,
     )
+    if concepts is None:  # then the recipe's files are here
+        check(resolved, RunDirectory(Path("runs") / resolved.name))
     _show(made)
 
 

@@ -18,6 +18,9 @@ from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.samples.tars import TarWriter
+from synthclip.textgen.concepts import listed_bank
+
+_MAX_NAMED = 5
 
 
 class Images(Stage):
@@ -58,6 +61,17 @@ class Images(Stage):
                     size=(stop - start) * variants,
                 )
                 number += 1
+
+    def check(self) -> None:
+        """Refuse concepts that the painter cannot draw."""
+        names = listed_bank(self.recipe) if self._imported is None else None
+        painter = self.recipe.text_to_image
+        if missing := painter.undrawable(names or ()):
+            shown = ", ".join(missing[:_MAX_NAMED]) + (", …" if len(missing) > _MAX_NAMED else "")
+            raise SynthClipError(
+                f"text_to_image: {painter.backend} cannot draw {len(missing)} of {len(names or ())} concepts "
+                f"({shown}): remove them from concepts.sources, or choose another backend"
+            )
 
     def resources(self) -> Resources:
         if self._imported is not None:

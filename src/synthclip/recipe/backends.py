@@ -5,7 +5,7 @@ A recipe may be a stranger's. By itself it runs no code and sends no key away: `
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
@@ -44,6 +44,10 @@ class BackendConfig(Section):
         starts, and for `synthclip status`: quick, and without the vendor.
         """
         return {}
+
+    def undrawable(self, concepts: Sequence[str]) -> list[str]:
+        """Of a text-to-image backend: the concepts that it is known not to draw."""
+        return []
 
 
 class CustomCode(BackendConfig):

@@ -55,7 +55,9 @@ def run(
         states = {state.stage: state for state in survey(recipe, directory)}
         _refuse_stale_inputs(states, stages, recipe, directory)
         selected = [state for state in states.values() if state.stage in stages]
-        refuse_missing_packages(recipe, [state.stage for state in selected if state.state != "current"])
+        todo = [state.stage for state in selected if state.state != "current"]
+        refuse_missing_packages(recipe, todo)
+        check(recipe, directory, todo)
         console.plan(selected)
         changed: set[str] = set()
         checked: set[tuple[str, str]] = set()  # (stage, shard) whose files are known to be as written
@@ -69,6 +71,12 @@ def run(
             stage.finish(manifests)
             _refuse_empty(stage, manifests)
     return directory
+
+
+def check(recipe: Recipe, directory: RunDirectory, stages: Sequence[str] = tuple(STAGES)) -> None:
+    """Raise SynthClipError where one of the stages can be known not to work."""
+    for name in stages:
+        build_stage(name, recipe, directory).check()
 
 
 def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False) -> Status:

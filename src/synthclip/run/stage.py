@@ -44,6 +44,12 @@ class Stage(ABC):
     def shards(self) -> Sequence[Shard]:
         """All shards, in order. Called when the stages in `reads` are complete."""
 
+    def check(self) -> None:  # noqa: B027
+        """Called before the first stage of a run makes anything, where this one is not current.
+
+        Refuses what can be known not to work, so that it is said before it costs.
+        """
+
     def prepare(self) -> None:  # noqa: B027
         """Called in the parent just before workers start, where any shard is to be made.
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from synthclip import keys
 from synthclip.errors import SynthClipError, needs_extra
+from synthclip.recipe import Recipe
 from synthclip.recipe.textgen import ConceptsConfig, ConceptSource
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
@@ -59,6 +60,17 @@ def read_bank(run: RunDirectory) -> list[str]:
     table = pq.read_table(run.file("concepts", f"{BANK}.parquet"), columns=["text"])
     texts: list[str] = table["text"].to_pylist()
     return texts
+
+
+def listed_bank(recipe: Recipe) -> list[str] | None:
+    """The concepts that a run will have, where they stand in lists that are quick to read.
+
+    None where they do not, or where the captions come from elsewhere.
+    """
+    kinds = {source.kind for source in recipe.concepts.sources}
+    if recipe.captions.imported is not None or not kinds <= {"builtin", "csv", "json", "text"}:
+        return None
+    return [text for text, _ in bank(recipe.concepts)]
 
 
 def bank(

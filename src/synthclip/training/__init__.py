@@ -10,7 +10,7 @@ import pyarrow as pa
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import heldout_inputs
 from synthclip.evaluation.data import identity
-from synthclip.evaluation.suites import plan_of_names
+from synthclip.evaluation.suites import open_suite, plan_of_names
 from synthclip.keys import digest
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
@@ -19,6 +19,7 @@ from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.samples import files
 from synthclip.schema import EVAL_RESULT
+from synthclip.textgen.concepts import listed_bank
 
 if TYPE_CHECKING:
     from synthclip.training.loop import Report
@@ -85,6 +86,23 @@ class Train(Stage):
         for name in plan_of_names(config.data_sets, config.evaluators):
             inputs[f"data set {name}"] = identity(name, Path(config.data or "").expanduser())
         return inputs
+
+    def check(self) -> None:
+        """Refuse files and data sets that are not there, and a batch above all pairs there can be."""
+        self._outside()
+        config = self.recipe.training
+        if config.eval.every_epochs is not None and config.eval.data_sets:
+            open_suite(",".join(config.eval.data_sets), Path(config.eval.data or "").expanduser())
+        names = listed_bank(self.recipe) if self.recipe.images.imported is None else None
+        if names is None or any(source.kind != "run" for source in config.sources):
+            return
+        captions, target = len(names) * self.recipe.captions.per_concept, self.recipe.balance.target
+        pairs = min(captions, target or captions) * self.recipe.images.per_caption
+        if pairs < config.batch_size:
+            raise SynthClipError(
+                f"training.batch_size={config.batch_size} is above the {pairs} pairs that this recipe can "
+                f"make ({len(names)} concepts x captions.per_concept x images.per_caption): lower it"
+            )
 
     def resources(self) -> Resources:
         config = self.recipe.training
