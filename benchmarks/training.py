@@ -129,7 +129,7 @@ def our_loader(images: int, px: int) -> tuple[float, float]:
         source = any_shards([str(shard(Path(folder), images, px))])
         loader = Loader(
             TrainingConfig(data_threads=1),
-            MODEL.model_copy(update={"vision": VisionConfig(image_size_px=224)}),
+            open_clip_config(MODEL.model_copy(update={"vision": VisionConfig(image_size_px=224)})),
             [source],
             Order([len(source)], [1.0], 100, 0),
             BadSamples(0),
@@ -181,7 +181,7 @@ def webdataset_loader(images: int, px: int) -> tuple[float, float]:
 
 def tensors(batch: int, length: int) -> Batch:
     rng = np.random.default_rng(0)
-    encode = build_encode(MODEL)
+    encode = build_encode(open_clip_config(MODEL)["model_cfg"])
     tokens = np.zeros((batch, length), dtype=np.int64)
     for row in range(batch):
         ids = encode(f"a photo of a {CLASSES[row % 10]}.")

@@ -32,7 +32,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from synthclip.models.build import IMAGE_MEAN, IMAGE_STD, build_encode, build_model
+from synthclip.models.build import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    LeanCLIP,
+    build_encode,
+    build_model,
+    open_clip_config,
+)
 from synthclip.recipe.training import (
     LossName,
     ModelConfig,
@@ -131,7 +138,7 @@ class Test:
     @torch.no_grad()
     def accuracy(self, model: nn.Module, config: ModelConfig) -> float:
         model.eval()
-        encode = build_encode(config)
+        encode = build_encode(open_clip_config(config)["model_cfg"])
         prompts = torch.zeros(len(CLASSES), config.text.context_length, dtype=torch.int64)
         for row, name in zip(prompts, CLASSES, strict=True):
             ids = encode(TEMPLATE.replace("{}", name))
@@ -156,12 +163,12 @@ def normalised(images: Tensor) -> Tensor:
 
 def prepared(
     model: ModelConfig, config: TrainingConfig, source: Concatenated, seed: int
-) -> tuple[nn.Module, Loader, Order]:
+) -> tuple[LeanCLIP, Loader, Order]:
     """The first weights and the batches of a seed: the same for both trainers."""
     order = Order([len(source)], [1.0], config.batch_size, seed)
     loader = Loader(
         config.model_copy(update={"data_threads": 1}),
-        model,
+        open_clip_config(model),
         [source],
         order,
         BadSamples(0),
@@ -210,7 +217,7 @@ def open_clips(
     from open_clip_train.train import train_one_epoch
 
     model, loader, order = prepared(model_config, config, source, seed)
-    model.output_dict = True  # type: ignore[assignment]
+    model.output_dict = True
     steps = int(config.epochs * order.steps_per_epoch)
     optimizer = build_optimizer(model, config)
 

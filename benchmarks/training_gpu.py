@@ -122,7 +122,7 @@ def from_shards(model: ModelConfig, asked: argparse.Namespace) -> Loader:
     source = any_shards(files.expand(asked.shards))
     return Loader(
         TrainingConfig(data_threads=asked.threads),
-        model,
+        open_clip_config(model),
         [source],
         Order([len(source)], [1.0], asked.batch, 0),
         BadSamples(len(source)),

@@ -15,8 +15,7 @@ from torch.nn.functional import normalize
 import synthclip
 from synthclip.errors import SynthClipError
 from synthclip.interop.export import Format, export_model
-from synthclip.models.build import PAPER_MODEL_CFG
-from synthclip.models.load import is_paper_model
+from synthclip.models.build import PAPER_MODEL_CFG, is_paper_model
 from synthclip.models.weights import to_official
 
 _TEXTS = ["a photo of a dog", "two red umbrellas on a rainy street", "word " * 90]

@@ -3,11 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthclip.models.build import build_encode
+from synthclip.models.build import build_encode, open_clip_config
 from synthclip.recipe.training import ModelConfig, TextConfig
 
 CONTEXT = 24
-ENCODE = build_encode(ModelConfig(text=TextConfig(context_length=CONTEXT)))
+MODEL = ModelConfig(text=TextConfig(context_length=CONTEXT))
+ENCODE = build_encode(open_clip_config(MODEL)["model_cfg"])
 
 PIECES = [
     "it's ",

@@ -10,7 +10,8 @@ from typing import Literal
 
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.interop.huggingface import write_huggingface
-from synthclip.models.load import Encoders, OpenedModel, is_paper_model, open_model
+from synthclip.models.build import is_paper_model
+from synthclip.models.load import Encoders, OpenedModel, open_model
 from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from synthclip.recipe.training import PAPER_MODEL
 from synthclip.run.store import disk_errors

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.models.load import Encoders, OpenedModel, is_paper_model
+from synthclip.models.build import is_paper_model
+from synthclip.models.load import Encoders, OpenedModel
 
 if TYPE_CHECKING:
     from torch import Tensor

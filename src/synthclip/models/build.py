@@ -25,6 +25,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from synthclip.errors import SynthClipError
 from synthclip.models import open_clip, timm
 from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE
+from synthclip.recipe.section import did_you_mean
 from synthclip.recipe.training import PAPER_MODEL, ModelConfig
 
 PAPER_MODEL_CFG: dict[str, Any] = {
@@ -56,7 +57,7 @@ _PREPROCESS: dict[str, Any] = {
 
 
 def open_clip_config(config: ModelConfig) -> dict[str, Any]:
-    """The contents of `open_clip_config.json` for a model: its `model_cfg` and `preprocess_cfg`."""
+    """The architecture of a model, as `open_clip_config.json` has it: `model_cfg` and `preprocess_cfg`."""
     vision, text = config.vision, config.text
     vision_cfg: dict[str, Any] = {"image_size": vision.image_size_px}
     if vision.timm is not None:
@@ -94,8 +95,20 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def build_model(config: ModelConfig) -> "LeanCLIP":
-    """A CLIP with fresh weights. Draws from torch's global generator."""
-    model = LeanCLIP(**open_clip_config(config)["model_cfg"])
+    """A CLIP with fresh weights. Draws from torch's global generator.
+
+    Raises SynthClipError where timm has no such image tower, or takes no such size.
+    """
+    try:
+        model = LeanCLIP(open_clip_config(config))
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        name = config.vision.timm
+        if name is None or config.name == PAPER_MODEL:
+            raise
+        known = timm.list_models()
+        hint = did_you_mean(name, known) if name not in known else ""
+        reason = str(error).splitlines()[0][:200]
+        raise SynthClipError(f"model.vision.timm={name}: cannot be built: {reason}{hint}") from None
     if config.name == PAPER_MODEL:  # which draws its image projection [width, embed_dim] last
         weight: nn.Parameter = model.visual.head.proj.weight
         embed_dim, width = weight.shape
@@ -115,8 +128,10 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
     nothing.
     """
 
-    def __init__(self, **config: Any) -> None:
-        super().__init__(**config)
+    def __init__(self, architecture: dict[str, Any]) -> None:
+        super().__init__(**architecture["model_cfg"])
+        self.architecture = architecture
+        """As `open_clip_config` gives it."""
         lean(self.transformer)
         if isinstance(self.visual, open_clip.transformer.VisionTransformer):
             lean(self.visual.transformer)
@@ -157,10 +172,10 @@ def _is_timm_vit(visual: Any) -> bool:
     return bool(trunk.pos_embed.shape[1] == 1 + trunk.patch_embed.num_patches)
 
 
-def save_open_clip(model: nn.Module, config: ModelConfig, folder: Path) -> None:
+def save_open_clip(model: LeanCLIP, folder: Path) -> None:
     """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(open_clip_config(config), indent=2) + "\n"
+    text = json.dumps(model.architecture, indent=2) + "\n"
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
@@ -171,14 +186,24 @@ def save_open_clip(model: nn.Module, config: ModelConfig, folder: Path) -> None:
         ) from None
 
 
-def build_encode(config: ModelConfig) -> Callable[[str], tuple[int, ...]]:
+def is_paper_model(model_cfg: dict[str, Any]) -> bool:
+    """Whether an open_clip `model_cfg` is the paper's network, spelt out or left to open_clip's defaults."""
+
+    def normal(config: dict[str, Any]) -> dict[str, Any]:
+        towers = {"vision_cfg": open_clip.model.CLIPVisionCfg, "text_cfg": open_clip.model.CLIPTextCfg}
+        return {key: towers[key](**value) if key in towers else value for key, value in config.items()}
+
+    return normal(model_cfg) == normal(PAPER_MODEL_CFG)
+
+
+def build_encode(model_cfg: dict[str, Any]) -> Callable[[str], tuple[int, ...]]:
     """CLIP's tokenizer for one text: ids with start and end token, cut to the context.
 
     What is cut keeps its end token; that of `synthclip-vitb16` loses it; see `PaperTokenizer`.
     """
     tokenizer = open_clip.SimpleTokenizer()
-    context = config.text.context_length
-    end_kept = config.name != PAPER_MODEL
+    context = model_cfg["text_cfg"]["context_length"]
+    end_kept = not is_paper_model(model_cfg)
 
     @lru_cache(maxsize=1 << 16)
     def word_ids(word: str) -> tuple[int, ...]:

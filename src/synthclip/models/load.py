@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from synthclip.models.build import LeanCLIP
+
 _IN_RUN = Path("train/model")
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 
@@ -76,9 +78,9 @@ def load_model(source: str | Path) -> LoadedModel:
     return _ready(open_model(source))
 
 
-def loaded_as(model: "CLIP", config: ModelConfig) -> LoadedModel:
-    """A model that is in memory, built by `config`, as `load_model` would load it; in eval mode."""
-    return _ready(_of_recipe(model, config))
+def as_loaded(model: "LeanCLIP") -> LoadedModel:
+    """A model that is in memory as `load_model` would load it, in eval mode."""
+    return _ready(_opened(model))
 
 
 def _ready(opened: OpenedModel) -> LoadedModel:
@@ -126,57 +128,40 @@ def _from_file(path: Path) -> OpenedModel:
 def _from_official(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     from synthclip.models.build import build_model
 
-    config = ModelConfig(name=PAPER_MODEL)
-    state, model = official_state_dict(path, checkpoint), build_model(config)
+    state, model = official_state_dict(path, checkpoint), build_model(ModelConfig(name=PAPER_MODEL))
     refuse_other_architecture(path, state, to_official(model.state_dict()), PAPER_MODEL)
     model.load_state_dict(from_official(state))
-    return _of_recipe(model, config)
+    return _opened(model)
 
 
 def _from_training(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
     """A checkpoint of a run that is still being trained: `RUN/train/partial/<fingerprint>/step-<n>.pt`."""
-    from synthclip.models.build import build_model
-    from synthclip.recipe import RECIPE_FILE, inspect_recipe
+    from synthclip.models.build import LeanCLIP
 
-    run = path.resolve().parents[3] if len(path.resolve().parents) > 3 else path.parent
-    if not (run / RECIPE_FILE).is_file():
-        raise SynthClipError(f"{path}: a checkpoint of a run, which can be read only where the run wrote it")
-    recipe = inspect_recipe(run)
-    model, state = build_model(recipe.model), checkpoint["average"] or checkpoint["model"]
-    refuse_other_architecture(path, state, model.state_dict(), f"the model in {run / RECIPE_FILE}")
-    model.load_state_dict(state)
-    return _of_recipe(model, recipe.model)
+    try:
+        model = LeanCLIP(json.loads(checkpoint["architecture"]))
+    except KeyError:
+        raise SynthClipError(f"{path}: a checkpoint of an older version: train again") from None
+    model.load_state_dict(checkpoint["average"] or checkpoint["model"])
+    return _opened(model)
 
 
-def _of_recipe(model: Any, of: ModelConfig) -> OpenedModel:
-    from synthclip.models.build import open_clip_config
-
-    config = open_clip_config(of)
-    size = of.image_size_px
-    preprocess = {"size": (size, size), "mode": "RGB", "fill_color": 0, **config["preprocess_cfg"]}
-    return OpenedModel(model.eval(), config["model_cfg"], preprocess, _tokenizer(config["model_cfg"]))
+def _opened(model: "LeanCLIP") -> OpenedModel:
+    config = model.architecture["model_cfg"]
+    size = config["vision_cfg"]["image_size"]
+    known = {"size": (size, size), "mode": "RGB", "fill_color": 0}
+    preprocess = {**known, **model.architecture["preprocess_cfg"]}
+    return OpenedModel(model.eval(), config, preprocess, _tokenizer(config))
 
 
 def _tokenizer(config: dict[str, Any]) -> Any:
     """The tokenizer of a model without one of its own: CLIP's, cut as the paper does for its network."""
     from synthclip.models import open_clip
-    from synthclip.models.build import PaperTokenizer
+    from synthclip.models.build import PaperTokenizer, is_paper_model
 
     if is_paper_model(config):
         return PaperTokenizer()
     return open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-
-
-def is_paper_model(config: dict[str, Any]) -> bool:
-    """Whether an open_clip `model_cfg` is the paper's network, spelt out or left to open_clip's defaults."""
-    from synthclip.models import open_clip
-    from synthclip.models.build import PAPER_MODEL_CFG
-
-    def normal(config: dict[str, Any]) -> dict[str, Any]:
-        towers = {"vision_cfg": open_clip.model.CLIPVisionCfg, "text_cfg": open_clip.model.CLIPTextCfg}
-        return {key: towers[key](**value) if key in towers else value for key, value in config.items()}
-
-    return normal(config) == normal(PAPER_MODEL_CFG)
 
 
 def _name_and_tag(name: str) -> tuple[str, str]:
@@ -200,7 +185,7 @@ def _name_and_tag(name: str) -> tuple[str, str]:
 
 
 def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
-    from synthclip.models import open_clip
+    from synthclip.models import build, open_clip
 
     label = name.removeprefix(_LOCAL) if tag is None else f"{name}:{tag}"
     # open_clip only warns where a tag's weights were trained with the other activation than the name implies.
@@ -212,7 +197,7 @@ def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
         config = open_clip.get_model_config(name)
         if quick_gelu:
             config["quick_gelu"] = True
-        tokenizer = _tokenizer(config) if is_paper_model(config) else open_clip.get_tokenizer(name)
+        tokenizer = _tokenizer(config) if build.is_paper_model(config) else open_clip.get_tokenizer(name)
     except json.JSONDecodeError as error:
         raise SynthClipError(f"{label}: {CONFIG_FILE} is not JSON: {error}") from None
     except Exception as error:  # open_clip, its readers and the hub client share no base class

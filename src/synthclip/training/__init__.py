@@ -109,7 +109,7 @@ class Train(Stage):
         return Resources(gpus=config.processes, nodes=config.nodes, keep_memory=True)
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-        from synthclip.models.build import build_model, save_open_clip
+        from synthclip.models.build import LeanCLIP, save_open_clip
         from synthclip.training.checkpoint import Checkpoints
 
         recipe = self.recipe
@@ -119,10 +119,10 @@ class Train(Stage):
             raise SynthClipError(
                 f"{self.run.path}: training was stopped and its state saved: run the same command to resume"
             )
-        model = build_model(recipe.model)
+        model = LeanCLIP(json.loads(state["architecture"]))
         best = state["best"]
         model.load_state_dict(best["weights"] if best else state["average"] or state["model"])
-        save_open_clip(model, recipe.model, writer.path("model/open_clip_config.json").parent)
+        save_open_clip(model, writer.path("model/open_clip_config.json").parent)
         columns = state["curve"].T.numpy()
         arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, CURVE.types, strict=True)]
         with writer.table("curve.parquet", CURVE) as out:

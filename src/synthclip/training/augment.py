@@ -18,7 +18,11 @@ _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
 def random_crop(
-    image: bytes, scale: tuple[float, float], uniform_D: Sequence[float], out: NDArray[np.uint8]
+    image: bytes,
+    scale: tuple[float, float],
+    uniform_D: Sequence[float],
+    out: NDArray[np.uint8],
+    interpolation: str = "bilinear",
 ) -> None:
     """A random resized crop of an image file into `out`, uint8 [S, S, 3] in RGB; see `crop_box`.
 
@@ -30,7 +34,7 @@ def random_crop(
     whole = decode(image, math.ceil(share * height), math.ceil(share * width))
     eighths = 8 * max(whole.shape[:2]) // max(height, width)
     top, left, bottom, right = (round(e * eighths / 8) for e in (top, left, top + h, left + w))
-    resize(whole[top:bottom, left:right], out)
+    resize(whole[top:bottom, left:right], out, interpolation)
 
 
 def crop_box(
@@ -54,13 +58,14 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resize(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Resize [H, W, 3] into `out` [S, S, 3], bilinear, as Pillow and torchvision do: where it shrinks, each
-    pixel is an average over all that falls into it. OpenCV's, which is faster, takes four pixels always and
-    so does only where it shrinks by less than a fifth."""
+def resize(image: NDArray[np.uint8], out: NDArray[np.uint8], interpolation: str = "bilinear") -> None:
+    """Resize [H, W, 3] into `out` [S, S, 3], `bilinear` or `bicubic`, as Pillow and torchvision do: where it
+    shrinks, each pixel is an average over all that falls into it. OpenCV's, which is faster, takes as few
+    pixels as where it grows, and so does only where it shrinks by less than a fifth."""
     if min(image.shape[:2]) <= 1.2 * len(out):
-        cv2.resize(image, out.shape[:2], dst=out, interpolation=cv2.INTER_LINEAR)
+        how = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+        cv2.resize(image, out.shape[:2], dst=out, interpolation=how)
         return
     image_1CHW = torch.from_numpy(image).unsqueeze(0).permute(0, 3, 1, 2)
-    small_1CHW = interpolate(image_1CHW, size=out.shape[:2], mode="bilinear", antialias=True)
+    small_1CHW = interpolate(image_1CHW, size=out.shape[:2], mode=interpolation, antialias=True)
     np.copyto(out, small_1CHW[0].permute(1, 2, 0).numpy())

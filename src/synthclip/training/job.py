@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
-from synthclip.models.build import build_model
+from synthclip.models import open_clip
+from synthclip.models.build import LeanCLIP, build_model
 from synthclip.recipe import inspect_recipe
 from synthclip.recipe.training import ModelConfig, SourceConfig, TrainingConfig
 from synthclip.run.engine import Shard
@@ -55,18 +55,21 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
             f"training.batch_size={config.batch_size} is no multiple of the {group.world_size} processes: "
             "change one of them"
         )
-    if config.loss == "siglip" and recipe.model.logit_bias is None:
-        raise SynthClipError("training.loss=siglip needs a bias: set model.logit_bias=-10")
     sources = [_open(source, stage, shard) for source in config.sources]
     sizes = [len(source) for source in sources]
     bad_rows = {where: reason for source in sources for where, reason in source.bad_rows.items()}
     order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
     torch.manual_seed(seed_of("weights", stream="init", seed=recipe.seed) >> 1)
     steps = max(1, int(config.epochs * order.steps_per_epoch))
-    _check_sizes(recipe.model, config)
+    model = build_model(recipe.model)
+    if config.init is not None:
+        model = _start_from(config.init, model)
+    if config.loss == "siglip" and model.logit_bias is None:
+        raise SynthClipError("training.loss=siglip needs a bias: set model.logit_bias=-10 and no model.name")
+    _check_sizes(model.architecture, config)
     loader = Loader(
         config,
-        recipe.model,
+        model.architecture,
         sources,
         order,
         BadSamples(int(config.max_bad_share * sum(sizes)), bad_rows),
@@ -76,9 +79,6 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         group=group,
         pin_memory=device.type == "cuda",
     )
-    model = build_model(recipe.model)
-    if config.init is not None:
-        _start_from(config.init, model)
     return Trainer(
         model=model,
         config=config,
@@ -92,7 +92,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         stop_asked=stop_asked,
         group=group,
         peak=_peak(recipe.model, config.precision, group) if device.type == "cuda" else None,
-        validate=_validation(stage) if group.rank == 0 else None,
+        validate=_validation(stage, model) if group.rank == 0 else None,
         log=Logs(config.loggers, stage.run, stage.fingerprint(shard)[:12]) if group.rank == 0 else None,
     )
 
@@ -108,16 +108,18 @@ def _open(config: SourceConfig, stage: Stage, shard: Shard) -> Source:
     return Concatenated([open_parquet(path, config.text_column or "text", config.template) for path in paths])
 
 
-def _validation(stage: Stage) -> Validation | None:
-    return None if stage.recipe.training.eval.every_epochs is None else Validation(stage.recipe, stage.run)
+def _validation(stage: Stage, model: LeanCLIP) -> Validation | None:
+    if stage.recipe.training.eval.every_epochs is None:
+        return None
+    return Validation(stage.recipe, stage.run, model.architecture)
 
 
-def _check_sizes(model: ModelConfig, config: TrainingConfig) -> None:
+def _check_sizes(architecture: dict[str, Any], config: TrainingConfig) -> None:
     """Raises SynthClipError where the image tower cannot take one of the recipe's sizes: some of timm's."""
     if not config.resolutions:
         return
     with torch.device("meta"), torch.no_grad():
-        tower: Any = build_model(model).eval()
+        tower = LeanCLIP(architecture).eval()
         for size in (stage.image_size_px for stage in config.resolutions):
             try:
                 tower.encode_image(torch.empty(1, 3, size, size))
@@ -136,18 +138,64 @@ def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int, in
     return lambda tokens, image_size_px: flops / training_pair(model, tokens, image_size_px)
 
 
-def _start_from(init: str, model: nn.Module) -> None:
-    """Load weights of the same architecture. Raises SynthClipError with the names that do not fit."""
-    from synthclip.models.load import load_model
+def _start_from(init: str, model: LeanCLIP) -> LeanCLIP:
+    """The model that `training.init` names, with all that its weights need beside them: activations, heads,
+    normalisation, interpolation. Raises SynthClipError where it is not of the recipe's architecture, or
+    computes what training does not."""
+    from synthclip.models.load import open_model
     from synthclip.models.weights import differences
 
-    given = load_model(init).model.state_dict()
-    if misfit := differences(given, model.state_dict()):
+    given = open_model(init)
+    state, wanted = given.model.state_dict(), model.state_dict()
+    if "logit_bias" in wanted:  # a model of another loss has none
+        state.setdefault("logit_bias", wanted["logit_bias"])
+    misfit = differences(state, wanted)
+    own = model.architecture["model_cfg"]
+    size = given.config["vision_cfg"].get("image_size", 224)
+    if not misfit and size != own["vision_cfg"]["image_size"]:
+        misfit = f"it takes images of {size} px, not {own['vision_cfg']['image_size']}"
+    if misfit:
         raise SynthClipError(
             f"training.init={init}: another architecture than the recipe's model: {misfit}: "
             "change model or training.init"
         )
-    model.load_state_dict(given)
+    preprocess = {name: given.preprocess[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+    model_cfg = {
+        **given.config,
+        "vision_cfg": {**given.config["vision_cfg"], "image_size": size},
+        "text_cfg": {**given.config["text_cfg"], "context_length": given.model.context_length},
+    }
+    if own.get("init_logit_bias") is not None:
+        model_cfg["init_logit_bias"] = own["init_logit_bias"]
+    architecture = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
+    reason = None
+    if preprocess["interpolation"] not in ("bilinear", "bicubic"):
+        reason = f"its images are resized by {preprocess['interpolation']}"
+    elif not isinstance(given.tokenizer, open_clip.SimpleTokenizer):
+        reason = "its tokenizer is not CLIP's"
+    else:
+        try:
+            model = LeanCLIP(architecture)
+            model.load_state_dict(state)
+            if not _same_features(given.model, model, size):
+                reason = "its towers compute other features in training"
+        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:200]
+    if reason:
+        raise SynthClipError(f"training.init={init}: cannot be trained further: {reason}")
+    return model
+
+
+@torch.no_grad()
+def _same_features(one: Any, other: LeanCLIP, size: int) -> bool:
+    """Whether two models give the same features, up to rounding, for an image and a text."""
+    image = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
+    text = torch.tensor([[49406, 320, 1929, 49407] + [0] * (one.context_length - 4)])
+    pairs = [
+        (one.encode_image(image), other.eval().encode_image(image)),
+        (one.encode_text(text), other.encode_text(text)),
+    ]
+    return all(torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(a.abs().max())) for a, b in pairs)
 
 
 def _rare_concepts(stage: Stage) -> frozenset[int]:

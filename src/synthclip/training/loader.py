@@ -4,9 +4,10 @@ import itertools
 import re
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from synthclip.errors import SynthClipError
 from synthclip.keys import text_id, uniform
 from synthclip.models.build import build_encode
-from synthclip.recipe.training import ModelConfig, TrainingConfig
+from synthclip.recipe.training import TrainingConfig
 from synthclip.run.threads import cores
 from synthclip.samples import Sample, SampleError, Source
 from synthclip.training.augment import DRAWS, random_crop
@@ -74,7 +75,8 @@ class BadSamples:
 class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
-    Each process of the group gets its slice of every batch. The images of a step have the size that
+    `architecture` is the model's, as `open_clip_config` gives it. Each process of the group gets its slice of
+    every batch. The images of a step have the size that
     `config.resolutions` says. A token batch is about as long as its longest text, at most the model's
     context. A pair's `text_id` is that of its whole caption; of its concepts, those in `rare` are kept. A
     sample that cannot be used is replaced by the next one in its source.
@@ -83,7 +85,7 @@ class Loader:
     def __init__(
         self,
         config: TrainingConfig,
-        model: ModelConfig,
+        architecture: Mapping[str, Any],
         sources: Sequence[Source],
         order: Order,
         bad: BadSamples,
@@ -95,10 +97,12 @@ class Loader:
         pin_memory: bool = False,
     ) -> None:
         group = group or Group()
-        self._config, self._model, self._steps, self._seed = config, model, steps, seed
+        self._config, self._steps, self._seed = config, steps, seed
         self._sources, self._order, self._rare, self.bad = sources, order, rare, bad
         self.pairs = [len(source) for source in sources]
-        self._encode, self._context_length = build_encode(model), model.text.context_length
+        model, preprocess = architecture["model_cfg"], architecture["preprocess_cfg"]
+        self._encode, self._context_length = build_encode(model), model["text_cfg"]["context_length"]
+        self._own_size, self._interpolation = model["vision_cfg"]["image_size"], preprocess["interpolation"]
         self._pin_memory = pin_memory
         wanted = config.data_threads
         self._threads = wanted if isinstance(wanted, int) else max(1, min(16, cores() // group.world_size))
@@ -122,7 +126,7 @@ class Loader:
 
     def _start(self, step: int, pool: ThreadPoolExecutor) -> "_Pending":
         indices = self._order.batch(step)[self._mine]
-        size = image_size(step, self._steps, self._config, self._model.image_size_px)
+        size = image_size(step, self._steps, self._config, self._own_size)
         shape = (len(indices), size, size, 3)
         if self._pin_memory:
             images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
@@ -174,7 +178,7 @@ class Loader:
             try:
                 sample = source.read(place)
                 try:
-                    random_crop(sample.image, self._config.crop_scale, crop_D, pixels)
+                    random_crop(sample.image, self._config.crop_scale, crop_D, pixels, self._interpolation)
                     return sample
                 except ValueError as error:
                     raise SampleError("undecodable image", f"{source.name_of(place)} ({error})") from None

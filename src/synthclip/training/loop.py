@@ -1,5 +1,6 @@
 """The training loop: from the last checkpoint to the last step."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.results import figure_name
 from synthclip.keys import seed_of
+from synthclip.models.build import LeanCLIP
 from synthclip.recipe.training import TrainingConfig
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.loader import Batch, Loader
@@ -38,7 +40,7 @@ class Trainer:
     `fit` resumes from the newest checkpoint, if there is one, in any number of processes.
     """
 
-    model: nn.Module
+    model: LeanCLIP
     config: TrainingConfig
     loader: Loader
     checkpoints: Checkpoints
@@ -78,6 +80,7 @@ class Trainer:
             if config.ema_decay is not None
             else None
         )
+        preprocess = self.model.architecture["preprocess_cfg"]
         self._gradients = Gradients(
             parallel,
             build_loss(config.loss, config.mask_false_negatives is not None),
@@ -85,6 +88,7 @@ class Trainer:
             self.device,
             _DTYPES[config.precision],
             config.micro_batch,
+            (preprocess["mean"], preprocess["std"]),
         )
 
     def fit(self) -> bool:
@@ -227,6 +231,7 @@ class Trainer:
                 {
                     "steps": self.steps,
                     "pairs": self.loader.pairs,
+                    "architecture": json.dumps(self.model.architecture),
                     **trained,
                     "scaler": self.scaler.state_dict(),
                     "curve": torch.tensor(self.curve, dtype=torch.float64),

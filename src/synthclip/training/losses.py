@@ -6,7 +6,7 @@ the processes, which is what data-parallel training descends, is the loss of the
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +126,8 @@ class Gradients:
 
     With `micro_batch`, at most that many pairs hold activations at a time (GradCache, Gao et al.,
     arXiv 2101.06983): features are computed without a graph, the loss gives their gradients, and a second
-    pass carries these into the weights. Both passes of a part draw the same random numbers.
+    pass carries these into the weights. Both passes of a part draw the same random numbers. `normalisation`
+    is the mean and standard deviation of each colour, on a scale of 0 to 1.
     """
 
     def __init__(
@@ -137,11 +138,11 @@ class Gradients:
         device: torch.device,
         precision: torch.dtype,
         micro_batch: int | None,
+        normalisation: tuple[Sequence[float], Sequence[float]] = (IMAGE_MEAN, IMAGE_STD),
     ) -> None:
         self._parallel, self._loss, self._group = parallel, loss, group
         self._device, self._precision, self._micro_batch = device, precision, micro_batch
-        mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
+        mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in normalisation)
         self._shift, self._scale = -mean / std, 1 / (255 * std)
 
     def backward(self, batch: Batch, seed: int, grad_scale: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from synthclip.evaluation.encoder import Encoder, Features
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.results import Tables, figure_name
 from synthclip.evaluation.suites import plan_of_names
-from synthclip.models.build import build_model
-from synthclip.models.load import loaded_as
+from synthclip.models.build import LeanCLIP
+from synthclip.models.load import as_loaded
 from synthclip.recipe import Recipe
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import HELDOUT, METRICS
@@ -27,8 +27,9 @@ class Validation:
     All that the recipe names has to be there: SynthClipError says what is not, before the first step.
     """
 
-    def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
+    def __init__(self, recipe: Recipe, run: RunDirectory, architecture: dict[str, Any]) -> None:
         self._recipe, self._config = recipe, recipe.training.eval
+        self._architecture = architecture
         self._sets: list[tuple[DataSet, tuple[str, ...]]] = []
         if HELDOUT in self._config.suite:
             self._sets += [(dataset, self._evaluators(dataset)) for dataset in _heldout(recipe, run)]
@@ -50,14 +51,14 @@ class Validation:
         )
 
     def __call__(self, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """The figures of the recipe's model with these weights: rows of `schema.EVAL_RESULT`.
+        """The figures of the model with these weights: rows of `schema.EVAL_RESULT`.
 
         Raises SynthClipError where the recipe's metric is not among them.
         """
-        model = build_model(self._recipe.model)
+        model = LeanCLIP(self._architecture)
         model.load_state_dict(weights)
         batch_size = self._recipe.evaluation.batch_size
-        features = Features(Encoder(*loaded_as(model, self._recipe.model), batch_size=batch_size))
+        features = Features(Encoder(*as_loaded(model), batch_size=batch_size))
         tables = Tables()
         for dataset, evaluators in self._sets:
             for evaluator in evaluators:
