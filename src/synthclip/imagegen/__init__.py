@@ -46,13 +46,15 @@ class Images(Stage):
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
         images = self.recipe.images
         variants = images.per_caption if split == "train" else images.heldout_per_caption
-        step = images.shard_captions(variants)
+        most = images.shard_captions(variants)
         number = 0
         for entry in balance.files:
             if not (entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")):
                 continue
             rows = pq.read_metadata(self.run.file("balance", entry.path)).num_rows
-            for start in range(0, rows, step):
+            # Tars of one file are of even size, unless the recipe says how many captions each has.
+            step = most if images.captions_per_shard else -(-rows // max(1, -(-rows // most)))
+            for start in range(0, rows, step or 1):
                 stop = min(start + step, rows)
                 yield Shard(
                     f"{split}/{number:05d}",

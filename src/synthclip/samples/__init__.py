@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,9 +126,13 @@ def any_shards(paths: Sequence[str], caption_key: str = "caption") -> TarSource:
     """WebDataset tars, here or far away. An index of each is made on its first use.
 
     Captions stand in `KEY.txt` or, where there is none, in `KEY.json` under `caption_key`. Raises
-    SynthClipError where a file is no tar, or compressed.
+    SynthClipError where a file is no tar, or compressed, or where no sample can be used.
     """
-    return TarSource(paths, [_of_tar(path, caption_key) for path in paths])
+    source = TarSource(paths, [_of_tar(path, caption_key) for path in paths])
+    if not len(source):
+        name, reason = next(iter(source.bad_rows.items()), (paths[0], "no files"))
+        raise SynthClipError(f"{name}: {reason}; none of its samples can be used: check training.sources")
+    return source
 
 
 def images(
@@ -198,18 +201,19 @@ def _of_tar(path: str, caption_key: str) -> pa.Table:
 
 
 def _scanned(path: str, caption_key: str) -> pa.Table:
-    with files.open_binary(path) as handle:
+    with files.os_errors(path), files.open_binary(path) as handle:
         found, damage = entries(handle, files.size(path))
         if damage and not found:
             raise SynthClipError(f"{path}: not a tar ({damage}): check training.sources")
         rows: list[dict[str, Any]] = []
         bad = {f"{path} after {found[-1].key}": f"cut off: {damage}"} if damage else {}
         for entry in found:
-            if entry.pictures or entry.says:
-                try:
-                    rows.append(_row(entry, handle, caption_key))
-                except ValueError as error:
-                    bad[f"{path} sample {entry.key}"] = str(error)
+            try:
+                rows.append(_row(entry, handle, caption_key))
+            except ValueError as error:
+                bad[f"{path} sample {entry.key}"] = str(error)
+        if files.is_remote(path) and rows:  # else a server without ranges would be noticed in training
+            files.read_range(path, rows[-1]["offset"], rows[-1]["offset"] + rows[-1]["length"], MAX_BYTES)
     schema = _INDEX.with_metadata({_BAD_ROWS: json.dumps(bad).encode()})
     return pa.Table.from_pylist(rows, schema=schema)
 
@@ -231,13 +235,17 @@ def _row(entry: Entry, handle: Any, caption_key: str) -> dict[str, Any]:
         return text
 
     if not entry.pictures:
-        raise ValueError("no picture")
+        raise ValueError("no picture" if entry.says else "neither a picture nor a text")
     if len(entry.pictures) > 1:
         raise ValueError(f"several pictures: {', '.join(sorted(entry.pictures))}")
     place = entry.files[entry.pictures[0]]
-    text, about = content("txt"), {}
-    with suppress(ValueError):  # RecursionError
+    text = content("txt")
+    try:
         about = json.loads(content("json") or "{}")
+    except (ValueError, RecursionError):
+        if text is None:
+            raise ValueError("no caption: its .json cannot be read") from None
+        about = {}
     if text is None:
         text = about.get(caption_key) if isinstance(about, dict) else None
         if text is None:

@@ -4,7 +4,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -37,17 +37,36 @@ def expand(pattern: str) -> list[str]:
 
 
 def _matching(pattern: str) -> list[str]:
-    if is_remote(pattern):
-        fs, inner = _filesystem(pattern)
-        found = [fs.unstrip_protocol(name) for name in fs.glob(inner)]
-    else:
-        path = Path(pattern).expanduser()
-        # A file's own name may hold the characters of a pattern.
-        at = Path(path.anchor)
-        found = [str(name) for name in ([path] if path.exists() else at.glob(str(path.relative_to(at))))]
+    if pattern.startswith("pipe:"):
+        raise SynthClipError(f"{pattern}: commands are not run: give the address itself, such as s3://…")
+    try:
+        with os_errors(pattern):
+            found = _remote_matches(pattern) if is_remote(pattern) else _local_matches(pattern)
+    except OSError as error:
+        raise SynthClipError(f"{pattern}: cannot be read ({error}): check training.sources") from None
     if not found:
         raise SynthClipError(f"{pattern}: no such file: check training.sources")
     return found
+
+
+def _remote_matches(pattern: str) -> list[str]:
+    fs, inner = _filesystem(pattern)
+    if "::" in pattern:  # a chain cannot be put together again from what it matches
+        if any(character in pattern for character in "*?["):
+            raise SynthClipError(f"{pattern}: chained addresses take no wildcards: name each file")
+        return [pattern] if fs.exists(inner) else []
+    return [fs.unstrip_protocol(name) for name in fs.glob(inner)]
+
+
+def _local_matches(pattern: str) -> list[str]:
+    path = Path(pattern).expanduser()
+    # A file's own name may hold the characters of a pattern.
+    at = Path(path.anchor)
+    found = [path] if path.exists() else list(at.glob(str(path.relative_to(at))))
+    for one in found:
+        if not one.is_file():  # a pipe or a device has no end
+            raise SynthClipError(f"{one}: not a regular file: check training.sources")
+    return [str(one) for one in found]
 
 
 def read_range(path: str, start: int, end: int, most: int) -> bytes:
@@ -57,7 +76,8 @@ def read_range(path: str, start: int, end: int, most: int) -> bytes:
         raise OSError(f"bytes {start} to {end}: more than {most // 2**20} MiB")
     if is_remote(path):
         fs, inner = _filesystem(path)
-        content: bytes = fs.cat_file(inner, start=start, end=end)
+        with os_errors(path):
+            content: bytes = fs.cat_file(inner, start=start, end=end)
         if len(content) != end - start:
             raise OSError(
                 f"{len(content)} bytes came where {end - start} were asked for: the server sends no parts of "
@@ -94,7 +114,8 @@ def size(path: str) -> int:
     """In bytes. Raises OSError."""
     if is_remote(path):
         fs, inner = _filesystem(path)
-        return int(fs.size(inner) or 0)
+        with os_errors(path):
+            return int(fs.size(inner) or 0)
     return Path(path).stat().st_size
 
 
@@ -102,7 +123,8 @@ def open_binary(path: str) -> IO[bytes]:
     """Open for reading. Raises OSError."""
     if is_remote(path):
         fs, inner = _filesystem(path)
-        remote: IO[bytes] = fs.open(inner, "rb")
+        with os_errors(path):
+            remote: IO[bytes] = fs.open(inner, "rb")
         return remote
     return Path(path).open("rb")
 
@@ -111,7 +133,8 @@ def identity(path: str) -> str:
     """A digest that changes when the file does: of its name, size and time of change. Raises OSError."""
     if is_remote(path):
         fs, inner = _filesystem(path)
-        return digest(path, str(fs.info(inner).get("size")), str(fs.ukey(inner)))
+        with os_errors(path):
+            return digest(path, str(fs.info(inner).get("size")), str(fs.ukey(inner)))
     known = Path(path).stat()
     return digest(Path(path).name, str(known.st_size), str(known.st_mtime_ns))
 
@@ -122,16 +145,30 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "synthclip"
 
 
-def _filesystem(path: str) -> tuple[Any, str]:
-    protocol, _, inner = path.partition("://")
-    return _of_protocol(protocol), inner
+@contextmanager
+def os_errors(path: str) -> Iterator[None]:
+    """Turn what the many clients behind fsspec raise into an OSError of one line."""
+    try:
+        yield
+    except (OSError, SynthClipError):
+        raise
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "; the server sends no parts of files: download it" if "bytes than" in told[0] else ""
+        raise OSError(f"{told[0]}{hint}") from None
 
 
 @cache
-def _of_protocol(protocol: str) -> Any:
+def _filesystem(path: str) -> tuple[Any, str]:
     import fsspec
 
-    return fsspec.filesystem(protocol)
+    try:
+        fs, inner = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:  # no driver; no such protocol
+        raise SynthClipError(f"{path}: {str(error).splitlines()[0]}") from None
+    return fs, inner
 
 
 def derived(name: str, folders: Sequence[Path], make: Callable[[], pa.Table]) -> pa.Table:

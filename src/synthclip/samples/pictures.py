@@ -21,6 +21,8 @@ _MAGIC = (
     (4, (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc")),
     (8, (b"WEBP",)),
 )
+_JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
+"""Those that simplejpeg turns into the same RGB as Pillow."""
 SNIFF_BYTES = 16
 """How many bytes of a file `is_picture` looks at."""
 
@@ -79,14 +81,14 @@ def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> RGB:
     import simplejpeg
 
     size(image)
-    if image[:2] == b"\xff\xd8":
-        # The sizes between half and whole take longer than the whole.
-        wanted = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
-        try:
+    try:
+        if image[:2] == b"\xff\xd8" and simplejpeg.decode_jpeg_header(image)[2] in _JPEG_COLOURS:
+            # The sizes between half and whole take longer than the whole.
+            wanted = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
             decoded: RGB = simplejpeg.decode_jpeg(image, "RGB", **wanted)
             return decoded
-        except ValueError:  # Pillow knows more colour spaces, and ignores padding between the blocks
-            pass
+    except (ValueError, KeyError):  # Pillow ignores padding between the blocks
+        pass
     return _by_pillow(image)
 
 

@@ -97,6 +97,8 @@ def members(handle: IO[bytes], end: int) -> Iterator[tuple[str, Place]]:
         header = handle.read(_BLOCK)
         if not header.strip(b"\0"):
             return
+        if len(header) < _BLOCK:
+            raise tarfile.ReadError("unexpected end of data")
         digits = header[148:156].strip(b"\0 ")
         if not digits.isdigit() or int(digits, 8) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" "):
             raise tarfile.ReadError(f"damaged at byte {at}")
@@ -116,13 +118,27 @@ def members(handle: IO[bytes], end: int) -> Iterator[tuple[str, Place]]:
 
 def _unusual_members(handle: IO[bytes], at: int, end: int) -> Iterator[tuple[str, Place]]:
     handle.seek(at)
-    with tarfile.open(fileobj=handle, mode="r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all that it has passed
-            if member.isfile():
-                if member.offset_data + member.size > end:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield member.name, Place(member.offset_data, member.size)
+    try:
+        with tarfile.open(fileobj=_Within(handle, end), mode="r:") as tar:  # type: ignore[call-overload]
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep all that it has passed
+                if member.isfile() and not member.issparse():
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError("unexpected end of data")
+                    yield member.name, Place(member.offset_data, member.size)
+    except (ValueError, OverflowError, EOFError) as error:  # of headers that `tarfile` does not check
+        raise tarfile.ReadError(f"damaged after byte {at} ({error})") from None
+
+
+class _Within:
+    """A file that takes no more memory than there is to read, whatever a header says."""
+
+    def __init__(self, handle: IO[bytes], end: int) -> None:
+        self._handle, self._end = handle, end
+        self.seek, self.tell = handle.seek, handle.tell
+
+    def read(self, count: int) -> bytes:
+        return self._handle.read(max(0, min(count, self._end - self.tell())))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -164,6 +180,10 @@ def entries(handle: IO[bytes], end: int) -> tuple[list[Entry], str | None]:
     current: dict[str, Entry] = {}
     damage = None
     try:
+        if compression := _compression(handle):
+            raise tarfile.ReadError(
+                f"compressed by {compression}: decompress it, as samples are read at random"
+            )
         for name, place in members(handle, end):
             folder, _, base = name.rpartition("/")
             if base.startswith("._") or "__MACOSX" in folder:
@@ -182,6 +202,13 @@ def entries(handle: IO[bytes], end: int) -> tuple[list[Entry], str | None]:
     except tarfile.TarError as error:
         damage = str(error)
     return _samples(found), damage
+
+
+def _compression(handle: IO[bytes]) -> str | None:
+    handle.seek(0)
+    start = handle.read(8)
+    known = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+    return next((name for magic, name in known.items() if start.startswith(magic)), None)
 
 
 def _samples(found: list[Entry]) -> list[Entry]:
