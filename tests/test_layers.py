@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "synthclip"
 COMPOSITOR = SOURCE.parent / "synthclip_compositor"
 
 LAYERS = [
-    ["errors", "keys", "schema"],
+    ["errors", "keys"],
+    ["schema"],
     ["recipe"],
     ["samples"],
     ["run"],

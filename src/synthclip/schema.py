@@ -1,6 +1,14 @@
-"""The Arrow schema of every hand-over between stages."""
+"""The Arrow schema of every hand-over between stages, and how a hand-over is read."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthclip.errors import SynthClipError
 
 SCHEMA_VERSION = "2"
 """Of a run directory: raised when what one holds is laid out in another way."""
@@ -140,3 +148,44 @@ EVAL_NEAREST = _schema(
     ("right", pa.bool_()),
 )
 """The images nearest to a few held-out captions; `right` where an image was painted from that caption."""
+
+
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, *, row_group: int | None = None, **options: Any
+) -> pa.Table:
+    """A hand-over, or one of its row groups, its page checksums compared.
+
+    Raises SynthClipError where it is damaged, FileNotFoundError where it is missing. `options` are those of
+    `pyarrow.parquet.read_table`.
+    """
+    with _damage(path):
+        if row_group is not None:
+            return _open(path).read_row_group(row_group, columns=columns)
+        return pq.read_table(path, columns=columns, page_checksum_verification=True, **options)
+
+
+def read_batches(path: Path, columns: Sequence[str], rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    """As `read_table`, for files that do not fit in memory."""
+    with _damage(path):
+        yield from _open(path).iter_batches(rows, columns=columns)
+
+
+def row_groups(path: Path) -> int:
+    """How many row groups a hand-over has."""
+    with _damage(path):
+        return int(_open(path).num_row_groups)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SynthClipError(f"{path}: damaged ({problem}): run `synthclip verify RUN --repair`") from None

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from synthclip import keys, schema
 from synthclip.evaluation.data import Classification, Pictures, Retrieval, Split
@@ -92,12 +91,12 @@ def open_heldout(
     no caption does; both are where the run holds no such image.
     """
     sidecars = sorted((run.stage("images") / "heldout").glob("*.parquet"))
-    ids = [pq.read_table(path, columns=["caption_id"])["caption_id"].to_numpy() for path in sidecars]
+    ids = [schema.read_table(path, columns=["caption_id"])["caption_id"].to_numpy() for path in sidecars]
     drawn = _draw(np.unique(np.concatenate([np.empty(0, np.uint64), *ids])), config.captions, seed)
     if not len(drawn):
         return ()
     where = pc.field("caption_id").isin(drawn)
-    rows = pa.concat_tables(pq.read_table(path, schema=schema.IMAGE, filters=where) for path in sidecars)
+    rows = pa.concat_tables(schema.read_table(path, schema=schema.IMAGE, filters=where) for path in sidecars)
     image_keys = rows["key"].to_pylist()
     pictures = Pictures(
         image_keys,

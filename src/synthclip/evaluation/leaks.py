@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from synthclip import schema
 from synthclip.evaluation.data import DataSet, Picture, Retrieval, test_pictures
 from synthclip.run.store import RunDirectory
 from synthclip.samples import images
@@ -92,7 +92,7 @@ def _caption_leaks(run: RunDirectory, datasets: list[Retrieval]) -> Iterator[Lea
         return
     told: set[tuple[str, str]] = set()
     for path in sorted((run.stage("balance") / "train").glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=["text"]):
+        for batch in schema.read_batches(path, ["text"], _ROWS_AT_ONCE):
             for text in batch.column(0).to_pylist():
                 for gram in ngrams(text):
                     for dataset, item in index.get(gram, ()):

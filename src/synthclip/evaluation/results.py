@@ -218,7 +218,7 @@ def _items(run: Path) -> dict[_Key, dict[str, tuple[float, int | None]]]:
     """Value and group of the items of each figure, by name."""
     found: dict[_Key, dict[str, tuple[float, int | None]]] = {}
     for folder in _folders(run):
-        for row in pq.read_table(folder / "items.parquet").to_pylist():
+        for row in schema.read_table(folder / "items.parquet").to_pylist():
             key = (row["dataset"], row["task"], row["metric"])
             found.setdefault(key, {})[row["item"]] = row["value"], row.get("group")
     return found
@@ -241,7 +241,7 @@ def weakest_classes(run: Path, count: int) -> list[WeakClass]:
     before one that fails on a hundred; a name that several data sets have counts once.
     """
     paths = [run / "eval" / "per_class.parquet", *sorted((run / ON_PUBLIC_DATA).glob("*/per_class.parquet"))]
-    rows = [row for path in paths if path.is_file() for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in paths if path.is_file() for row in schema.read_table(path).to_pylist()]
     if not rows:
         raise SynthClipError(f"{run}: no zero-shot results by class: run `synthclip eval {run}` first")
     rows.sort(key=lambda row: (wilson(round(row["n"] * row["top1"]), row["n"])[1], row["name"]))

@@ -163,7 +163,7 @@ class Images(Stage):
         }
 
     def _jobs(self, shard: Shard) -> list[Job]:
-        table = pq.read_table(self.run.file("balance", shard.payload["path"]))
+        table = schema.read_table(self.run.file("balance", shard.payload["path"]))
         part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
         return [
             Job(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, self.recipe.seed)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from synthclip import schema
 from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, load_saved_recipe
@@ -99,7 +99,7 @@ def _image(run: RunDirectory, key: str) -> dict[str, Any]:
     """The image's sidecar row and its JSON, as one."""
     for split in SPLITS:
         for sidecar in sorted(run.stage("images").glob(f"{split}/*.parquet")):
-            rows = pq.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
+            rows = schema.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
             if rows:
                 return {**read_metadata(sidecar.with_suffix(".tar"), key), **rows[0]}
     refused = _row(run, "images/rejected", "key", pa.scalar(key))
@@ -114,7 +114,7 @@ def _row(run: RunDirectory, stage: str, column: str, value: pa.Scalar) -> dict[s
     for file in sorted(run.stage(stage).rglob("*.parquet")):
         if "rejected" in file.relative_to(run.stage(stage)).parts:
             continue
-        rows = pq.read_table(file, filters=pc.field(column) == value).to_pylist()
+        rows = schema.read_table(file, filters=pc.field(column) == value).to_pylist()
         if rows:
             return dict(rows[0])
     return None

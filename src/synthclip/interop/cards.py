@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
+from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.recipe.shareable import shareable
 from synthclip.run.store import RunDirectory
@@ -122,7 +122,7 @@ def read_origins(run: RunDirectory) -> Origins:
     """Read what a run was made of. Texts are safe to pass on."""
     llms: set[str] = set()
     for path in sorted(run.stage("captions").glob("*.parquet")):
-        llms.update(pc.unique(pq.read_table(path, columns=["model"])["model"]).to_pylist())
+        llms.update(pc.unique(schema.read_table(path, columns=["model"])["model"]).to_pylist())
     manifests = run.manifests("images")
     painters = _distinct(manifest.notes.get("backend") for manifest in manifests)
     licences = _distinct(manifest.notes.get("licence") for manifest in manifests)
@@ -265,7 +265,7 @@ def _evaluation(run: RunDirectory) -> list[str]:
     if not run.manifests("eval"):
         return []
     rows = ["| data set | task | metric | value | 95 % interval | chance |", "|---|---|---|---|---|---|"]
-    for row in pq.read_table(run.file("eval", "results.parquet")).to_pylist():
+    for row in schema.read_table(run.file("eval", "results.parquet")).to_pylist():
         numbers = (
             f"{row['value']:.4f}",
             "" if row["ci95_low"] is None else f"{row['ci95_low']:.4f} to {row['ci95_high']:.4f}",

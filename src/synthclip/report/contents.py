@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from synthclip import keys
+from synthclip import keys, schema
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
 from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.interop.cards import Origins, read_origins
@@ -180,7 +180,7 @@ class _Reader:
 
     def table(self, stage: str, path: str) -> pa.Table | None:
         found = self.files(stage, path)
-        return pq.read_table(found[0]) if found else None
+        return schema.read_table(found[0]) if found else None
 
     def shards(self, split: str) -> list[Manifest]:
         """The manifests of a split's images."""
@@ -213,7 +213,7 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
 def _caption_words(reader: _Reader) -> dict[int, int]:
     words: Counter[int] = Counter()
     for path in reader.files("captions"):
-        for batch in pq.ParquetFile(path).iter_batches(columns=["text"]):
+        for batch in schema.read_batches(path, ["text"]):
             lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(batch["text"])))
             for entry in pc.value_counts(lengths).to_pylist():
                 words[int(entry["values"])] += int(entry["counts"])
@@ -225,7 +225,7 @@ def _gallery(reader: _Reader) -> tuple[Picture, ...]:
     sidecars = reader.files("images", "train/")
     drawn = np.empty(0, dtype=np.uint64)
     for path in sidecars:
-        ids = pq.read_table(path, columns=["caption_id"])["caption_id"].to_numpy()
+        ids = schema.read_table(path, columns=["caption_id"])["caption_id"].to_numpy()
         drawn = np.unique(np.concatenate([drawn, ids]))
         drawn = drawn[np.argsort(keys.seeds(drawn, stream="report.gallery", seed=0))[:GALLERY_CAPTIONS]]
     chosen = pa.array(drawn, pa.uint64())
@@ -271,7 +271,7 @@ def read_suites(run: RunDirectory) -> Suites | None:
 
     def rows(name: str) -> Iterable[dict[str, Any]]:
         for path in reader.files(ON_PUBLIC_DATA, suffix=f"/{name}"):
-            yield from pq.read_table(path).to_pylist()
+            yield from schema.read_table(path).to_pylist()
 
     results = {(row["dataset"], row["task"], row["metric"]): row for row in rows("results.parquet")}
     if not results:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
 from synthclip.samples import files
@@ -146,7 +147,7 @@ def images(
         tar = _tar(sidecar)
         wanted = list(dict.fromkeys((*columns, "key", "offset", "length", "sha256")))
         try:
-            rows = pq.read_table(sidecar, columns=wanted, filters=where).to_pylist()
+            rows = schema.read_table(sidecar, columns=wanted, filters=where).to_pylist()
             places = [(tar, row["offset"], row["length"]) for row in rows]
             for row, jpeg in zip(rows, files.read_places(places), strict=True):
                 if row["sha256"] and hashlib.sha256(jpeg).hexdigest() != row["sha256"]:
@@ -180,7 +181,7 @@ def _of_sidecar(path: Path) -> pa.Table:
         return files.derived(
             name,
             [files.cache_folder() / "index"],
-            lambda: pq.read_table(path, columns=_INDEX.names).cast(_INDEX),
+            lambda: schema.read_table(path, columns=_INDEX.names).cast(_INDEX),
         )
     except (OSError, pa.ArrowException) as error:
         told = str(error).splitlines()[0]

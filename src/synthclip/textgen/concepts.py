@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from synthclip import keys
+from synthclip import keys, schema
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe import Recipe
 from synthclip.recipe.textgen import ConceptsConfig, ConceptSource
@@ -57,7 +56,7 @@ class Concepts(Stage):
 
 def read_bank(run: RunDirectory) -> list[str]:
     """The concepts of a run, by their ids."""
-    table = pq.read_table(run.file("concepts", f"{BANK}.parquet"), columns=["text"])
+    table = schema.read_table(run.file("concepts", f"{BANK}.parquet"), columns=["text"])
     texts: list[str] = table["text"].to_pylist()
     return texts
 

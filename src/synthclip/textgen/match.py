@@ -8,7 +8,6 @@ from typing import NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
@@ -17,7 +16,7 @@ from synthclip.run.engine import Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
 from synthclip.run.threads import in_order
-from synthclip.schema import MATCH
+from synthclip.schema import MATCH, read_table, row_groups
 from synthclip.textgen import official
 from synthclip.textgen.concepts import BANK, read_bank
 from synthclip.textgen.matcher import ConceptMatcher
@@ -66,10 +65,10 @@ class Match(Stage):
             [bank] = self.manifests_of("concepts")
             return official.make_matches(shard, writer, tick, bank.rows)
         rows = unmatched = 0
-        captions = pq.ParquetFile(self.run.file("captions", f"{shard.name}.parquet"))
+        captions = self.run.file("captions", f"{shard.name}.parquet")
         with writer.table(f"{shard.name}.parquet", MATCH) as out:
-            for group in range(captions.num_row_groups):
-                table = captions.read_row_group(group, columns=["caption_id", "text"])
+            for group in range(row_groups(captions)):
+                table = read_table(captions, ["caption_id", "text"], row_group=group)
                 offsets, ids = self._concepts.match(table["text"].combine_chunks())
                 lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids))
                 columns = [table["caption_id"], pa.chunked_array([lists])]
@@ -127,19 +126,19 @@ class Part(NamedTuple):
 
     def ids(self) -> U64:
         """The captions' ids, uint64 [N]."""
-        table = pq.ParquetFile(self.match).read_row_group(self.group, columns=["caption_id"])
+        table = read_table(self.match, ["caption_id"], row_group=self.group)
         ids: U64 = table["caption_id"].to_numpy()
         return ids
 
     def matches(self) -> Matches:
-        table = pq.ParquetFile(self.match).read_row_group(self.group)
+        table = read_table(self.match, row_group=self.group)
         lists = table["concept_ids"].combine_chunks()
         lengths = pc.list_value_length(lists).to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return Matches(table["caption_id"].to_numpy(), offsets, pc.list_flatten(lists).to_numpy())
 
     def texts(self) -> pa.ChunkedArray:
-        return pq.ParquetFile(self.captions).read_row_group(self.group, columns=["text"])["text"]
+        return read_table(self.captions, ["text"], row_group=self.group)["text"]
 
 
 def matched_parts(run: RunDirectory) -> list[Part]:
@@ -159,7 +158,7 @@ def captions_by_concept(run: RunDirectory, concepts: int) -> NDArray[np.int64]:
 
 def _of_shard(run: RunDirectory, shard: str) -> Sequence[Part]:
     match, captions = (run.file(stage, f"{shard}.parquet") for stage in ("match", "captions"))
-    return [Part(match, captions, group) for group in range(pq.ParquetFile(match).num_row_groups)]
+    return [Part(match, captions, group) for group in range(row_groups(match))]
 
 
 def first_of_equal(files: Sequence[U64]) -> list[NDArray[np.bool_]]:

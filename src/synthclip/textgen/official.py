@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from synthclip import keys
+from synthclip import keys, schema
 from synthclip.errors import SynthClipError
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter, disk_errors
@@ -194,7 +193,7 @@ def export_counts(run: RunDirectory, file: Path) -> int:
     """Write how many captions match each concept, uint64 [concepts], as `entry_count.npy`."""
     _whole(run, "balance")
     counts: NDArray[np.uint64] = (
-        pq.read_table(run.file("balance", "counts.parquet"))["matched"].to_numpy().astype(np.uint64)
+        schema.read_table(run.file("balance", "counts.parquet"))["matched"].to_numpy().astype(np.uint64)
     )
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +211,7 @@ def _whole(run: RunDirectory, stage: str) -> list[str]:
 
 
 def _column(path: Path, name: str) -> Iterator[Any]:
-    for batch in pq.ParquetFile(path).iter_batches(columns=[name]):
+    for batch in schema.read_batches(path, [name]):
         yield from pa.Table.from_batches([batch])[name].to_pylist()
 
 

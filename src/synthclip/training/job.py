@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
+from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.keys import seed_of
 from synthclip.models import open_clip
@@ -205,8 +205,8 @@ def _rare_concepts(stage: Stage) -> frozenset[int]:
         return frozenset()
     path = stage.run.file("balance", "counts.parquet")
     try:
-        counts = pq.read_table(path, columns=["concept_id", "selected"])
-    except OSError:
+        counts = schema.read_table(path, columns=["concept_id", "selected"])
+    except FileNotFoundError:
         raise SynthClipError(
             f"training.mask_false_negatives needs {path}, which is not there: run `synthclip balance`, "
             "or leave it out"
