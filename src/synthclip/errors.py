@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 
 class SynthClipError(Exception):
-    """Something the user can mend.
+    """Something the user can fix.
 
     The message is one line that says what is wrong, where (file, row) and what to do. The command line
     prints it without a traceback and exits with code 2.

@@ -152,3 +152,10 @@ def test_a_stage_that_makes_nothing_stops_there_each_time(tmp_path: Path, run_te
     unmatched = f"captions.imported={write_lists(tmp_path / 'other', ['Nothing of it.'], 1)}"
     with pytest.raises(SynthClipError, match="none of 1 different captions is selected, 1 match no concept"):
         run_text(unmatched, out="unmatched")
+
+
+@pytest.mark.parametrize("text", ["{{ concept.__class__.__mro__ }}", "{{ 1 // 0 }}", "{{ ''.__doc__ }}"])
+def test_a_template_that_cannot_be_rendered_is_one_line_and_runs_no_code(text: str) -> None:
+    with pytest.raises(SynthClipError, match="'t' cannot be rendered for 'dog'") as caught:
+        prompts(templates=[{"name": "t", "text": text}]).draw("dog", 0)
+    assert "\n" not in str(caught.value)

@@ -1,17 +1,28 @@
 """The concept bank: every source, every filter, every file that is broken."""
 
 import bz2
+import csv
+import gzip
+import io
 import json
+import lzma
+import tempfile
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from text_runs import RunText, table
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe.textgen import ConceptsConfig
+from synthclip.recipe.textgen import CaptionsConfig, ConceptsConfig, Template
+from synthclip.samples.csv_rows import records
 from synthclip.textgen.concepts import bank
+from synthclip.textgen.matcher import ConceptMatcher
+from synthclip.textgen.prompts import clean
 
 
 def build(*sources: dict[str, Any], **values: Any) -> tuple[list[str], dict[str, int]]:
@@ -221,3 +232,108 @@ def test_a_source_that_cannot_be_is_refused_when_the_recipe_is_read(
 ) -> None:
     with pytest.raises(SynthClipError, match=told):
         run_text(override, stages=("concepts",))
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("packed", [bytes, bz2.compress, gzip.compress, lzma.compress])
+def test_a_mark_before_the_text_and_a_packed_file_change_nothing(tmp_path: Path, packed: Any) -> None:
+    block = file(tmp_path, "block.txt", BOM + b"dog\n")
+    for kind, content in {
+        "text": "dog\ncat\n",
+        "csv": "text,id\ndog,1\ncat,2\n",
+        "json": '["dog", "cat"]',
+    }.items():
+        path = file(tmp_path, f"bank.{kind}", packed(BOM + content.encode()))
+        assert build({"kind": kind, "path": path})[0] == ["dog", "cat"]
+        assert build({"kind": kind, "path": path}, block=[block]) == (["cat"], {"blocked": 1})
+
+
+def test_a_damaged_package_is_one_line(tmp_path: Path) -> None:
+    path = file(tmp_path, "bank.txt", gzip.compress(b"dog\n" * 1000)[:-12])
+    with pytest.raises(SynthClipError, match="compressed data is damaged"):
+        build({"kind": "text", "path": path})
+
+
+def test_a_stray_quote_costs_its_own_row_alone(tmp_path: Path) -> None:
+    rows = ["text", *(f"word{n}" for n in range(10)), '"stray quote', *(f"other{n}" for n in range(989))]
+    path = file(tmp_path, "bank.csv", "\n".join(rows) + "\n")
+    kept: list[dict[str, str]] = []
+    config = ConceptsConfig.model_validate({"sources": [{"kind": "csv", "path": path}]})
+    concepts = bank(config, lambda row, reason: kept.append({**row, "reason": reason}))
+    assert len(concepts) == 999
+    assert kept == [{"text": "bank.csv, line 12", "source": "csv", "reason": "quotes do not match"}]
+
+
+def test_a_quoted_field_may_go_over_lines_and_a_row_of_another_width_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, "bank.csv", 'id,text\n1,"red\nball"\n2\n\n3,"a ""b"", c"\n4,dog\n')
+    assert build({"kind": "csv", "path": path}) == (
+        ['a "b", c', "dog"],
+        {"unprintable characters": 1, "wrong number of columns": 1},
+    )
+
+
+@given(
+    st.lists(
+        st.lists(st.text(alphabet='ab",\n\r é\u2028', max_size=6), min_size=2, max_size=2),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_what_a_writer_of_csv_wrote_is_read_back(rows: list[list[str]]) -> None:
+    out = io.StringIO(newline="")
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["x", "y"], *rows])
+    found = list(records(io.BytesIO(out.getvalue().encode()), ","))
+    assert [fields for _, fields in found] == [["x", "y"], *rows]
+
+
+WORDS = st.text(alphabet="aéeñüÅΩ한글ไทย́̈", min_size=1, max_size=6)
+
+
+@given(WORDS, WORDS, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]))
+def test_a_concept_matches_however_its_accents_are_written(
+    first: str, other: str, one: Any, two: Any
+) -> None:
+    written = unicodedata.normalize(one, first)
+    with tempfile.TemporaryDirectory() as folder:
+        concepts, _ = build({"kind": "text", "path": file(Path(folder), "bank.txt", f"{written}\n")})
+    template = Template(name="t", text="x", min_words=1)
+    config = CaptionsConfig(templates=(template,), min_words=1)
+    for concept in concepts:
+        said = unicodedata.normalize(two, f"one {first} and {other} here")
+        caption, reason = clean(said, concept, config, template)
+        assert reason is None
+        offsets, _ = ConceptMatcher(concepts).match([caption])
+        assert offsets[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "concept",
+    [
+        "ice\u00a0cream",
+        "می\u200cخواهم",
+        "👩\u200d🚀",
+        "❤\ufe0f",
+        "क्\u200dष",
+    ],  # NBSP, ZWNJ, ZWJ of emoji, VS16, ZWJ
+)
+def test_joiners_and_hard_spaces_are_no_control_characters(tmp_path: Path, concept: str) -> None:
+    texts, rejected = build({"kind": "text", "path": file(tmp_path, "bank.txt", f"{concept}\n")})
+    assert (texts, rejected) == ([concept.replace("\u00a0", " ")], {})
+    template = Template(name="t", text="x")
+    said = f"Here is {concept} today"
+    assert clean(said, texts[0], CaptionsConfig(templates=(template,)), template)[1] is None
+
+
+def test_a_joiner_does_not_hide_a_blocked_word(tmp_path: Path) -> None:
+    source = {"kind": "text", "path": file(tmp_path, "bank.txt", "do\u200dg\n")}
+    assert build(source, block=[file(tmp_path, "block.txt", "dog\n")]) == ([], {"blocked": 1})
+
+
+def test_page_views_that_are_none_are_named(tmp_path: Path) -> None:
+    views = file(tmp_path, "views.bz2", gzip.compress(b"de Hund 10 0\n"))
+    with pytest.raises(SynthClipError, match="no page views of the English Wikipedia"):
+        build({"kind": "wikipedia", "path": dump(tmp_path), "views": views, "min_count": 2})
+    packed = file(tmp_path, "other.bz2", gzip.compress(b"en Dog 100 0\n"))
+    assert "Dog" in build({"kind": "wikipedia", "path": dump(tmp_path), "views": packed, "min_count": 2})[0]

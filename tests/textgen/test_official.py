@@ -35,9 +35,9 @@ def test_items_are_those_of_the_json_list(
     [
         (b'{"a": 1}', "expected a JSON list"),
         (b"", "expected a JSON list"),
-        (b'["a", "b', "behind element 1"),
-        (b'["a", "b"', "behind element 1"),
-        (b'["a", nonsense]', "behind element 1"),
+        (b'["a", "b', "after element 1"),
+        (b'["a", "b"', "after element 1"),
+        (b'["a", nonsense]', "after element 1"),
         (b'["\xff"]', "not UTF-8"),
     ],
 )

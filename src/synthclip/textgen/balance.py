@@ -30,6 +30,7 @@ _STEPS = 60
 
 class Balance(Stage):
     name, reads, sections = "balance", ("concepts", "captions", "match"), ("seed", "balance")
+    revision = 2
     rejects = NEAR_DUPLICATE
 
     def shards(self) -> Sequence[Shard]:

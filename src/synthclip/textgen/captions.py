@@ -27,6 +27,7 @@ class Captions(Stage):
     round of the coverage loop; or one for every imported file."""
 
     name, reads, sections = "captions", ("concepts",), ("seed", "llm", "captions")
+    revision = 2
     rejects = REJECTED_CAPTION
 
     def shards(self) -> Sequence[Shard]:

@@ -1,8 +1,11 @@
 """The concept bank: sources merged in order, filtered, each entry with where it came from."""
 
-import csv
+import gzip
+import io
 import json
 import re
+import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
@@ -19,16 +22,22 @@ from synthclip.recipe.textgen import ConceptsConfig, ConceptSource
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter
+from synthclip.samples.csv_rows import RowError, records
 from synthclip.schema import CONCEPT, REJECTED_CONCEPT
 from synthclip.textgen import lexicons
 from synthclip.textgen.matcher import ConceptMatcher
 
 BANK = "00000"
 """The one shard of the concept bank."""
+JOINERS = re.compile("[\u200c\u200d]")
+"""Zero-width joiner and non-joiner: spelling in Persian and Indian scripts, and the glue of emoji."""
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+"""All but the plain space; a tab or a newline is no part of a concept."""
 
 
 class Concepts(Stage):
     name, reads, sections = "concepts", (), ("concepts",)
+    revision = 2
     rejects = REJECTED_CONCEPT
 
     def shards(self) -> Sequence[Shard]:
@@ -83,36 +92,42 @@ def bank(
     pattern = re.compile(config.pattern) if config.pattern else None
     for source in config.sources:
         for entry in entries(source):
-            reason = _refusal(entry, config, pattern)
-            if reason is None and entry.strip() in found:
+            text, reason = _judged(entry, config, pattern)
+            if reason is None and text in found:
                 reason = "duplicate"
             if reason is None:
-                found[entry.strip()] = source.kind
+                found[text] = source.kind
             else:
-                reject({"text": str(entry), "source": source.kind}, reason)
+                reject({"text": text, "source": source.kind}, reason)
     if config.block:
-        offsets, _ = ConceptMatcher(_block_list(config.block), lowercase=True).match(list(found))
+        offsets, _ = ConceptMatcher(_block_list(config.block), lowercase=True).match(
+            [JOINERS.sub("", text) for text in found]
+        )
         blocked = [text for text, hits in zip(found, np.diff(offsets), strict=True) if hits]
         for text in blocked:
             reject({"text": text, "source": found.pop(text)}, "blocked")
     return list(found.items())[: config.limit]
 
 
-def _refusal(entry: Any, config: ConceptsConfig, pattern: re.Pattern[str] | None) -> str | None:
+def _judged(entry: Any, config: ConceptsConfig, pattern: re.Pattern[str] | None) -> tuple[str, str | None]:
+    """(concept, None), or (what stands there, why it is refused)."""
+    if isinstance(entry, RowError):
+        reason, where = entry.args
+        return where, reason
     if not isinstance(entry, str):
-        return "not a string"
-    text = entry.strip()
+        return str(entry), "not a string"
+    text = _SPACES.sub(" ", unicodedata.normalize("NFC", entry)).strip()
     if not text:
-        return "empty"
+        return entry, "empty"
     if len(text) < config.min_chars:
-        return "too short"
+        return text, "too short"
     if len(text) > config.max_chars:
-        return "too long"
-    if not text.isprintable():
-        return "unprintable characters"
+        return text, "too long"
+    if not JOINERS.sub("", text).isprintable():
+        return text, "unprintable characters"
     if pattern and not pattern.fullmatch(text):
-        return "pattern"
-    return None
+        return text, "pattern"
+    return text, None
 
 
 def _block_list(block: Sequence[str]) -> list[str]:
@@ -125,10 +140,11 @@ def _block_list(block: Sequence[str]) -> list[str]:
         else:
             path = Path(name).expanduser()
         try:
-            terms += path.read_text(encoding="utf-8").splitlines()
+            terms += path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SynthClipError(f"concepts.block: {path}: cannot be read: {error}") from None
-    return [term.strip() for term in terms if term.strip()]
+    terms = [_SPACES.sub(" ", unicodedata.normalize("NFC", term)).strip() for term in terms]
+    return [term for term in terms if term]
 
 
 def entries(source: ConceptSource) -> Iterator[Any]:
@@ -143,6 +159,8 @@ def entries(source: ConceptSource) -> Iterator[Any]:
         raise SynthClipError(
             f"{path}: not UTF-8 (byte {error.start} of what was read): convert the file"
         ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SynthClipError(f"{path}: its compressed data is damaged ({error}): fetch it again") from None
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -176,35 +194,37 @@ def _builtin(_: Path, __: ConceptSource) -> Iterator[str]:
 
 
 def _text(path: Path, _: ConceptSource) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with lexicons.open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as lines:
         for line in lines:
             yield line.rstrip("\r\n")
 
 
-def _csv(path: Path, source: ConceptSource) -> Iterator[str | None]:
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter)
-        if source.column not in (reader.fieldnames or ()):
-            raise SynthClipError(
-                f"{path}: no column {source.column!r}: set `column` to one of {reader.fieldnames or []}"
-            )
-        try:
-            for row in reader:
-                yield row[source.column]
-        except csv.Error as error:
-            raise SynthClipError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+def _csv(path: Path, source: ConceptSource) -> Iterator[str | RowError]:
+    with lexicons.open_bytes(path) as lines:
+        rows = records(lines, "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ",")
+        _, names = next(rows, (1, list[str]()))
+        if isinstance(names, RowError) or source.column not in names:
+            raise SynthClipError(f"{path}: no column {source.column!r}: set `column` to one of {names}")
+        column = names.index(source.column)
+        for number, fields in rows:
+            if isinstance(fields, RowError):
+                yield RowError(str(fields), f"{path.name}, line {number}")
+            else:
+                yield fields[column]
 
 
 def _json(path: Path, _: ConceptSource) -> Iterator[Any]:
     try:
-        entries = json.loads(path.read_bytes())
+        with lexicons.open_bytes(path) as handle:
+            listed = json.loads(handle.read())
     except json.JSONDecodeError as error:
         where = f"{path}, line {error.lineno}"
         raise SynthClipError(f"{where}: not JSON ({error.msg}): is it cut short?") from None
-    if not isinstance(entries, list):
+    except RecursionError:
+        raise SynthClipError(f"{path}: nested too deeply for a list of concepts") from None
+    if not isinstance(listed, list):
         raise SynthClipError(f"{path}: expected a JSON list of strings, such as MetaCLIP's metadata.json")
-    yield from entries
+    yield from listed
 
 
 def _wordfreq(_: Path, source: ConceptSource) -> Iterator[str]:

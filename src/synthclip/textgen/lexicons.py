@@ -5,12 +5,15 @@ and its much-read titles are taken, by the thresholds of MetaCLIP (arXiv 2309.16
 """
 
 import bz2
+import gzip
+import lzma
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import IO, cast
 from xml.etree import ElementTree
 
 from synthclip.errors import SynthClipError
@@ -48,6 +51,16 @@ class _Synset:
     @property
     def is_named_person(self) -> bool:
         return self.file == _PERSON and any(symbol == _INSTANCE_OF for symbol, _ in self.pointers)
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """A file for reading, unpacked where it begins as bzip2, gzip or xz do, whatever its name says."""
+    with path.open("rb") as handle:
+        start = handle.read(6)
+    for magic, opened in ((b"BZh", bz2.open), (b"\x1f\x8b", gzip.open), (b"\xfd7zXZ\0", lzma.open)):
+        if start.startswith(magic):
+            return cast(IO[bytes], opened(path))
+    return path.open("rb")
 
 
 def wordnet_files(folder: Path) -> list[Path]:
@@ -133,7 +146,7 @@ def _lemma(word: str) -> str:
 def wikipedia(dump: Path, source: ConceptSource) -> Iterator[str]:
     """Uni-grams, then bi-grams, by falling count, then titles in the order of the dump.
 
-    `dump` is a `pages-articles` file, XML or bz2. Raises SynthClipError where it is neither, or cut short.
+    `dump` is a `pages-articles` file, compressed or not. Raises SynthClipError where it is none or cut.
     """
     words: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
@@ -163,7 +176,7 @@ def _articles(dump: Path) -> Iterator[tuple[str, str]]:
     title = text = space = ""
     redirect = False
     try:
-        with bz2.open(dump) if dump.suffix == ".bz2" else dump.open("rb") as handle:
+        with open_bytes(dump) as handle:
             stream = ElementTree.iterparse(handle, events=("start", "end"))
             _, root = next(stream)
             for event, element in stream:
@@ -202,12 +215,16 @@ def _plain(text: str) -> str:
 
 
 def _views(path: Path) -> Counter[str]:
-    """Page views by title, from Wikimedia's hourly (`en Title count bytes`) or daily files, bz2 or plain."""
+    """Page views by title, from Wikimedia's hourly (`en Title count bytes`) or daily files."""
     views: Counter[str] = Counter()
-    with bz2.open(path) if path.suffix == ".bz2" else path.open("rb") as handle:
+    with open_bytes(path) as handle:
         for line in handle:
-            fields = line.decode("utf-8", "replace").split()
+            fields = line.decode("utf-8-sig", "replace").split()
             count = fields[4] if len(fields) >= 6 else fields[2] if len(fields) >= 3 else ""
             if count.isdecimal() and fields[0] in ("en", "en.m", "en.wikipedia"):
                 views[fields[1].replace("_", " ")] += int(count)
+    if not views:
+        raise SynthClipError(
+            f"{path}: no page views of the English Wikipedia in it: give an hourly or daily file of Wikimedia"
+        )
     return views

@@ -7,6 +7,7 @@ A run takes its captions and matches from such files, or writes them.
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -49,7 +50,7 @@ def items(path: Path) -> Iterator[Any]:
     decoder = json.JSONDecoder()
     count = 0
     try:
-        with path.open(encoding="utf-8") as handle:
+        with path.open(encoding="utf-8-sig") as handle:
             held = handle.read(_READ_CHARS).lstrip()
             if not held.startswith("["):
                 raise SynthClipError(f"{path}: expected a JSON list")
@@ -70,11 +71,11 @@ def items(path: Path) -> Iterator[Any]:
                 more = handle.read(max(_READ_CHARS, len(held) - at))
                 if not more:
                     raise SynthClipError(
-                        f"{path}: not JSON, or cut short, behind element {count}: mend it or make it again"
+                        f"{path}: not JSON, or cut short, after element {count}: correct it or make it again"
                     )
                 held, at = held[at:] + more, 0
     except UnicodeDecodeError:
-        raise SynthClipError(f"{path}: not UTF-8 behind element {count}: convert the file") from None
+        raise SynthClipError(f"{path}: not UTF-8 after element {count}: convert the file") from None
     except OSError as error:
         raise SynthClipError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -150,7 +151,7 @@ def _kept(file: Path, reject: Reject) -> Iterator[tuple[str, list[int] | None]]:
     for item in items(file):
         found = caption_and_ids(item)
         text = found[0].replace('"', "").strip() if found else str(item)[:200]
-        text = text.encode("utf-8", "replace").decode()
+        text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
         if found is None:
             reason = "not a caption"
         elif not text:

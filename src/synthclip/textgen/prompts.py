@@ -13,6 +13,7 @@ from synthclip import keys
 from synthclip.backends import Refused
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
+from synthclip.textgen.concepts import JOINERS
 
 _MAX_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
 _QUOTES = str.maketrans("", "", '"“”„«»')
@@ -75,7 +76,13 @@ class Prompts:
             axis: values[int(self._share(concept, f"axis {axis}", attempt) * len(values))]
             for axis, values in self._axes.items()
         }
-        text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
+        try:
+            text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
+        except Exception as error:  # whatever the template computes
+            name = self._templates[chosen].name
+            raise SynthClipError(
+                f"captions.templates: {name!r} cannot be rendered for {concept!r}: {error}"
+            ) from None
         prefill = " ".join(prefill.split())
         seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
         return Prompt(text, prefill, self._templates[chosen], seed)
@@ -99,7 +106,7 @@ def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) ->
     """(caption, None), or (what is left of the text, reason)."""
     if len(raw) > _MAX_CHARS:
         return raw, "too long"
-    text = _LEAD.sub("", raw.strip().translate(_QUOTES).strip()).strip()
+    text = _LEAD.sub("", unicodedata.normalize("NFC", raw).strip().translate(_QUOTES).strip()).strip()
     if template.sentences is not None:
         text = _first_sentences(text, template.sentences)
     if not text:
@@ -107,7 +114,7 @@ def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) ->
     if "\n" in text or "\r" in text:
         return text, "several lines"
     text = " ".join(text.split())
-    if "�" in text or any(unicodedata.category(character) in _UNSEEN for character in text):
+    if "�" in text or any(unicodedata.category(one) in _UNSEEN for one in JOINERS.sub("", text)):
         return text, "control characters"
     if _REFUSAL.search(text):
         return text, "refusal"
