@@ -70,6 +70,21 @@ def test_open_clips_training_loader_reads_them_by_sizes_json(
         assert texts.shape == (len(images), 77)
 
 
+def test_datasets_reads_every_sample(painted: RunDirectory, tmp_path: Path) -> None:
+    """Its JSON reader knows no numbers above 2^63: ids are strings there."""
+    import datasets
+
+    urls = sorted(str(path) for path in painted.stage("images").glob("train/*.tar"))
+    loaded = datasets.load_dataset(
+        "webdataset", data_files={"train": urls}, split="train", cache_dir=str(tmp_path)
+    )
+    wanted = {image_key(text_id(text), variant): text for text in CAPTIONS for variant in range(2)}
+    assert {row["__key__"]: row["txt"] for row in loaded} == wanted
+    assert max(int(row["json"]["caption_id"]) for row in loaded) >= 2**63
+    assert {row["json"]["caption_id"] for row in loaded} == {str(text_id(text)) for text in CAPTIONS}
+    assert all(row["jpg"].size == (48, 48) for row in loaded)
+
+
 def test_sizes_count_what_the_tars_hold(painted: RunDirectory) -> None:
     folder: Path = painted.stage("images") / "train"
     sizes = json.loads((folder / "sizes.json").read_text())
