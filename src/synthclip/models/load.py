@@ -1,23 +1,23 @@
 """Loads a CLIP model from wherever one comes."""
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synthclip.errors import SynthClipError
+from synthclip.models import foreign
 from synthclip.models.weights import (
     CONFIG_FILE,
     TRAINING_FORMAT,
     from_official,
-    listed_keys,
     official_state_dict,
     read_checkpoint,
+    read_weights,
     refuse_other_architecture,
-    refuse_unsafe,
     to_official,
+    weight_files,
 )
 from synthclip.recipe.section import did_you_mean
 from synthclip.recipe.training import PAPER_MODEL, ModelConfig
@@ -71,7 +71,7 @@ def load_model(source: str | Path) -> LoadedModel:
     `source` is one of: a run directory, or its `train/model`; any open_clip folder (`local-dir:` may stand
     before it); an official SynthCLIP `checkpoint_best.pt`; a `step-<n>.pt` of a run that is being trained;
     `NAME:TAG`, an open_clip model with one of its pretrained weights (`ViT-B-32:laion2b_s34b_b79k`);
-    `hf-hub:ORG/REPO`.
+    `hf-hub:ORG/REPO`; an `epoch_<n>.pt` of open_clip's training; a transformers CLIP folder.
 
     Raises SynthClipError where there is no such model, or a file is damaged or not safe to load.
     """
@@ -111,18 +111,31 @@ def _from_folder(path: Path) -> OpenedModel:
     if folder is None:
         if (path / "recipe.yaml").is_file():
             raise SynthClipError(f"{path}: this run has no trained model yet: run `synthclip train {path}`")
+        if (path / foreign.CONFIG_FILE).is_file():
+            return _transformers(path)
         raise SynthClipError(f"{path}: neither a run directory nor a model folder: no {CONFIG_FILE} in it")
-    if not any(folder.glob("*.safetensors")):
-        for pickled in sorted([*folder.glob("*.bin"), *folder.glob("*.pth")]):
-            refuse_unsafe(pickled)
-    return _from_open_clip(f"{_LOCAL}{folder}", None)
+    return _from_open_clip(f"{_LOCAL}{folder}", None, weight_files(folder))
 
 
 def _from_file(path: Path) -> OpenedModel:
     checkpoint = read_checkpoint(path)
     if checkpoint.get("format") == TRAINING_FORMAT:
         return _from_training(path, checkpoint)
+    if (path.parent / CONFIG_FILE).is_file() and "image_projection" not in checkpoint.get("state_dict", {}):
+        return _from_open_clip(f"{_LOCAL}{path.parent}", None, [path])
+    if (trained := foreign.open_clip_training(path, checkpoint)) is not None:
+        return _from_open_clip(trained.name, None, [path], trained.options)
     return _from_official(path, checkpoint)
+
+
+def _transformers(folder: Path) -> OpenedModel:
+    from synthclip.models.build import LeanCLIP
+
+    architecture, state = foreign.transformers_clip(folder, read_weights(weight_files(folder)))
+    model = LeanCLIP(architecture)
+    refuse_other_architecture(folder, state, model.state_dict(), "its config.json")
+    model.load_state_dict(state)
+    return _opened(model)
 
 
 def _from_official(path: Path, checkpoint: dict[str, Any]) -> OpenedModel:
@@ -184,41 +197,42 @@ def _name_and_tag(name: str) -> tuple[str, str]:
     return model, tag
 
 
-def _from_open_clip(name: str, tag: str | None) -> OpenedModel:
+def _from_open_clip(
+    name: str, tag: str | None, files: Sequence[Path] = (), options: Mapping[str, Any] | None = None
+) -> OpenedModel:
+    """A model that open_clip builds by name, with the weights in `files` or else open_clip's for the tag."""
     from synthclip.models import build, open_clip
 
     label = name.removeprefix(_LOCAL) if tag is None else f"{name}:{tag}"
+    options = dict(options or {})
     # open_clip only warns where a tag's weights were trained with the other activation than the name implies.
-    quick_gelu = tag is not None and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    if tag is not None and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False):
+        options["force_quick_gelu"] = True
     try:
         model = open_clip.create_model(
-            name, pretrained=tag, require_pretrained=True, force_quick_gelu=quick_gelu
+            name, pretrained=tag, load_weights=not files, require_pretrained=not files, **options
         )
         config = open_clip.get_model_config(name)
-        if quick_gelu:
+        if options.get("force_quick_gelu"):
             config["quick_gelu"] = True
         tokenizer = _tokenizer(config) if build.is_paper_model(config) else open_clip.get_tokenizer(name)
-    except json.JSONDecodeError as error:
-        raise SynthClipError(f"{label}: {CONFIG_FILE} is not JSON: {error}") from None
+        if files:
+            _load(model, files)
+    except SynthClipError:
+        raise
     except Exception as error:  # open_clip, its readers and the hub client share no base class
-        raise SynthClipError(f"{label}: cannot be loaded: {_one_line(error)}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise SynthClipError(f"{label}: cannot be loaded: {' '.join(lines[:2])[:300]}") from error
     return OpenedModel(model.eval(), config, open_clip.model.get_model_preprocess_cfg(model), tokenizer)
 
 
-def _one_line(error: Exception) -> str:
-    """One line of what went wrong; of a misfit of weights and architecture, the first keys."""
-    text = str(error)
-    missing, unexpected = (
-        [
-            key
-            for listed in re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)
-            for key in listed.split('"')[1::2]
-        ]
-        for kind in ("Missing", "Unexpected")
-    )
-    sizes = r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)"
-    reshaped = [f"{key} is {given}, not {wanted}" for key, given, wanted in re.findall(sizes, text)]
-    if keys := listed_keys(missing, unexpected, reshaped):
-        return f"not the weights of its architecture: {keys}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__
+def _load(model: Any, files: Sequence[Path]) -> None:
+    from synthclip.models import open_clip
+
+    state, wanted = open_clip.convert.convert_state_dict(model, read_weights(files)), model.state_dict()
+    if "positional_embedding" in state and "positional_embedding" not in wanted:
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    for name in {"logit_scale", "logit_bias"} & state.keys() & wanted.keys():
+        state[name] = state[name].reshape(wanted[name].shape)
+    refuse_other_architecture(files[0], state, wanted, "its architecture")
+    model.load_state_dict(state)
