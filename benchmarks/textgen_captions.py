@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthclip import RunDirectory, load_recipe, run
-from synthclip.backends import LLM, build_llm
+from synthclip.backends import LLM, Refused, build_llm
 from synthclip.recipe.backends import BackendConfig
 from synthclip.run.progress import Console
 from synthclip.textgen import captions
@@ -131,7 +131,7 @@ class Timed:
         self.seconds = 0.0
         self.asked: list[tuple[list[str], list[int]]] = []
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str | Refused]:
         started = time.perf_counter()
         said = self._llm.generate(prompts, seeds)
         self.seconds += time.perf_counter() - started

@@ -1,5 +1,6 @@
 """Transformers on a small random model that the test builds."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_text_depends_on_its_seed_not_on_its_batch(folder: Path) -> None:
 
 def test_it_stops_before_the_stop_string(folder: Path) -> None:
     many = build_llm(config(folder, stop=["dog"])).generate(["a red"] * 12, range(12))
-    assert all("dog" not in text for text in many)
+    assert all("dog" not in str(text) for text in many)
 
 
 def test_no_temperature_is_greedy_and_chat_uses_the_template(folder: Path) -> None:
@@ -79,11 +80,27 @@ def test_no_temperature_is_greedy_and_chat_uses_the_template(folder: Path) -> No
 def test_penalties_keep_a_greedy_model_from_repeating_itself(folder: Path) -> None:
     prompts, seeds = ["a red dog", "the cat"], [1, 2]
     plain = build_llm(config(folder, temperature=0, max_tokens=10)).generate(prompts, seeds)
-    assert any(len(set(text.split())) < len(text.split()) for text in plain)
+    assert any(len(set(str(text).split())) < len(str(text).split()) for text in plain)
     for penalty in ("presence_penalty", "frequency_penalty"):
         varied = build_llm(config(folder, temperature=0, max_tokens=10, **{penalty: 100.0}))
-        for text in varied.generate(prompts, seeds):
+        for text in map(str, varied.generate(prompts, seeds)):
             assert len(set(text.split())) == len(text.split())
+
+
+def test_a_model_without_a_chat_template_is_one_line(folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(SynthClipError, match=r"has no chat template: set llm\.chat to false"):
+        build_llm(config(bare, chat=True))
+    assert build_llm(config(bare)).continues
+
+
+@pytest.mark.parametrize("values", [{"dtype": "flote16"}, {"gguf_file": "none.gguf"}, {"device": "gpu7"}])
+def test_a_value_that_no_model_is_loaded_with_is_one_line(folder: Path, values: dict[str, object]) -> None:
+    with pytest.raises(SynthClipError, match="cannot be loaded") as error:
+        build_llm(config(folder, **values))
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_holds_no_model_is_one_line(tmp_path: Path) -> None:

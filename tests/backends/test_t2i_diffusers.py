@@ -123,6 +123,18 @@ def test_a_folder_that_is_no_pipeline_is_one_line(tmp_path: Path) -> None:
         build(Config(backend="diffusers", model=str(tmp_path)))
 
 
+@pytest.mark.parametrize("steps", [1001, 2000])
+def test_values_that_the_pipeline_refuses_are_one_line(tiny_pipeline: Path, steps: int) -> None:
+    with pytest.raises(SynthClipError, match=r"refuses the recipe's values.*steps") as error:
+        build(config(tiny_pipeline, steps=steps)).generate(["a"], [1])
+    assert "\n" not in str(error.value)
+
+
+def test_a_size_that_no_pipeline_paints_is_refused_with_the_recipe() -> None:
+    with pytest.raises(SynthClipError, match="multiple of 8"):
+        load_recipe("demo", ["text_to_image={backend: diffusers, size_px: 500}"])
+
+
 def test_an_unknown_scheduler_names_the_nearest(tiny_pipeline: Path) -> None:
     with pytest.raises(SynthClipError, match="did you mean 'DDIMScheduler'"):
         build(config(tiny_pipeline, scheduler="DDIMSchedular"))

@@ -5,7 +5,8 @@ A backend is a module with a frozen `Config` (a `BackendConfig`) and `build(conf
 inside `build`, so that a recipe is checked without it.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from synthclip.errors import SynthClipError
 from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, module
 
 
@@ -94,6 +96,18 @@ class TextToImage(Protocol):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
         """One image for each prompt; it depends on its prompt and seed, not on its batch."""
         ...
+
+
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Around a vendor's code that loads a model: whatever it raises becomes one line."""
+    try:
+        yield
+    except SynthClipError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SynthClipError(f"{what}: cannot be loaded: {type(error).__name__}: {reason}") from None
 
 
 def build_llm(config: BackendConfig) -> LLM:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from synthclip.backends import SamplingConfig
+from synthclip.backends import SamplingConfig, loading
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.section import runtime
 
@@ -49,13 +49,12 @@ class Transformers:
         where = {name: value for name, value in where.items() if value is not None}
         self._config = config
         self._device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
+        with loading(f"llm.model: {config.model}"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left", **where)
             model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=config.dtype, **where)
-        except (OSError, ValueError) as error:
-            told = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SynthClipError(f"llm.model: {config.model}: cannot be loaded: {told}") from None
-        self._model = model.to(self._device).eval()
+            self._model = model.to(self._device).eval()
+        if config.chat and not self._tokenizer.chat_template:
+            raise SynthClipError(f"llm.model: {config.model}: has no chat template: set llm.chat to false")
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self.name = Path(config.model).name if Path(config.model).exists() else config.model
@@ -79,15 +78,21 @@ class Transformers:
             texts = self._tokenizer.batch_decode(tokens_BL[:, start:])
             return torch.tensor([self._cut(text) != text for text in texts], device=self._device)
 
-        with torch.inference_mode():
-            tokens = self._model.generate(
-                **encoded,
-                do_sample=False,
-                max_new_tokens=config.max_tokens,
-                logits_processor=self._sampling(seeds, start),
-                pad_token_id=self._tokenizer.pad_token_id,
-                stopping_criteria=[stopped] if config.stop else None,
-            )
+        try:
+            with torch.inference_mode():
+                tokens = self._model.generate(
+                    **encoded,
+                    do_sample=False,
+                    max_new_tokens=config.max_tokens,
+                    logits_processor=self._sampling(seeds, start),
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    stopping_criteria=[stopped] if config.stop else None,
+                )
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            raise SynthClipError(
+                f"llm.model: {config.model}: {reason}: lower llm.batch_size (now {config.batch_size})"
+            ) from None
         answers = self._tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
         return [self._cut(answer) for answer in answers]
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import SamplingConfig
-from synthclip.errors import needs_extra
+from synthclip.backends import SamplingConfig, loading
+from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.section import runtime
 
 
@@ -41,15 +41,18 @@ class VLLM:
             import vllm
         self._config = config
         self._vllm: Any = vllm
-        self._engine = vllm.LLM(
-            model=config.model,
-            revision=config.revision,
-            dtype=config.dtype,
-            max_model_len=config.context,
-            gpu_memory_utilization=config.gpu_memory_share,
-            tensor_parallel_size=config.tensor_parallel,
-            enable_prefix_caching=True,
-        )
+        with loading(f"llm.model: {config.model}"):
+            self._engine = vllm.LLM(
+                model=config.model,
+                revision=config.revision,
+                dtype=config.dtype,
+                max_model_len=config.context,
+                gpu_memory_utilization=config.gpu_memory_share,
+                tensor_parallel_size=config.tensor_parallel,
+                enable_prefix_caching=True,
+            )
+        if config.chat and not getattr(self._engine.get_tokenizer(), "chat_template", ""):
+            raise SynthClipError(f"llm.model: {config.model}: has no chat template: set llm.chat to false")
         self.name = f"{config.model}@{config.revision}" if config.revision else config.model
         self.batch_size = config.batch_size
         self.continues = not config.chat

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from synthclip.backends import Painted
+from synthclip.backends import Painted, loading
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.keys import digest, quick_digest
 from synthclip.recipe.backends import BackendConfig
@@ -102,7 +102,7 @@ class Config(BackendConfig):
     """A scheduler class of diffusers; None keeps the model's own, as for the numbers below."""
     steps: int | None = Field(None, ge=1)
     guidance: float | None = Field(None, ge=0)
-    size_px: int | None = Field(None, ge=16)
+    size_px: int | None = Field(None, ge=16, multiple_of=8)
     """Side of what the model paints."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     safety_checker: bool = False
@@ -202,12 +202,19 @@ class Diffusers:
         for name, encoded in self._empty_prompt.items():
             arguments[name] = encoded.expand(len(prompts), *encoded.shape[1:])
         with torch.inference_mode():
-            output = self._pipeline(
-                prompt=list(prompts),
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                output_type="pt",
-                **arguments,
-            )
+            try:
+                output = self._pipeline(
+                    prompt=list(prompts),
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                    output_type="pt",
+                    **arguments,
+                )
+            except (ValueError, TypeError, IndexError, AttributeError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise SynthClipError(
+                    f"text_to_image: {self._config.model}: the pipeline refuses the recipe's values: "
+                    f"{reason}: check text_to_image.size_px, steps, guidance and scheduler"
+                ) from None
             images = output.images[:count]
             finite = torch.isfinite(images).flatten(1).all(1).tolist()
             rounded = images.float().nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -258,7 +265,7 @@ def _load(config: Config) -> tuple[Any, str]:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    with loading(f"text_to_image.model: {config.model}"):
         folder, revision = _fetch(config, diffusers.DiffusionPipeline)
         absent = {} if config.safety_checker else _without_safety_checker(folder, diffusers.DiffusionPipeline)
         pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
@@ -268,13 +275,10 @@ def _load(config: Config) -> tuple[Any, str]:
             pipeline.load_lora_weights(config.adapter)
             pipeline.fuse_lora()
             pipeline.unload_lora_weights()
-    except (OSError, ValueError, KeyError) as error:
-        told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        raise SynthClipError(f"text_to_image.model: {config.model}: cannot be loaded: {told}") from None
-    if config.scheduler is not None:
-        pipeline.scheduler = _scheduler(config.scheduler, pipeline)
+        if config.scheduler is not None:
+            pipeline.scheduler = _scheduler(config.scheduler, pipeline)
+        pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
     if device != "cpu":
         denoiser.to(memory_format=torch.channels_last)

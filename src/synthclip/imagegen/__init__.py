@@ -101,7 +101,8 @@ class Images(Stage):
             return imported.make(shard, writer, tick, self._csv_captions)
         jobs = self._jobs(shard)
         kept: list[dict[str, Any]] = []
-        lost = cut = 0
+        lost: list[int] = []
+        cut = 0
         tar_name = f"{shard.name}.tar"
         painting = Painting(jobs, self._model, self._filters(), self.recipe.images)
         with TarWriter(writer.path(tar_name)) as tar:
@@ -109,7 +110,7 @@ class Images(Stage):
                 job, row = attempt.job, self._row(attempt)
                 if attempt.reason is not None:
                     writer.reject({**row, "attempt": job.attempt}, attempt.reason)
-                    lost += attempt.final
+                    lost += [job.caption_id] * attempt.final
                     tick(int(attempt.final), refused=writer.rejected.total())
                 else:
                     place = tar.add(job.key, attempt.jpeg, job.caption, self._metadata(attempt))
@@ -119,14 +120,15 @@ class Images(Stage):
                     cut += bool(attempt.unread)
                     tick(1, idle=painting.idle, cut=cut)
         writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
-        if lost > self.recipe.images.max_lost * len(jobs):
+        # One caption alone stops no run: its content may be what a filter refuses.
+        if len(set(lost)) > 1 and len(lost) > self.recipe.images.max_lost * len(jobs):
             reason, count = writer.rejected.most_common(1)[0]
             raise SynthClipError(
-                f"images shard {shard.name}: {lost} of {len(jobs)} images refused, most often as {reason!r} "
-                f"({count} times): check images.filters and the model, or raise images.max_lost"
+                f"images shard {shard.name}: {len(lost)} of {len(jobs)} images refused, most often as "
+                f"{reason!r} ({count} times): check images.filters and the model, or raise images.max_lost"
             )
         model = self._model
-        notes = {"backend": model.name, "licence": model.licence, "lost": lost, "cut_prompts": cut}
+        notes = {"backend": model.name, "licence": model.licence, "lost": len(lost), "cut_prompts": cut}
         return Outcome(len(kept), notes=notes)
 
     def _row(self, attempt: Attempt) -> dict[str, Any]:
