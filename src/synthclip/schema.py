@@ -112,9 +112,10 @@ EVAL_RESULT = _schema(
     ("n", pa.int64()),
     ("checkpoint", pa.string()),
     ("step", pa.int64()),
+    ("prompts", pa.string()),
 )
-"""One figure of a model. Figures taken in training have a `step`, the steps done before, and no checkpoint;
-all others have a checkpoint and no step."""
+"""One figure of a model; `prompts` are those of zero-shot. Figures taken in training have a `step`, the steps
+done before, and no checkpoint; all others have a checkpoint and no step."""
 
 EVAL_CLASS = _schema(
     ("dataset", pa.string()),
@@ -125,9 +126,10 @@ EVAL_CLASS = _schema(
     ("top5", pa.float64()),
     ("confused_with", pa.string()),
     ("confused_n", pa.int64()),
+    ("classes", pa.int32()),
 )
 """Zero-shot by class, for classes with an image: the shares right, and the class that most of the wrong
-top-1 answers named, with how many did."""
+top-1 answers named, with how many did. `classes` is how many there were to choose from."""
 
 EVAL_ITEM = _schema(
     ("dataset", pa.string()),

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.results import RESAMPLES, compare_figures, paired_bootstrap
+from synthclip.evaluation.results import RESAMPLES, compare_figures, not_current, paired_bootstrap
+from synthclip.recipe import load_recipe
 from synthclip.run.store import Outcome, RunDirectory
 
 
@@ -94,3 +95,20 @@ def test_the_command(tmp_path: Path) -> None:
 def test_runs_without_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="no results of an evaluation"):
         compare_figures(tmp_path, tmp_path)
+
+
+def test_figures_that_are_not_current_are_marked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert not_current(run.path) == []
+    evaluate(run)
+    with run.begin("suites", "s", "x") as writer:
+        rows = [
+            {"dataset": "d", "task": "zero_shot", "metric": "top1", "value": 0.5, "checkpoint": "another"}
+        ]
+        writer.rows("s/results.parquet", schema.EVAL_RESULT, rows)
+        writer.commit(Outcome(1))
+    (line,) = not_current(run.path)
+    assert "the figures in suites/s are of another model" in line
+    run.write_text("recipe.yaml", load_recipe("demo").to_yaml())
+    first, _ = not_current(run.path)
+    assert "the figures on held-out data are not current" in first

@@ -13,6 +13,7 @@ from synthclip import schema
 from synthclip.cli import app
 from synthclip.evaluation.data import open_dataset
 from synthclip.evaluation.leaks import MAX_BITS, find_leaks, hash_of, near_hashes, ngrams
+from synthclip.recipe import load_recipe
 from synthclip.run.store import Outcome, RunDirectory
 
 LONG = "a small brown dog runs along the wet sandy beach at dawn"
@@ -120,3 +121,18 @@ def test_heldout_data_of_a_run_is_not_training_data(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     class_folders(tmp_path / "data" / "mine")
     assert find_leaks(run, [open_dataset("mine", tmp_path / "data")]) == []
+
+
+def test_other_training_sources_are_scanned(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data" / "mine")
+    run = training_run(tmp_path / "run", [], [])
+    tar = tmp_path / "more" / "0.tar"
+    tar_of(tar, {"a.jpg": picture(101), "a.txt": b"a bus", "b.jpg": b"no picture", "b.txt": b"none"})
+    sources = [{"kind": "run"}, {"kind": "webdataset", "path": str(tar)}]
+    run.write_text("recipe.yaml", load_recipe("demo", [f"training.sources={sources}"]).to_yaml())
+    told = CliRunner().invoke(
+        app, ["leaks", str(run.path), "--data", str(tmp_path / "data"), "--suite", "mine"]
+    )
+    assert told.exit_code == 0, told.output
+    assert "mine image: 'test/bus/1.jpg' ~ training" in told.output
+    assert "scanned: the run's captions and images and 1 other training sources" in told.output

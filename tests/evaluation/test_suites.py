@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from heldout_run import MODEL_CONFIG, picture, save_model
+from safetensors.torch import save_file
 from test_datasets import class_folders, hash_of, tar_of
 from typer.testing import CliRunner
 
@@ -15,8 +16,9 @@ from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
 from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.evaluators import Settings, parse_templates
 from synthclip.evaluation.probes import fit_probe
-from synthclip.evaluation.suites import SuiteResult, evaluate, plan_of, plan_of_names
+from synthclip.evaluation.suites import SuiteResult, evaluate, open_suite, plan_of, plan_of_names
 from synthclip.models.load import load_model
 from synthclip.run.progress import Tasks
 
@@ -128,6 +130,74 @@ def test_a_torn_cache_file_is_made_again(model_folder: Path, root: Path, tmp_pat
     for path in (tmp_path / "cache").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     assert judge(model_folder, "shapes", root, tmp_path).results == first.results
+
+
+def test_a_cache_file_that_lies_is_made_again(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    first = judge(model_folder, "shapes", root, tmp_path)
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 0x40
+        path.write_bytes(content)
+    assert judge(model_folder, "shapes", root, tmp_path).results == first.results
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        save_file({"other": torch.zeros(2)}, path)
+    assert judge(model_folder, "shapes", root, tmp_path).results == first.results
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(
+        SynthClipError, match="a file stands where a folder should be: choose another --cache"
+    ):
+        judge(model_folder, "shapes", root, tmp_path)
+
+
+def test_prompts_of_ones_own_are_named_in_the_results(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    prompts = ("a {}", "the {c}!")
+    (tmp_path / "prompts.txt").write_text("a {}\n\nthe {c}!\n")
+    assert parse_templates(str(tmp_path / "prompts.txt")) == parse_templates("a {}; the {c}!") == prompts
+    assert parse_templates("own") == "own"
+    with pytest.raises(SynthClipError, match="choose one of own, imagenet-7, imagenet-80, a file"):
+        parse_templates("a photo")
+    settings, out = Settings(prompts, episodes=10), tmp_path / "out"
+    found = evaluate(model_folder, "shapes", data=root, out=out, cache=tmp_path / "cache", settings=settings)
+    named = {row["task"]: row["prompts"] for row in found.results}
+    assert named == {"zero_shot": "a {}; the {c}!", "linear_probe": None, "few_shot": None}
+    usual = judge(model_folder, "shapes", root, tmp_path)
+    assert {row["prompts"] for row in usual.results} == {"a photo of a {}.", None}
+
+
+def test_imagenets_kin_say_which_prompts_they_took(model_folder: Path, root: Path, tmp_path: Path) -> None:
+    for name in ("imagenet-a", "imagenette"):
+        class_folders(root / name, splits=("test",))
+        (root / name / "zeroshot_classification_templates.txt").write_text("one {c}\n")
+    found = judge(model_folder, "imagenet-a,imagenette", root, tmp_path)
+    prompts = {row["dataset"]: row["prompts"] for row in found.results}
+    assert prompts == {"imagenet-a": "imagenet-7", "imagenette": "one {c}"}
+    assert [note for note in found.notes if "--templates own" in note] == [
+        "imagenet-a: prompts are the paper's, imagenet-7, not the set's own: --templates own takes those"
+    ]
+
+
+def test_many_data_sets_make_a_folder_of_a_bounded_name(
+    model_folder: Path, root: Path, tmp_path: Path
+) -> None:
+    names = [f"a data set with a rather long name {number}" for number in range(8)]
+    for name in names:
+        (root / name).symlink_to(root / "caps")
+    found = judge(model_folder, ",".join(names), root, tmp_path)
+    assert found.files is not None
+    assert len(found.files.name) < 120
+    other = judge(model_folder, ",".join(names[::-1]), root, tmp_path)
+    assert other.files != found.files
+
+
+def test_download_makes_the_root(tmp_path: Path) -> None:
+    with pytest.raises(SynthClipError, match="--download makes it"):
+        open_suite("mine", tmp_path / "new")
+    with pytest.raises(SynthClipError, match="no data set 'mine'"):
+        open_suite("mine", tmp_path / "new" / "root", download=True)
+    assert (tmp_path / "new" / "root").is_dir()
 
 
 def test_unreadable_images_are_counted_and_named(model_folder: Path, root: Path, tmp_path: Path) -> None:

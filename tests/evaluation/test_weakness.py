@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.results import weakest_classes
+from synthclip.evaluation.results import never_tested, ranked_classes, weakest_classes
 from synthclip.recipe.textgen import ConceptSource
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.textgen.concepts import entries
@@ -45,3 +45,16 @@ def test_the_command_writes_what_a_concept_source_reads(tmp_path: Path) -> None:
 def test_a_run_that_was_not_evaluated_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="run `synthclip eval"):
         weakest_classes(tmp_path, 5)
+
+
+def test_equals_are_not_listed_by_the_alphabet_and_untested_classes_are_counted() -> None:
+    rows = [
+        {"dataset": "d", "name": name, "n": 6, "top1": top1, "classes": 40}
+        for top1 in (0.0, 1.0)
+        for name in (f"{letter}{top1}" for letter in "abcdefghij")
+    ]
+    for best in (True, False):
+        names = [row["name"] for row in ranked_classes(rows, best=best)]
+        assert {name[1:] for name in names[:10]} == {"1.0" if best else "0.0"}
+        assert names[:10] != sorted(names[:10])
+    assert never_tested(rows) == {"d": 20}

@@ -33,7 +33,7 @@ Templates = Annotated[
     typer.Option(
         "--templates",
         metavar="NAME",
-        help="Zero-shot prompts: own, imagenet-7 or imagenet-80.",
+        help="Zero-shot prompts: own, imagenet-7, imagenet-80, a FILE of prompts, or 'a {}; the {}'.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Download missing data sets into ROOT.")]
@@ -72,13 +72,12 @@ def evaluate(
         )
     from rich.console import Console
 
-    from synthclip.evaluation.evaluators import TEMPLATE_SETS, Settings
-    from synthclip.evaluation.paper import delta_lines, find_row, results_table
+    from synthclip.evaluation.evaluators import Settings, parse_templates
+    from synthclip.evaluation.paper import COVERS, delta_lines, find_row, results_table
     from synthclip.evaluation.suites import evaluate as evaluate_model
     from synthclip.run.progress import Console as ProgressConsole
 
-    if templates is not None and templates not in TEMPLATE_SETS:
-        raise SynthClipError(f"--templates {templates}: choose one of {', '.join(TEMPLATE_SETS)}")
+    prompts = None if templates is None else parse_templates(templates)
     rows = [find_row(name) for name in against or []]
     with ProgressConsole().tasks() as tasks:
         found = evaluate_model(
@@ -89,12 +88,12 @@ def evaluate(
             cache=cache,
             download=download,
             batch_size=batch_size,
-            settings=Settings(templates, episodes),
+            settings=Settings(prompts, episodes),
             tasks=tasks,
         )
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(results_table(found.results, rows))
-    for line in (*delta_lines(found.results, rows), *found.notes, *found.missing):
+    for line in (COVERS, *delta_lines(found.results, rows), *found.notes, *found.missing):
         console.print(line, markup=False, soft_wrap=True)
     console.print(found.files, markup=False, soft_wrap=True)
     if found.failed:
@@ -109,12 +108,14 @@ def compare(
     from rich.console import Console
 
     from synthclip.evaluation.paper import difference_table, run_table
-    from synthclip.evaluation.results import compare_figures
+    from synthclip.evaluation.results import PAIRED, compare_figures, not_current
 
     figures = compare_figures(run_a, run_b)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(run_table(run_a, run_b))
     console.print(difference_table(figures))
+    for line in (PAIRED, *not_current(run_a), *not_current(run_b)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def leaks(
@@ -125,16 +126,24 @@ def leaks(
     """Find evaluation captions and images in the training data."""
     from synthclip.evaluation.leaks import find_leaks
     from synthclip.evaluation.suites import open_suite
+    from synthclip.recipe import RECIPE_FILE, inspect_recipe
     from synthclip.run.store import RunDirectory
+    from synthclip.training.tables import open_source
 
     if not (run / "balance").is_dir() and not (run / "images").is_dir():
         raise SynthClipError(f"{run}: no training captions or images: name a run directory")
     opened = open_suite(suite, data)
-    found = find_leaks(RunDirectory(run), [dataset for dataset, _ in opened.datasets.values()])
+    sources = []
+    if (run / RECIPE_FILE).is_file():
+        training = inspect_recipe(run / RECIPE_FILE).training
+        sources = [open_source(source, []) for source in training.sources if source.path]
+    found = find_leaks(RunDirectory(run), [dataset for dataset, _ in opened.datasets.values()], sources)
     for leak in found:
         typer.echo(f"{leak.dataset} {leak.kind}: {leak.item!r} ~ training {leak.training!r} ({leak.detail})")
     for line in (*opened.failed, *opened.missing):
         typer.echo(line)
+    others = f" and {len(sources)} other training sources" if sources else ""
+    typer.echo(f"scanned: the run's captions and images{others}; not: what its models learned from")
     typer.echo(f"{len(found)} evaluation items are close to training data, of {', '.join(opened.datasets)}")
 
 
@@ -147,7 +156,7 @@ def weakest(
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="How many to list.")] = 20,
 ) -> None:
     """List the classes with the lowest accuracy."""
-    from synthclip.evaluation.results import concept_list, weakest_classes
+    from synthclip.evaluation.results import class_table, concept_list, never_tested, weakest_classes
     from synthclip.run.store import disk_errors
 
     found = weakest_classes(run, classes)
@@ -158,6 +167,8 @@ def weakest(
     for weak in found:
         mistaken = f", mostly for {weak.confused_with}" if weak.confused_with else ""
         typer.echo(f"{weak.name} ({weak.dataset}): {weak.top1:.0%} of {weak.n} right{mistaken}")
+    for dataset, count in never_tested(class_table(run)).items():
+        typer.echo(f"{dataset}: {count} classes have no test image and are not judged")
     if out is not None:
         typer.echo(f"to write more captions: synthclip captions {run} --fill --concepts {out} --at-least N")
 

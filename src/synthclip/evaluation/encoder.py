@@ -1,6 +1,7 @@
 """Pictures and texts to features of unit length, computed once and cached by content."""
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _AHEAD = 2
 """Batches decoded ahead of the model."""
-_FORMAT = "1"
+_FORMAT = "2"
 """Raised when other features or probes would come of the same model and data."""
 _WEIGHTS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".txt", ".model")
 
@@ -191,7 +192,7 @@ class Features:
         self._source, self._cache, self._batch_size, self._progress = model, cache, batch_size, progress
         self._encoder = model if isinstance(model, Encoder) else None
         self._held: dict[str, dict[str, Tensor]] = {}
-        known = None if isinstance(model, Encoder) else _digest_of_files(model)
+        known = None if isinstance(model, Encoder) else digest_of_files(model)
         self.checkpoint = "" if self._encoder else (known or self._loaded().digest())[:16]
         """What names a model on disk or by name in results."""
 
@@ -268,7 +269,8 @@ def default_cache() -> Path:
     return cache_folder() / "features"
 
 
-def _digest_of_files(model: str) -> str | None:
+def digest_of_files(model: str) -> str | None:
+    """A digest of a model on disk, a file, an open_clip folder or a run; None where there is none."""
     path = Path(model.removeprefix("local-dir:"))
     if path.is_file():
         return sha256_of(path)
@@ -280,27 +282,36 @@ def _digest_of_files(model: str) -> str | None:
 
 
 def _load(path: Path) -> "dict[str, Tensor] | None":
-    """What is cached, or None where nothing is, or it is damaged."""
+    """What is cached, or None where nothing is, or it is cut off or changed."""
     if not path.is_file():
         return None
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors if (file.metadata() or {}).get("crc32") == _checksum(tensors) else None
     except (SafetensorError, OSError):
         return None
+
+
+def _checksum(tensors: "dict[str, Tensor]") -> str:
+    check = 0
+    for name, tensor in sorted(tensors.items()):
+        check = zlib.crc32(tensor.numpy().tobytes(), zlib.crc32(name.encode(), check))
+    return f"{check:08x}"
 
 
 def _save(path: Path, tensors: "dict[str, Tensor]") -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with disk_errors(path):
+    with disk_errors(path, "--cache"):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(whole, partial, {"crc32": _checksum(whole)})
         except SafetensorError as error:
             partial.unlink(missing_ok=True)
             raise SynthClipError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import metrics
-from synthclip.evaluation.data import Classification, DataSet, Retrieval
+from synthclip.evaluation.data import KNOWN, Classification, DataSet, Retrieval, read_lines
 from synthclip.evaluation.encoder import Encoded, Features
 from synthclip.evaluation.probes import EPISODES, Probe, few_shot, fit_probe, judge_probe
 from synthclip.evaluation.results import Evaluation, class_rows
@@ -20,11 +21,14 @@ TEMPLATE_SETS = ("own", "imagenet-7", "imagenet-80")
 """The data set's own prompts ("a photo of a {}." where it brings none), or OpenAI's short or long list."""
 
 
+_IMAGENETS = frozenset(name for name in KNOWN if name.startswith("imagenet") or name == "objectnet")
+
+
 @dataclass(frozen=True)
 class Settings:
-    templates: str | None = None
-    """One of `TEMPLATE_SETS` for every set; None is the paper's choice, the short list for ImageNet and its
-    kin, and the others' own."""
+    templates: str | tuple[str, ...] | None = None
+    """One of `TEMPLATE_SETS`, or prompts, for every set; None is the paper's choice, the short list for
+    ImageNet and the sets of its classes, and the others' own."""
     episodes: int = EPISODES
     seed: int = 0
 
@@ -33,10 +37,14 @@ def evaluate_zero_shot(features: Features, dataset: DataSet, settings: Settings)
     """Each test image is given the class whose prompts are nearest."""
     data = _classification(dataset)
     test = _readable(features, data, "test")
-    classifier_CD = features.classifier(data.class_names, _templates(data, settings))
+    templates, prompts = _templates(data, settings)
+    classifier_CD = features.classifier(data.class_names, templates)
     figures, ranked = metrics.zero_shot(test.features_ND, test.labels, classifier_CD, test.groups)
     classes = list(class_rows(data.name, data.class_names, test.labels, ranked))
-    return Evaluation([(figure, test.names) for figure in figures], classes, test.unreadable)
+    notes: tuple[str, ...] = ()
+    if data.templates and settings.templates is None and prompts == "imagenet-7":
+        notes = (f"prompts are the paper's, {prompts}, not the set's own: --templates own takes those",)
+    return Evaluation([(figure, test.names) for figure in figures], classes, test.unreadable, prompts, notes)
 
 
 def evaluate_retrieval(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
@@ -168,13 +176,39 @@ def _names(names: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
     return tuple(names[position] for position in positions)
 
 
-def _templates(data: Classification, settings: Settings) -> tuple[str, ...]:
-    kin = data.name.startswith("imagenet") or data.name == "objectnet"
-    choice = settings.templates or ("imagenet-7" if kin else "own")
+def parse_templates(value: str) -> str | tuple[str, ...]:
+    """What `--templates` names: one of `TEMPLATE_SETS`, a file with a prompt a line, or prompts with `;`
+    between them.
+    """
+    if value in TEMPLATE_SETS:
+        return value
+    path = Path(value)
+    prompts = read_lines(path) if path.is_file() else tuple(part.strip() for part in value.split(";"))
+    if not prompts or any("{}" not in prompt and "{c}" not in prompt for prompt in prompts):
+        raise SynthClipError(
+            f"--templates {value}: choose one of {', '.join(TEMPLATE_SETS)}, a file with a prompt a line, or "
+            "prompts with ; between them, each with {} for the class"
+        )
+    return prompts
+
+
+def _templates(data: Classification, settings: Settings) -> tuple[tuple[str, ...], str]:
+    """The prompts, and what results call them."""
+    choice = settings.templates or ("imagenet-7" if data.name in _IMAGENETS else "own")
+    if not isinstance(choice, str):
+        return choice, _named(choice)
     if choice == "own":
-        return data.templates or ("a photo of a {}.",)
+        own = data.templates or ("a photo of a {}.",)
+        return own, _named(own)
     from synthclip.models import open_clip
 
-    if choice == "imagenet-80":
-        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    return tuple(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES)
+    long = choice == "imagenet-80"
+    made = open_clip.OPENAI_IMAGENET_TEMPLATES if long else open_clip.SIMPLE_IMAGENET_TEMPLATES
+    return tuple(template("{}") for template in made), choice
+
+
+def _named(prompts: Sequence[str]) -> str:
+    """A few prompts in full; of many the first, their number and a digest."""
+    if len(prompts) <= 3:
+        return "; ".join(prompts)
+    return f"{prompts[0]}; … ({len(prompts)}, {digest(*prompts)[:8]})"

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from synthclip import schema
 from synthclip.evaluation.data import DataSet, Picture, Retrieval, test_pictures
 from synthclip.run.store import RunDirectory
-from synthclip.samples import images
+from synthclip.run.threads import in_order
+from synthclip.samples import SampleError, Source, images
 from synthclip.samples.pictures import decode, perceptual_hash
 
 NGRAM = 8
@@ -44,15 +46,72 @@ class Leak:
     """The shared words, or the bits that differ."""
 
 
-def find_leaks(run: RunDirectory, datasets: Iterable[DataSet]) -> list[Leak]:
-    """Test captions and test images that the run's training captions and images come close to.
+def find_leaks(run: RunDirectory, datasets: Iterable[DataSet], sources: Iterable[Source] = ()) -> list[Leak]:
+    """Test captions and test images that training captions and images come close to: the run's own, and those
+    of `sources`, what else it trains on.
 
-    The evaluation data is indexed in memory and the training data streams past it. At most one leak is told
+    The evaluation data is indexed in memory and the training data streams past it. At most one leak is named
     for each evaluation item: the first in training order.
     """
-    held = list(datasets)
-    leaks = list(_caption_leaks(run, [data for data in held if isinstance(data, Retrieval)]))
-    return leaks + list(_image_leaks(run, held))
+    known = _Known(list(datasets))
+    leaks: list[Leak] = []
+    for path in sorted((run.stage("balance") / "train").glob("*.parquet")):
+        for batch in schema.read_batches(path, ["text"], _ROWS_AT_ONCE):
+            for text in batch.column(0).to_pylist():
+                leaks += known.near_text(text)
+    rows = images(sorted((run.stage("images") / "train").glob("*.parquet")), ["key"])
+    for name, value in in_order(lambda row: (row["key"], hash_of(row["jpeg"])), rows):
+        leaks += known.near_image(name, value)
+    for source in sources:
+        for name, text, value in in_order(partial(_read, source), range(len(source))):
+            leaks += known.near_text(text)
+            leaks += known.near_image(name, value)
+    return sorted(leaks, key=lambda leak: leak.kind)
+
+
+def _read(source: Source, index: int) -> tuple[str, str, int | None]:
+    """Name, text and hash of a training sample; a damaged one has neither, and training leaves it out."""
+    try:
+        sample = source.read(index)
+    except SampleError as error:
+        return error.name, "", None
+    return source.name_of(index), sample.text, hash_of(sample.image)
+
+
+class _Known:
+    """The test captions and images, to be found by what is near them. Each is found once."""
+
+    def __init__(self, datasets: list[DataSet]) -> None:
+        self._texts: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._images: list[tuple[str, str]] = []
+        self._found: set[tuple[str, str, str]] = set()
+        hashes: list[int] = []
+        for data in datasets:
+            for text in data.texts if isinstance(data, Retrieval) else ():
+                for gram in ngrams(text):
+                    self._texts[gram].append((data.name, text))
+            pictures = test_pictures(data)
+            for name, value in zip(pictures.names, in_order(hash_of, pictures.read()), strict=True):
+                if value is not None:
+                    self._images.append((data.name, name))
+                    hashes.append(value)
+        self._hashes = np.array(hashes, np.uint64)
+
+    def near_text(self, text: str) -> Iterator[Leak]:
+        for gram in ngrams(text) if self._texts else ():
+            for dataset, item in self._texts.get(gram, ()):
+                yield from self._once(Leak(dataset, "caption", item, text, gram))
+
+    def near_image(self, name: str, value: int | None) -> Iterator[Leak]:
+        for number, bits in near_hashes(self._hashes, value).items() if value is not None else ():
+            dataset, item = self._images[number]
+            yield from self._once(Leak(dataset, "image", item, name, f"{bits} of 64 bits differ"))
+
+    def _once(self, leak: Leak) -> Iterator[Leak]:
+        key = leak.dataset, leak.kind, leak.item
+        if key not in self._found:
+            self._found.add(key)
+            yield leak
 
 
 def ngrams(text: str) -> set[str]:
@@ -80,45 +139,3 @@ def near_hashes(hashes: Hashes, value: int) -> dict[int, int]:
     bits = np.bitwise_count(hashes ^ np.uint64(value))
     found = np.flatnonzero(bits <= MAX_BITS)
     return dict(zip(found.tolist(), bits[found].tolist(), strict=True))
-
-
-def _caption_leaks(run: RunDirectory, datasets: list[Retrieval]) -> Iterator[Leak]:
-    index: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for data in datasets:
-        for text in data.texts:
-            for gram in ngrams(text):
-                index[gram].append((data.name, text))
-    if not index:
-        return
-    told: set[tuple[str, str]] = set()
-    for path in sorted((run.stage("balance") / "train").glob("*.parquet")):
-        for batch in schema.read_batches(path, ["text"], _ROWS_AT_ONCE):
-            for text in batch.column(0).to_pylist():
-                for gram in ngrams(text):
-                    for dataset, item in index.get(gram, ()):
-                        if (dataset, item) not in told:
-                            told.add((dataset, item))
-                            yield Leak(dataset, "caption", item, text, gram)
-
-
-def _image_leaks(run: RunDirectory, datasets: list[DataSet]) -> Iterator[Leak]:
-    names: list[tuple[str, str]] = []
-    hashes: list[int] = []
-    for data in datasets:
-        pictures = test_pictures(data)
-        for name, picture in zip(pictures.names, pictures.read(), strict=True):
-            value = hash_of(picture)
-            if value is not None:
-                names.append((data.name, name))
-                hashes.append(value)
-    index = np.array(hashes, np.uint64)
-    told: set[int] = set()
-    for row in images(sorted((run.stage("images") / "train").glob("*.parquet")), ["key"]):
-        value = hash_of(row["jpeg"])
-        if value is None:
-            continue
-        for number, bits in near_hashes(index, value).items():
-            if number not in told:
-                told.add(number)
-                dataset, name = names[number]
-                yield Leak(dataset, "image", name, row["key"], f"{bits} of 64 bits differ")

@@ -26,6 +26,12 @@ METRICS = {
 
 SHOWN_ROWS = ("CC12M", "SynthCI-30M")
 
+COVERS = (
+    "95 % intervals are over other test images and captions of this kind (images of one caption, and "
+    "captions of one image, count once; few-shot: over other classes), not over trainings with another seed"
+)
+"""What intervals say, and what not, for people."""
+
 Cell = tuple[str, str]
 """A task and a data set."""
 
@@ -198,7 +204,7 @@ def difference_table(differences: Sequence[Difference]) -> Table:
     for column in ("A", "B", "B - A", "95 % interval", "p", "paired items"):
         table.add_column(column, justify="right", no_wrap=True)
     for found in differences:
-        paired = ["-", "-", "items differ"]
+        paired = ["-", "-", "no items" if found.metric == "mean_per_class" else "items differ"]
         if found.interval is not None:
             low, high = found.interval
             paired = [f"{100 * low:+.1f} to {100 * high:+.1f}", f"{found.p_value:.4f}", str(found.paired_n)]

@@ -1,5 +1,6 @@
 """The rows that evaluations write, and what is read from them: two runs compared, and the weakest classes."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import Interval, Measurement, wilson
+from synthclip.keys import text_id
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.store import ShardWriter
 
@@ -20,6 +22,11 @@ ON_PUBLIC_DATA = "suites"
 """The folder of a run for what `synthclip eval RUN --suite …` finds. It is no stage of the pipeline."""
 
 RESAMPLES = 20_000
+PAIRED = (
+    "intervals and p: paired bootstrap over the items that both models judged (images of one caption "
+    "together, few-shot: episodes), not over trainings with another seed"
+)
+"""What comparing says, and what not, for people."""
 
 _Key = tuple[str, str, str]
 """Data set, task and metric."""
@@ -35,6 +42,10 @@ class Evaluation:
     """Rows of `schema.EVAL_CLASS`."""
     unreadable: tuple[str, ...] = ()
     """Images that could not be read; the figures leave them out."""
+    prompts: str | None = None
+    """What zero-shot was asked with."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know."""
 
 
 @dataclass
@@ -54,7 +65,7 @@ class Tables:
         self.unreadable.setdefault(dataset, {}).update(dict.fromkeys(found.unreadable))
         self.classes += found.classes
         for figure, items in found.figures:
-            self.results.append(result_row(dataset, figure, checkpoint))
+            self.results.append(result_row(dataset, figure, checkpoint) | {"prompts": found.prompts})
             if figure.metric != "mean_per_class":  # no mean over items
                 self.items += item_rows(dataset, figure, items)
 
@@ -79,6 +90,7 @@ def result_row(dataset: str, measured: Measurement, checkpoint: str | None) -> d
         "n": measured.n,
         "checkpoint": checkpoint,
         "step": None,
+        "prompts": None,
     }
 
 
@@ -123,6 +135,7 @@ def class_rows(
             "top5": float(right.any(axis=1).mean()),
             "confused_with": None if most is None else names[int(named[most])],
             "confused_n": 0 if most is None else int(times[most]),
+            "classes": len(names),
         }
 
 
@@ -195,6 +208,27 @@ def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
     return found
 
 
+def not_current(run: Path) -> list[str]:
+    """Figures of a run that do not follow from its recipe and its model as they are, a line each."""
+    from synthclip.evaluation.encoder import digest_of_files
+    from synthclip.recipe import RECIPE_FILE, inspect_recipe
+    from synthclip.run.pipeline import status
+
+    lines = []
+    if (run / RECIPE_FILE).is_file():
+        recipe = inspect_recipe(run / RECIPE_FILE)
+        (held,) = (state for state in status(run, recipe).stages if state.stage == "eval")
+        if held.state not in ("current", "unchecked", "new"):
+            why = f", {held.reason}" if held.reason else ""
+            lines.append(f"{run}: the figures on held-out data are not current ({held.state}{why})")
+    model = (digest_of_files(str(run)) or "")[:16]
+    for folder in sorted((run / ON_PUBLIC_DATA).glob("*")):
+        path = folder / "results.parquet"
+        if path.is_file() and any(row["checkpoint"] not in (model, None) for row in read_results(path)):
+            lines.append(f"{run}: the figures in {ON_PUBLIC_DATA}/{folder.name} are of another model")
+    return [f"{line}: run `synthclip eval {run}` again" for line in lines]
+
+
 def _folders(run: Path) -> list[Path]:
     return [
         folder
@@ -234,19 +268,45 @@ class WeakClass:
     """What most of its wrong answers were."""
 
 
-def weakest_classes(run: Path, count: int) -> list[WeakClass]:
-    """The `count` classes with the lowest zero-shot accuracy in a run's evaluations, worst first.
+MIN_IMAGES = 5
+"""A class of fewer is not shown among the best or the worst."""
 
-    Ordered by the upper end of Wilson's 95 % interval, so that a class with one unlucky image does not stand
-    before one that fails on a hundred; a name that several data sets have counts once.
+
+def ranked_classes(rows: Sequence[Mapping[str, Any]], *, best: bool) -> list[Mapping[str, Any]]:
+    """Rows of `schema.EVAL_CLASS`, the surest successes first, or the surest failures.
+
+    Ordered by the nearer end of Wilson's 95 % interval, so that a class with one unlucky image does not stand
+    before one that fails on a hundred. Equals come in a random order, the same each time.
     """
+
+    def sureness(row: Mapping[str, Any]) -> tuple[float, int]:
+        low, high = wilson(round(row["n"] * row["top1"]), row["n"])
+        return (-low if best else high), text_id(row["name"])
+
+    return sorted(rows, key=sureness)
+
+
+def never_tested(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Of rows of `schema.EVAL_CLASS`: how many classes had no image, by data set, where there are such."""
+    tested = Counter(row["dataset"] for row in rows)
+    classes = {row["dataset"]: row.get("classes") or 0 for row in rows}
+    return {name: classes[name] - tested[name] for name in classes if classes[name] > tested[name]}
+
+
+def class_table(run: Path) -> list[dict[str, Any]]:
+    """A run's zero-shot results by class, from all its evaluations: rows of `schema.EVAL_CLASS`."""
     paths = [run / "eval" / "per_class.parquet", *sorted((run / ON_PUBLIC_DATA).glob("*/per_class.parquet"))]
     rows = [row for path in paths if path.is_file() for row in schema.read_table(path).to_pylist()]
     if not rows:
         raise SynthClipError(f"{run}: no zero-shot results by class: run `synthclip eval {run}` first")
-    rows.sort(key=lambda row: (wilson(round(row["n"] * row["top1"]), row["n"])[1], row["name"]))
+    return rows
+
+
+def weakest_classes(run: Path, count: int) -> list[WeakClass]:
+    """The `count` classes with the lowest zero-shot accuracy in a run's evaluations, the surest first; a name
+    that several data sets have counts once."""
     worst: dict[str, WeakClass] = {}
-    for row in rows:
+    for row in ranked_classes(class_table(run), best=False):
         if row["top1"] < 1:
             fields = (row[name] for name in ("dataset", "name", "n", "top1", "confused_with"))
             worst.setdefault(row["name"], WeakClass(*fields))

@@ -1,11 +1,12 @@
 """Named lists of data sets and tasks, and a model's evaluation on one."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data import KNOWN, DataSet, MissingDataError, open_dataset, test_pictures
+from synthclip.evaluation.data import KNOWN, DataSet, MissingDataError, open_dataset, some, test_pictures
 from synthclip.evaluation.encoder import Features, default_cache
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.paper import cells
@@ -14,7 +15,10 @@ from synthclip.keys import digest
 from synthclip.recipe.section import did_you_mean, nearest
 from synthclip.recipe.training import METRICS
 from synthclip.run.progress import Tasks
-from synthclip.run.store import Outcome, RunDirectory
+from synthclip.run.store import Outcome, RunDirectory, disk_errors
+
+_MAX_NAME = 80
+"""Characters of the folder of a suite: what more data sets would give is cut, with a digest after it."""
 
 Plan = dict[str, tuple[str, ...]]
 """Evaluators by data set; none given means all that the set has what it takes for."""
@@ -94,8 +98,13 @@ def open_suite(suite: str, root: Path, *, download: bool = False) -> Suite:
     What is missing or broken is skipped, and named in the result. Raises SynthClipError where no set is
     left.
     """
+    if download:
+        with disk_errors(root, "--data"):
+            root.mkdir(parents=True, exist_ok=True)
     if not root.is_dir():
-        raise SynthClipError(f"{root}: no such folder: --data names the folder that holds the data sets")
+        raise SynthClipError(
+            f"{root}: no such folder: --data names the one that holds the data sets, --download makes it"
+        )
     if not download and not any(root.iterdir()):
         raise SynthClipError(f"{root}: an empty folder: --data names the one that holds the data sets")
     datasets: dict[str, tuple[DataSet, tuple[str, ...]]] = {}
@@ -154,6 +163,7 @@ def evaluate(
                 result.failed.append(f"{name}, {evaluator}: {error}")
             else:
                 result.add(name, found, features.checkpoint)
+                result.notes += (f"{name}: {note}" for note in found.notes)
         result.notes += _notes(name, dataset, result.unreadable.get(name, {}))
     if not result.results:
         raise SynthClipError(f"none of the suite's tasks could be evaluated: {result.failed[0]}")
@@ -165,10 +175,9 @@ def evaluate(
 
 
 def _notes(name: str, dataset: DataSet, unreadable: Iterable[str]) -> list[str]:
-    notes, names = [], list(unreadable)
+    notes, names = [f"{name}: {note}" for note in dataset.notes], list(unreadable)
     if names:
-        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        notes.append(f"{name}: {len(names)} images cannot be read and are left out ({shown})")
+        notes.append(f"{name}: {len(names)} images cannot be read and are left out ({some(names)})")
     usual = KNOWN[name].test_images if name in KNOWN else None
     pictures = test_pictures(dataset)
     if usual is not None and len(pictures) != usual:
@@ -180,7 +189,9 @@ def _notes(name: str, dataset: DataSet, unreadable: Iterable[str]) -> list[str]:
 
 
 def _write(out: Path, suite: str, checkpoint: str, result: SuiteResult) -> Path:
-    name = suite.replace(",", "+").replace("/", "-")
+    name = re.sub(r"[^\w.+=-]+", "-", suite.replace(",", "+")).strip(".")
+    if len(name) > _MAX_NAME:
+        name = f"{name[:_MAX_NAME]}-{digest(suite)[:8]}"
     with RunDirectory(out).begin(ON_PUBLIC_DATA, name, digest(suite, checkpoint)) as writer:
         result.write(writer, f"{name}/")
         notes = {"warnings": result.notes} if result.notes else {}

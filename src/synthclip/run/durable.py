@@ -28,15 +28,15 @@ _ADVICE = {
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk raises into a line that says so."""
+def disk_errors(path: Path, option: str = "--out") -> Iterator[None]:
+    """Turn what a full or read-only disk raises into a line that says so; `option` is what chooses `path`."""
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0)
         if advice is None:
             raise
-        raise SynthClipError(f"{path}: {advice}") from error
+        raise SynthClipError(f"{path}: {advice.replace('--out', option)}") from error
 
 
 def to_json(value: Any) -> str:

@@ -23,13 +23,12 @@ from synthclip.keys import seed_of
 from synthclip.models import open_clip
 from synthclip.models.build import LeanCLIP, build_model
 from synthclip.recipe import inspect_recipe
-from synthclip.recipe.training import ModelConfig, SourceConfig, TrainingConfig
+from synthclip.recipe.training import ModelConfig, TrainingConfig
 from synthclip.run.engine import Shard
 from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
 from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
-from synthclip.samples import Source, any_shards, files, own_shards
 from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.flops import devices_here, training_pair
@@ -38,7 +37,7 @@ from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.order import Order
 from synthclip.training.parallel import Group, join
-from synthclip.training.tables import Concatenated, open_csv, open_parquet
+from synthclip.training.tables import open_source
 from synthclip.training.validation import Validation
 
 _REPORT = "synthclip-train "
@@ -55,7 +54,8 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
             f"training.batch_size={config.batch_size} is no multiple of the {group.world_size} processes: "
             "change one of them"
         )
-    sources = [_open(source, stage, shard) for source in config.sources]
+    sidecars = [stage.run.file("images", table) for table in shard.payload["tables"]]
+    sources = [open_source(source, sidecars) for source in config.sources]
     sizes = [len(source) for source in sources]
     bad_rows = {where: reason for source in sources for where, reason in source.bad_rows.items()}
     order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
@@ -95,17 +95,6 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         validate=_validation(stage, model) if group.rank == 0 else None,
         log=Logs(config.loggers, stage.run, stage.fingerprint(shard)[:12]) if group.rank == 0 else None,
     )
-
-
-def _open(config: SourceConfig, stage: Stage, shard: Shard) -> Source:
-    if config.path is None:
-        return own_shards([stage.run.file("images", table) for table in shard.payload["tables"]])
-    paths = files.expand(config.path)
-    if config.kind == "webdataset":
-        return any_shards(paths, config.text_column or "caption")
-    if config.kind == "csv":
-        return Concatenated([open_csv(path, config.root) for path in paths])
-    return Concatenated([open_parquet(path, config.text_column or "text", config.template) for path in paths])
 
 
 def _validation(stage: Stage, model: LeanCLIP) -> Validation | None:

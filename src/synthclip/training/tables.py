@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
+from synthclip.recipe.training import SourceConfig
 from synthclip.run.store import disk_errors
-from synthclip.samples import Sample, SampleError, files
+from synthclip.samples import Sample, SampleError, Source, any_shards, files, own_shards
 from synthclip.samples.csv_rows import RowError, numbered_rows
 
 _SCHEMA = pa.schema(
@@ -97,6 +98,18 @@ class Concatenated:
     def _row(self, index: int) -> int:
         number = bisect.bisect_right(self._ends, index)
         return index - (self._ends[number - 1] if number else 0)
+
+
+def open_source(config: SourceConfig, own: Sequence[Path]) -> Source:
+    """The samples of one of `training.sources`; `own` are the sidecars of the run's images."""
+    if config.path is None:
+        return own_shards(own)
+    paths = files.expand(config.path)
+    if config.kind == "webdataset":
+        return any_shards(paths, config.text_column or "caption")
+    if config.kind == "csv":
+        return Concatenated([open_csv(path, config.root) for path in paths])
+    return Concatenated([open_parquet(path, config.text_column or "text", config.template) for path in paths])
 
 
 def open_parquet(path: str, text_column: str, template: str | None) -> TableSource:

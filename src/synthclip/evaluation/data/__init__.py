@@ -3,10 +3,12 @@
 A layout has `fits(folder)` and `read(folder, name)`: `packed` and `files` hold them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
 from synthclip.recipe.section import did_you_mean
+from synthclip.samples.pictures import SNIFF_BYTES, is_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +31,29 @@ SPLIT_NAMES = {
 }
 """What the splits are called in the wild."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
+_SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that operating systems and file servers make, beside those that begin with a dot."""
+_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
+"""Names that are taken for pictures unread; of others the content decides."""
+
+
+def is_system(name: str) -> bool:
+    """Whether an operating system made a file or folder of this name."""
+    return name.startswith(".") or name in _SYSTEM
+
+
+def picture_files(folder: Path, left_out: list[Path]) -> list[Path]:
+    """The pictures below a folder, sorted; what is none is added to `left_out`."""
+    found: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() or any(is_system(part) for part in path.relative_to(folder).parts):
+            continue
+        known = path.suffix.lower() in _PICTURE_SUFFIXES
+        if not known:
+            with path.open("rb") as handle:
+                known = is_picture(handle.read(SNIFF_BYTES))
+        (found if known else left_out).append(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,8 @@ class Classification:
     """The set's own zero-shot prompts, empty where it brings none; `{}` or `{c}` is the class."""
     splits: Mapping[str, Split]
     """`test` always, `train` and `val` where there are."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know of how the set was read: what was chosen, what left out."""
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -107,14 +134,27 @@ class Retrieval:
     texts: tuple[str, ...]
     pairs: NDArray[np.int64]
     """(text, image) indices, int64 [P, 2]; an image may have several texts, and a text several images."""
+    notes: tuple[str, ...] = ()
+    """As of `Classification`."""
 
     @classmethod
-    def of(cls, name: str, pictures: Pictures, captions: Iterable[tuple[str, int]]) -> "Retrieval":
+    def of(
+        cls,
+        name: str,
+        pictures: Pictures,
+        captions: Sequence[tuple[str, int]],
+        notes: Sequence[str] = (),
+    ) -> "Retrieval":
         """From captions and the positions of their images. Equal captions are one text of several images."""
         number: dict[str, int] = {}
         pairs = [(number.setdefault(text, len(number)), image) for text, image in captions]
-        pairs = list(dict.fromkeys(pairs))
-        return cls(name, pictures, tuple(number), np.array(pairs, np.int64).reshape(-1, 2))
+        if equal := len(captions) - len(number):
+            notes = [
+                *notes,
+                f"{equal} captions equal others: each is one text that belongs to several images",
+            ]
+        pairs_P2 = np.array(list(dict.fromkeys(pairs)), np.int64).reshape(-1, 2)
+        return cls(name, pictures, tuple(number), pairs_P2, tuple(notes))
 
     def __post_init__(self) -> None:
         if not len(self.pictures) or not len(self.pairs):
@@ -160,14 +200,42 @@ def read_lines(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
-    """The splits, the validation split taken for the test where there is no test."""
+def with_test(name: str, splits: Mapping[str, Split], notes: list[str]) -> dict[str, Split]:
+    """The splits, the validation split taken for the test where there is no test with labels."""
     found = dict(splits)
+    for split, held in splits.items():
+        if len(held.labels) and (held.labels == -1).all():
+            notes.append(f"the {split} split has no labels and is left out")
+            del found[split]
     if "test" not in found and "val" in found:
+        notes.append("the validation split is taken for the test")
         found["test"] = found.pop("val")
     if "test" not in found:
-        raise SynthClipError(f"{name}: no test split: found {', '.join(found) or 'none'}")
+        raise SynthClipError(f"{name}: no test split with labels: found {', '.join(found) or 'none'}")
     return found
+
+
+def imagenet_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """open_clip's names where all classes are ImageNet's, however they are written: as WordNet ids, as the
+    numbers 0 to 999, or as WordNet's lists of names ("tench, Tinca tinca"). None where they are not."""
+    listed = sum("," in name for name in classes) > len(classes) / 4
+    if not (listed or len(classes) == 1000 or all(re.fullmatch(r"n\d{8}", name) for name in classes)):
+        return ()
+    from synthclip.models import open_clip, timm
+
+    info = timm.data.ImageNetInfo()
+    for names in (info.label_names(), info.label_descriptions(), [str(number) for number in range(1000)]):
+        if list(classes) == names:
+            return tuple(open_clip.IMAGENET_CLASSNAMES)
+        known = {name: number for number, name in enumerate(names)}
+        if known.keys() >= set(classes):
+            return tuple(open_clip.IMAGENET_CLASSNAMES[known[name]] for name in classes)
+    return ()
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, for a message."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 class MissingDataError(SynthClipError):
@@ -223,18 +291,22 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> DataSet:
     `name` is one of `KNOWN`, `wds/…` for a set that CLIP_benchmark publishes, or a folder's path. It is
     in `root/name`, or in the folder of the hub's repository (`root/wds_vtab-dtd`), or where torchvision puts
     it; with `download` it is fetched from the hub into `root` where it is missing, resuming what was begun.
+    Columns of Parquet may follow: `cifar100?image=img&label=coarse_label`.
 
     Raises MissingDataError where there is none, SynthClipError where it is there and not as it should be.
     """
     from synthclip.evaluation.data import files, packed, torchvision_sets
 
-    if torchvision_sets.fits(name, root):
+    name, _, columns = name.partition("?")
+    if not columns and torchvision_sets.fits(name, root):
         return torchvision_sets.read(name, root)
     folder = _folder(name, root)
     if folder is None and download:
         folder = _download(name, root)
     if folder is None:
         raise _missing(name, root)
+    if columns:
+        return packed.read_parquet(folder, f"{name}?{columns}", dict(parse_qsl(columns)))
     for fits, read in (*packed.LAYOUTS, *files.LAYOUTS):
         if fits(folder):
             return read(folder, name)
@@ -251,6 +323,7 @@ def identity(name: str, root: Path) -> str:
     """
     from synthclip.evaluation.data import torchvision_sets
 
+    name = name.partition("?")[0]
     if torchvision_sets.fits(name, root):
         folder: Path | None = root / torchvision_sets.SETS[name].folder
     else:

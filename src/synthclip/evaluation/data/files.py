@@ -18,19 +18,25 @@ import numpy as np
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import (
-    IMAGE_SUFFIXES,
     SPLIT_NAMES,
     Classification,
     Layout,
     Retrieval,
     Split,
+    imagenet_names,
+    is_system,
     loose_files,
+    picture_files,
     read_lines,
+    some,
     with_test,
 )
 
-Captioned = Iterator[tuple[str, str]]
-"""Image file name and caption, in the file's order."""
+Captioned = Iterator[tuple[str, str | None]]
+"""Image file name and caption, in the file's order; where a row is none, what is wrong with it, and None."""
+
+_MAX_STRAY = 0.1
+"""The share of a captions file that may be useless: more is another file than it should be."""
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -38,35 +44,47 @@ def has_class_folders(folder: Path) -> bool:
 
 
 def read_class_folders(folder: Path, name: str) -> Classification:
+    notes: list[str] = []
+    entries = _folders(folder, notes)
     roots = {
-        split: root
+        split: found[0]
         for split, aliases in SPLIT_NAMES.items()
-        for root in [next((folder / alias for alias in aliases if (folder / alias).is_dir()), None)]
-        if root is not None
-    } or {"test": folder}
-    by_split = {split: _class_folders(root) for split, root in roots.items()}
-    classes = sorted({entry.name for entries in by_split.values() for entry in entries}, key=_order)
+        if (found := [folder / alias for alias in aliases if _is_split(folder / alias)])
+    }
+    if roots and (others := [entry.name for entry in entries if entry not in roots.values()]):
+        notes.append(f"beside the splits left out: {some(others)}")
+    by_split = {split: _folders(root, notes) for split, root in (roots or {"test": folder}).items()}
+    classes = sorted({entry.name for found in by_split.values() for entry in found}, key=_order)
     number = {entry: index for index, entry in enumerate(classes)}
     splits = {}
-    for split, entries in by_split.items():
-        files = [(path, number[entry.name]) for entry in entries for path in _images(entry)]
+    left_out: list[Path] = []
+    for split, found in by_split.items():
+        files = [(path, number[entry.name]) for entry in found for path in picture_files(entry, left_out)]
         if not files:
-            raise SynthClipError(f"{roots[split]}: no images in its class folders")
+            raise SynthClipError(f"{roots.get(split, folder)}: no images in its class folders")
         paths, labels = zip(*files, strict=True)
         splits[split] = Split(loose_files(folder, paths), np.array(labels, np.int64))
+    if left_out:
+        names = some([path.relative_to(folder).as_posix() for path in left_out])
+        notes.append(f"{len(left_out)} files are no pictures and are left out ({names})")
     templates = read_lines(folder / "zeroshot_classification_templates.txt")
-    return Classification(name, _class_names(folder, classes), templates, with_test(name, splits))
+    splits = with_test(name, splits, notes)
+    names = _class_names(folder, classes)
+    return Classification(name, names, templates, splits, tuple(dict.fromkeys(notes)))
 
 
-def _class_folders(root: Path) -> list[Path]:
-    return sorted(
-        (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
-        key=lambda entry: _order(entry.name),
+def _is_split(folder: Path) -> bool:
+    """A folder of class folders; one of pictures is a class, also where it is called `train`."""
+    return folder.is_dir() and any(entry.is_dir() and not is_system(entry.name) for entry in folder.iterdir())
+
+
+def _folders(root: Path, notes: list[str]) -> list[Path]:
+    folders = sorted(
+        (entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: _order(entry.name)
     )
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if system := [entry.name for entry in folders if is_system(entry.name)]:
+        notes.append(f"folders of the operating system left out: {some(system)}")
+    return [entry for entry in folders if not is_system(entry.name)]
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -82,7 +100,7 @@ def _class_names(folder: Path, classes: list[str]) -> tuple[str, ...]:
                 "line each, in the folders' sorted order"
             )
         return given
-    if imagenet := _imagenet_names(classes):
+    if imagenet := imagenet_names(classes):
         return imagenet
     if all(name.isdecimal() for name in classes):
         raise SynthClipError(
@@ -91,62 +109,75 @@ def _class_names(folder: Path, classes: list[str]) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in classes)
 
 
-def _imagenet_names(classes: list[str]) -> tuple[str, ...]:
-    """ImageNet's names for folders that are all WordNet ids of its classes, or the numbers 0 to 999."""
-    if classes == [str(number) for number in range(1000)]:
-        numbers = list(range(1000))
-    elif all(name[0] == "n" and name[1:].isdecimal() for name in classes):
-        from synthclip.models import timm
-
-        known = {wordnet: number for number, wordnet in enumerate(timm.data.ImageNetInfo().label_names())}
-        if not known.keys() >= set(classes):
-            return ()
-        numbers = [known[name] for name in classes]
-    else:
-        return ()
-    from synthclip.models import open_clip
-
-    return tuple(open_clip.IMAGENET_CLASSNAMES[number] for number in numbers)
-
-
 def read_captions(folder: Path, name: str) -> Retrieval:
-    found = _captions_file(folder)
+    notes: list[str] = []
+    found = _captions_file(folder, name, notes)
     assert found is not None
     path, reader = found
     try:
-        captioned = list(reader(path))
+        rows = list(reader(path))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise SynthClipError(f"{path}: not a captions file of its kind ({error!r})") from None
+    stray = [what for what, text in rows if text is None]
+    captioned = [(image, text) for image, text in rows if text is not None]
     wanted = {line for split in sorted(folder.rglob("*test*mages*.txt"))[:1] for line in read_lines(split)}
     if wanted:
         captioned = [(image, text) for image, text in captioned if image in wanted]
-    if not captioned:
-        raise SynthClipError(f"{path}: no captions of test images in it")
-    files = {file.name: file for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES}
+    files = {file.name: file for file in picture_files(folder, [])}
     images = list(dict.fromkeys(image for image, _ in captioned))
-    if missing := [image for image in images if image not in files]:
+    missing = [image for image in images if image not in files]
+    if len(missing) > max(1, _MAX_STRAY * len(images)) or missing == images != []:
         raise SynthClipError(
             f"{path}: {len(missing)} of the {len(images)} images it names are not below {folder} "
             f"({missing[0]!r}, …): put them there"
         )
-    number = {image: index for index, image in enumerate(images)}
-    pictures = loose_files(folder, [files[image] for image in images])
-    return Retrieval.of(name, pictures, ((text, number[image]) for image, text in captioned))
+    if len(stray) > max(1, _MAX_STRAY * len(rows)):
+        raise SynthClipError(f"{path}: {len(stray)} of {len(rows)} rows are no captions ({stray[0]}, …)")
+    if not captioned:
+        raise SynthClipError(f"{path}: no captions of test images in it")
+    if missing:
+        notes.append(f"{len(missing)} images are not there, their captions left out ({some(missing)})")
+    if stray:
+        notes.append(f"{len(stray)} rows of {path.name} are no captions and are left out ({some(stray)})")
+    number = {image: index for index, image in enumerate(image for image in images if image in files)}
+    pictures = loose_files(folder, [files[image] for image in number])
+    captions = [(text, number[image]) for image, text in captioned if image in number]
+    return Retrieval.of(name, pictures, captions, notes)
 
 
-def _captions_file(folder: Path) -> tuple[Path, Callable[[Path], Captioned]] | None:
-    for pattern, reader in _READERS.items():
-        for place in (folder, folder / "annotations"):
-            if paths := sorted(place.glob(pattern)):
-                return paths[0], reader
-    return None
+def _captions_file(
+    folder: Path, name: str = "", notes: list[str] | None = None
+) -> tuple[Path, Callable[[Path], Captioned]] | None:
+    """The captions of the test or validation split, and how they are read; a note where there are others."""
+    found = {
+        path: reader
+        for pattern, reader in _READERS.items()
+        for place in (folder, folder / "annotations")
+        for path in sorted(place.glob(pattern))
+    }
+    if not found:
+        return None
+
+    def unlike(path: Path) -> tuple[bool, int]:
+        split = next((n for n, part in enumerate(("test", "val")) if part in path.stem), 2)
+        named = path.stem == f"dataset_{name}"
+        return not named, 3 if "train" in path.stem else split
+
+    taken = min(found, key=unlike)
+    if notes is not None and len(found) > 1:
+        others = some([path.name for path in found if path != taken])
+        notes.append(f"captions are taken from {taken.relative_to(folder)}, not from {others}")
+    return taken, found[taken]
 
 
 def _coco(path: Path) -> Captioned:
     data = json.loads(path.read_bytes())
     file_names = {image["id"]: image["file_name"] for image in data["images"]}
     for annotation in data["annotations"]:
-        yield file_names[annotation["image_id"]], annotation["caption"].strip()
+        if (image := file_names.get(annotation["image_id"])) is None:
+            yield f"image_id {annotation['image_id']}", None
+        else:
+            yield image, annotation["caption"].strip()
 
 
 def _karpathy(path: Path) -> Captioned:
@@ -157,17 +188,21 @@ def _karpathy(path: Path) -> Captioned:
 
 
 def _tokens(path: Path) -> Captioned:
-    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         image, tab, text = line.partition("\t")
-        if not tab:
-            raise ValueError(f"row {row} has no tab")
-        yield image.partition("#")[0], text.strip()
+        if tab:
+            yield image.partition("#")[0], text.strip()
+        elif line.strip():
+            yield f"row {row} has no tab", None
 
 
 def _table(path: Path) -> Captioned:
-    with path.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle, skipinitialspace=True):
-            yield row["image"], row["caption"].strip()
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        for number, row in enumerate(csv.DictReader(handle, skipinitialspace=True), 1):
+            if row["caption"] is None:
+                yield f"row {number} has no caption", None
+            else:
+                yield row["image"], row["caption"].strip()
 
 
 _READERS: dict[str, Callable[[Path], Captioned]] = {

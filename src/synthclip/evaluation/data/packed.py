@@ -27,7 +27,10 @@ from synthclip.evaluation.data import (
     Pictures,
     Retrieval,
     Split,
+    imagenet_names,
+    is_system,
     read_lines,
+    some,
     with_test,
 )
 from synthclip.keys import digest, sha256_of
@@ -66,8 +69,9 @@ def read_tars(folder: Path, name: str) -> Classification | Retrieval:
     if not class_names:
         raise SynthClipError(f"{folder / 'classnames.txt'}: missing or empty: one class name a line")
     templates = read_lines(folder / "zeroshot_classification_templates.txt")
-    splits = {split: _tar_split(paths) for split, paths in tars.items() if paths}
-    return Classification(name, class_names, templates, with_test(name, splits))
+    notes: list[str] = []
+    splits = with_test(name, {split: _tar_split(paths) for split, paths in tars.items() if paths}, notes)
+    return Classification(name, class_names, templates, splits, tuple(notes))
 
 
 def _tar_split(tars: list[Path]) -> Split:
@@ -79,13 +83,20 @@ def _tar_split(tars: list[Path]) -> Split:
 def _retrieval(folder: Path, name: str, tars: list[Path]) -> Retrieval:
     if not tars:
         raise SynthClipError(f"{folder}: no test split: expected test/0.tar")
-    samples = list(_samples(tars))
-    captions: list[tuple[str, int]] = []
-    for image, sample in enumerate(samples):
-        if "txt" not in sample.fields:
-            raise SynthClipError(f"{tars[0].parent}: sample {sample.key!r} has no .txt with its captions")
-        captions += ((text, image) for text in sample.fields["txt"].decode("utf-8").splitlines())
-    return Retrieval.of(name, _tar_pictures(tars, samples), captions)
+    every = list(_samples(tars))
+    samples = [sample for sample in every if "txt" in sample.fields]
+    bare = [sample.key for sample in every if "txt" not in sample.fields]
+    if len(bare) > max(1, len(every) // 10) or not samples:
+        raise SynthClipError(
+            f"{tars[0].parent}: {len(bare)} of {len(every)} samples have no .txt with captions ({some(bare)})"
+        )
+    notes = [f"{len(bare)} images without captions are left out ({some(bare)})"] if bare else []
+    captions = [
+        (text, image)
+        for image, sample in enumerate(samples)
+        for text in sample.fields["txt"].decode("utf-8-sig").splitlines()
+    ]
+    return Retrieval.of(name, _tar_pictures(tars, samples), captions, notes)
 
 
 def _tar_pictures(tars: list[Path], samples: list[_Sample]) -> Pictures:
@@ -146,18 +157,20 @@ def has_parquet(folder: Path) -> bool:
     return any(_parquet_files(folder))
 
 
-def read_parquet(folder: Path, name: str) -> Classification:
+def read_parquet(folder: Path, name: str, columns: Mapping[str, str] | None = None) -> Classification:
+    notes: list[str] = []
     found: dict[str, list[Path]] = {}
     for path in _parquet_files(folder):
+        called = (path.stem.partition("-")[0], path.parent.name)
         for split, aliases in SPLIT_NAMES.items():
-            if path.stem.partition("-")[0] in aliases:
+            if any(one in aliases for one in called):
                 found.setdefault(split, []).append(path)
     if not found:
         raise SynthClipError(
             f"{folder}: its Parquet files name no split: expected test.parquet or test-….parquet"
         )
     schema = _schema(next(iter(found.values()))[0])
-    image, label, class_names = _columns(folder, schema)
+    image, label, class_names = _columns(folder, schema, columns or {}, notes)
     class_names = read_lines(folder / "classnames.txt") or class_names
     if not class_names:
         raise SynthClipError(
@@ -165,11 +178,27 @@ def read_parquet(folder: Path, name: str) -> Classification:
         )
     splits = {split: _parquet_split(split, paths, image, label) for split, paths in found.items()}
     templates = read_lines(folder / "zeroshot_classification_templates.txt")
-    return Classification(name, class_names, templates, with_test(name, splits))
+    splits = with_test(name, splits, notes)
+    return Classification(name, class_names, templates, splits, tuple(notes))
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+    """Those in the folder, in `data/`, or in the one folder that a configuration of the set has."""
+    for place in (folder, folder / "data"):
+        if found := sorted(place.glob("*.parquet")):
+            return found
+    by_folder = {entry: sorted(entry.rglob("*.parquet")) for entry in folder.iterdir() if entry.is_dir()}
+    configurations = {
+        entry: paths for entry, paths in by_folder.items() if paths and not is_system(entry.name)
+    }
+    if any(entry.name in aliases for entry in configurations for aliases in SPLIT_NAMES.values()):
+        return [path for paths in configurations.values() for path in paths]
+    if len(configurations) > 1:
+        names = ", ".join(sorted(entry.name for entry in configurations))
+        raise SynthClipError(
+            f"{folder}: several configurations ({names}): name one, as in {folder.name}/NAME"
+        )
+    return next(iter(configurations.values()), [])
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -179,11 +208,10 @@ def _schema(path: Path) -> pa.Schema:
         raise SynthClipError(f"{path}: not a Parquet file: {error}") from None
 
 
-def _columns(folder: Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
+def _columns(
+    folder: Path, schema: pa.Schema, wanted: Mapping[str, str], notes: list[str]
+) -> tuple[str, str, tuple[str, ...]]:
     """The columns of images and labels, and the class names where the metadata has them."""
-    images = [field.name for field in schema if pa.types.is_struct(field.type)]
-    if not images:
-        raise SynthClipError(f"{folder}: no column of images: expected a struct with `bytes`")
     features: dict[str, Any] = {}
     if schema.metadata and b"huggingface" in schema.metadata:
         features = json.loads(schema.metadata[b"huggingface"]).get("info", {}).get("features", {})
@@ -192,19 +220,41 @@ def _columns(folder: Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]
         for column, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
     }
-    label = next((column for column in ("label", "fine_label", *named) if column in schema.names), None)
-    if label is None:
-        raise SynthClipError(f"{folder}: no column 'label': found {', '.join(schema.names)}")
+    structs = [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    ]
+    labels = [column for column in dict.fromkeys(("label", "fine_label", *named)) if column in schema.names]
+    chosen = {}
+    for kind, known in (("image", structs), ("label", labels)):
+        column = wanted.get(kind) or next((one for one in (kind, *known) if one in known), None)
+        if column is None or column not in schema.names:
+            raise SynthClipError(
+                f"{folder}: no column {column or kind!r}: found {', '.join(schema.names)}; "
+                f"name it as in {folder.name}?{kind}=COLUMN"
+            )
+        if len(known) > 1 and kind not in wanted:
+            notes.append(
+                f"the {kind} is column {column!r}, not {some([one for one in known if one != column])}"
+            )
+        chosen[kind] = column
+    image, label = chosen["image"], chosen["label"]
+    if image not in structs:
+        raise SynthClipError(f"{folder}: column {image!r} holds no images: expected a struct with `bytes`")
     if not pa.types.is_integer(schema.field(label).type):
         raise SynthClipError(
             f"{folder}: column {label!r} holds {schema.field(label).type}, not class numbers: number the "
             "classes and put their names into classnames.txt"
         )
-    return images[0], label, tuple(name.replace("_", " ") for name in named.get(label, ()))
+    names = named.get(label, ())
+    return image, label, imagenet_names(names) or tuple(name.replace("_", " ") for name in names)
 
 
 def _parquet_split(split: str, paths: list[Path], image: str, label: str) -> Split:
     labels = [pq.read_table(path, columns=[label])[label] for path in paths]
+    if all(column.null_count == len(column) for column in labels):
+        labels = [pa.array(np.full(len(column), -1)) for column in labels]
     if any(column.null_count for column in labels):
         raise SynthClipError(f"{paths[0].parent}, {split}: rows without a label: fix column {label!r}")
     joined = np.concatenate([column.to_numpy() for column in labels]).astype(np.int64)
