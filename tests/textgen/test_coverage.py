@@ -17,7 +17,7 @@ from synthclip.recipe import load_recipe
 from synthclip.run.pipeline import run, status
 from synthclip.run.progress import Console
 from synthclip.run.store import RunDirectory
-from synthclip.textgen.coverage import Coverage, fill
+from synthclip.textgen.captions import Coverage, fill
 
 STAGES = ("captions", "match")
 VARIED = RECIPE.replace("{{ concept }}:", "{{ look }} {{ concept }}:").replace(

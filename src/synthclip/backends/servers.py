@@ -183,7 +183,7 @@ class Server:
             except _ServiceError as fault:
                 if fault.passing and attempt < config.max_retries:
                     self._announce(fault, attempt + 1)
-                    pause = min(_MAX_PAUSE_SECONDS, 0.5 * 2**attempt) * random.uniform(0.75, 1)
+                    pause = min(_MAX_PAUSE_SECONDS, 0.5 * 2 ** min(attempt, 8)) * random.uniform(0.75, 1)
                     await asyncio.sleep(pause if fault.pause_seconds is None else fault.pause_seconds)
                     continue
                 tried = f" after {config.max_retries} retries" if fault.passing else ""

@@ -140,7 +140,7 @@ def captions(
             raise SynthClipError("--at-least and --concepts need --fill")
         run_stages(recipe, overrides, out, ("captions",), trust)
         return
-    from synthclip.textgen.coverage import fill as fill_concepts
+    from synthclip.textgen.captions import fill as fill_concepts
 
     resolved, directory = read_recipe(recipe, overrides, out, trust)
     with stoppable():

@@ -1,24 +1,35 @@
-"""Captions: a language model writes several for each concept; what is refused is kept with its reason."""
+"""Captions: a language model writes several for each concept; what is refused is kept with its reason.
+
+The coverage loop (`fill`) then asks for more where too few captions match a concept.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from synthclip import keys
 from synthclip.backends import build_llm
 from synthclip.errors import SynthClipError
+from synthclip.recipe import Recipe
+from synthclip.recipe.textgen import ConceptSource
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.textgen import official
-from synthclip.textgen.concepts import read_bank
+from synthclip.textgen.concepts import entries, read_bank
+from synthclip.textgen.match import captions_by_concept
 from synthclip.textgen.prompts import Prompts, check_language, judge
+
+if TYPE_CHECKING:
+    from synthclip.run.progress import Console
 
 _T = TypeVar("_T")
 _FILLS, _FILL = "captions/fills/", "fill-"
+_MAX_ATTEMPTS = 16  # of the coverage loop, for one matched caption
 _MIN_CHECKED = 100  # answers of a shard, below which its share of refused ones may be chance
 
 
@@ -42,7 +53,7 @@ class Captions(Stage):
             shards.append(_shard(f"{number:05d}", inputs, [(k, 0, config.per_concept) for k in few]))
         place = {text: k for k, text in enumerate(bank)}
         given = Counter(dict.fromkeys(bank, config.per_concept))
-        for turn, fill in enumerate(read_fills(self.run, self.values)):
+        for turn, fill in enumerate(_read_fills(self.run, self.values)):
             known = [text for text in fill.asked if text in place]
             for number, texts in enumerate(_groups(known, config.concepts_per_shard)):
                 asked = [(place[text], given[text], fill.asked[text]) for text in texts]
@@ -129,7 +140,7 @@ def _shard(name: str, inputs: Mapping[str, str], asked: Sequence[tuple[int, int,
 
 
 @dataclass(frozen=True)
-class Fill:
+class _Fill:
     """One round of the coverage loop: the captions that it asked for beyond `captions.per_concept`.
 
     A record belongs to the recipe values it was worked out under. Under other values the captions are others,
@@ -142,16 +153,16 @@ class Fill:
     """Captions to generate in addition, by the text of the concept."""
 
 
-def read_fills(run: RunDirectory, values: Mapping[str, object]) -> list[Fill]:
+def _read_fills(run: RunDirectory, values: Mapping[str, object]) -> list[_Fill]:
     """The rounds recorded under these recipe values, in order."""
-    return [Fill(**raw) for raw in run.read_json(_FILLS + _fills_name(values)) or ()]
+    return [_Fill(**raw) for raw in run.read_json(_FILLS + _fills_name(values)) or ()]
 
 
-def write_fills(run: RunDirectory, values: Mapping[str, object], fills: Sequence[Fill]) -> None:
+def _write_fills(run: RunDirectory, values: Mapping[str, object], fills: Sequence[_Fill]) -> None:
     run.write_json(_FILLS + _fills_name(values), [asdict(fill) for fill in fills])
 
 
-def other_fills(run: RunDirectory, values: Mapping[str, object]) -> bool:
+def _other_fills(run: RunDirectory, values: Mapping[str, object]) -> bool:
     """Whether rounds are recorded, but under other recipe values only."""
     recorded = {path.name for path in (run.path / _FILLS).glob("*.json")}
     return bool(recorded) and _fills_name(values) not in recorded
@@ -159,3 +170,91 @@ def other_fills(run: RunDirectory, values: Mapping[str, object]) -> bool:
 
 def _fills_name(values: Mapping[str, object]) -> str:
     return f"{keys.digest(json.dumps(values, sort_keys=True, ensure_ascii=False))[:16]}.json"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How the concepts of a run stand."""
+
+    concepts: int
+    """How many were looked at."""
+    lacking: Mapping[str, int]
+    """Concept -> matched captions that it lacks."""
+    unknown: tuple[str, ...]
+    """Concepts asked for that are not in the bank."""
+    asked: int
+    """Captions asked for in addition, in all rounds."""
+
+
+def fill(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    at_least: int | None = None,
+    concepts: Path | None = None,
+    rounds: int = 5,
+    console: "Console | None" = None,
+) -> Coverage:
+    """Generate captions until at least `at_least` different ones match each concept.
+
+    `at_least` is the recipe's `captions.per_concept` unless given; `concepts` a text file of the only
+    concepts to look at, one a line. A round asks for what is lacking, and for more where few of a concept's
+    captions came to a match; a concept where less than one in 16 does is given up. A round is recorded before
+    it begins: after a kill the same call goes on with it. Ends when there is nothing left to ask for, or
+    after `rounds` rounds for this goal. Brings the concepts, captions and matches up to date first.
+    """
+    if recipe.captions.imported is not None:
+        raise SynthClipError("captions.imported is set, so no language model is asked: --fill cannot add any")
+    from synthclip.run.pipeline import run
+    from synthclip.run.progress import Console
+
+    console = console or Console()
+    wanted = at_least or recipe.captions.per_concept
+    listed = _listed(concepts) if concepts else None
+    goal = keys.digest(str(wanted), *(listed or ()))
+    while True:
+        directory = run(recipe, out, stages=("concepts", "captions", "match"), console=console)
+        values = Captions(recipe, directory).values
+        recorded = _read_fills(directory, values)
+        counts = _counts(directory)
+        looked_at = [text for text in (counts if listed is None else listed) if text in counts]
+        if not looked_at:
+            raise SynthClipError(f"{concepts}: none of its concepts is in the bank: see concepts.sources")
+        lacking = {text: wanted - counts[text] for text in looked_at if counts[text] < wanted}
+        asked = Counter(dict.fromkeys(lacking, recipe.captions.per_concept))
+        for one in recorded:
+            asked.update({text: count for text, count in one.asked.items() if text in lacking})
+        ask = {text: _attempts(lack, counts[text], asked[text]) for text, lack in lacking.items()}
+        ask = {text: attempts for text, attempts in ask.items() if attempts > 0}
+        mine = [one for one in recorded if one.goal == goal]
+        if not ask or len(mine) >= rounds:
+            unknown = tuple(text for text in listed or () if text not in counts)
+            return Coverage(len(looked_at), lacking, unknown, sum(sum(one.asked.values()) for one in mine))
+        if _other_fills(directory, values):
+            console.line("fill: rounds made under other values of seed, llm or captions are left out")
+        console.line(
+            f"fill: round {len(mine) + 1}: {len(lacking)} of {len(looked_at)} concepts have less than "
+            f"{wanted} matched captions: asking for {sum(ask.values())} more"
+        )
+        with directory.lock():
+            _write_fills(directory, values, [*recorded, _Fill(goal, ask)])
+
+
+def _attempts(lacking: int, matched: int, asked: int) -> int:
+    """How many captions to ask for where `matched` of those `asked` for so far came to a match."""
+    found = max(matched, 1)
+    return min(lacking * -(-asked // found), _MAX_ATTEMPTS * found - asked)
+
+
+def _listed(path: Path) -> list[str]:
+    lines = entries(ConceptSource(kind="text", path=str(path)))
+    found = dict.fromkeys(line.strip() for line in lines if line.strip())
+    if not found:
+        raise SynthClipError(f"{path}: holds no concepts: expected one a line")
+    return sorted(found)
+
+
+def _counts(directory: RunDirectory) -> dict[str, int]:
+    """How many different captions match each concept, in the order of the bank."""
+    bank = read_bank(directory)
+    return dict(zip(bank, captions_by_concept(directory, len(bank)).tolist(), strict=True))
