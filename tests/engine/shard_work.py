@@ -17,9 +17,9 @@ from synthclip.run.store import Outcome, RunDirectory
 class Load:
     """Writes one file a shard into a run. What a shard's payload asks for happens on the first attempt:
 
-    `die` kills the worker, `error` raises, `mend` raises what a user can mend, `pause` waits for so
-    many seconds, `linger` too, but it ticks meanwhile and saves if it is asked to stop; `environment` notes
-    the values of environment variables.
+    `die` kills the worker, `stop` stops it, `compute` adds that many numbers in one call, `error` raises,
+    `mend` raises what a user can mend, `pause` waits for so many seconds, `linger` too, but it ticks and
+    saves if it is asked to stop; `environment` notes the values of environment variables.
     """
 
     path: Path
@@ -36,6 +36,10 @@ class Load:
                 asked = shard.payload
                 if asked.get("die") and (first or asked.get("always")):
                     os.kill(os.getpid(), signal.SIGKILL)
+                if asked.get("stop") and first:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                if asked.get("compute") and first:
+                    sum(range(int(asked["compute"])))  # one call, which holds the interpreter's lock
                 if asked.get("error") and (first or asked.get("always")):
                     raise ZeroDivisionError("seven by none")
                 for name in asked.get("environment", ()):

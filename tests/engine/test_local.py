@@ -96,6 +96,24 @@ def test_a_shard_that_kills_each_worker_is_given_up_by_name(tmp_path: Path) -> N
     assert notes(tmp_path).count("start s1") == 3
 
 
+def test_a_worker_that_hangs_is_noticed_and_its_shard_made_by_another(tmp_path: Path) -> None:
+    config = EngineConfig(workers=2, stalled_after_s=3.0)
+    events = list(build_engine(config).map(Load(tmp_path), shards(3, s1={"stop": True}), ONE_EACH))
+    assert done(iter(events)) == ["s0", "s1", "s2"]
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert failed.shard.name == "s1"
+    assert "no sign of life for 3 s" in str(failed.error)
+    assert not any(alive(int(note.split()[1])) for note in notes(tmp_path) if note.startswith("load"))
+
+
+def test_a_worker_that_computes_in_silence_is_left_alone(tmp_path: Path) -> None:
+    config = EngineConfig(workers=1, stalled_after_s=0.5)
+    work = shards(1, s0={"compute": 200_000_000, "pause": 2.0})
+    events = list(build_engine(config).map(Load(tmp_path), work, ONE_EACH))
+    assert done(iter(events)) == ["s0"]
+    assert not [event for event in events if isinstance(event, Failed)]
+
+
 def test_an_error_is_tried_again(tmp_path: Path) -> None:
     work = shards(3, s0={"error": True}, s1={"die": True})
     events = list(build_engine(local(1)).map(Load(tmp_path), work, ONE_EACH))

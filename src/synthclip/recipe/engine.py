@@ -43,5 +43,8 @@ class EngineConfig(Section):
     in this very process, for a debugger."""
     attempts: int = runtime(3, ge=1)
     """How often a shard is tried before the run stops."""
+    stalled_after_s: float = runtime(60.0, gt=0)
+    """With `local`, a worker that neither reports nor computes for this long is killed; its shard is tried
+    again."""
     ray: RayConfig = runtime(RayConfig())
     slurm: SlurmConfig = runtime(SlurmConfig())

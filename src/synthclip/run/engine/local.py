@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Done, Event, Failed, Load, Resources, Shard
@@ -22,7 +23,11 @@ from synthclip.run.engine.worker import (
     memory_settings,
     thread_counts,
     worker_died,
+    worker_stalled,
 )
+
+_BEATS = 6
+"""Heartbeats in the time after which a silent worker counts as stalled."""
 
 
 class LocalEngine:
@@ -35,7 +40,7 @@ class LocalEngine:
         if self._config.workers == 0:
             yield from _map_here(load, shards)
             return
-        pool = _Pool(load, self._slots(resources, len(shards)))
+        pool = _Pool(load, self._slots(resources, len(shards)), self._config.stalled_after_s)
         try:
             yield from pool.run(Ledger(shards, self._config.attempts))
         finally:
@@ -65,30 +70,44 @@ class _Process:
     pipe: Connection
     slot: dict[str, str]
     shard: Shard | None = None
+    silent_s: float = 0.0
+    """Since its last event, or since it was last seen computing."""
+    cpu_s: float = 0.0
+    """What it had computed by then."""
 
 
 class _Pool:
     """Hands one shard at a time to each worker over a pipe of its own, so that a worker that dies can
     take no lock with it; its shard goes to the next worker."""
 
-    def __init__(self, load: Load, slots: list[dict[str, str]]) -> None:
-        self._load = load
+    def __init__(self, load: Load, slots: list[dict[str, str]], stalled_after_s: float) -> None:
+        self._load, self._stalled_after_s = load, stalled_after_s
+        self._heartbeat_s = stalled_after_s / _BEATS
         self._workers = [self._start(slot) for slot in slots]
 
     def run(self, ledger: Ledger) -> Iterator[Event]:
+        looked = time.monotonic()
         while ledger.open:
             for worker in self._workers:
                 if worker.shard is None and ledger.waiting:
-                    worker.shard = ledger.take()
+                    worker.shard, worker.silent_s = ledger.take(), 0.0
                     with contextlib.suppress(BrokenPipeError):  # its death is seen below
                         worker.pipe.send(worker.shard)
-            ready = wait([worker.pipe for worker in self._workers if worker.shard is not None])
-            for worker in self._workers:
+            busy = [worker for worker in self._workers if worker.shard is not None]
+            ready = wait([worker.pipe for worker in busy], self._heartbeat_s)
+            now = time.monotonic()
+            # No longer than a beat, though this process may itself have been stopped for an hour.
+            passed, looked = min(now - looked, 2 * self._heartbeat_s), now
+            for worker in busy:
                 if worker.pipe in ready:
                     event = self._receive(worker)
-                    if isinstance(event, Done | Failed):
-                        worker.shard = None
-                    yield from ledger.record(event)
+                elif self._stalled(worker, passed):
+                    event = self._abandon(worker)
+                else:
+                    continue
+                if isinstance(event, Done | Failed):
+                    worker.shard = None
+                yield from ledger.record(event)
 
     def stop(self) -> None:
         """Ask all to stop; the idle ones leave at once, a busy one gets its grace, then is killed."""
@@ -106,32 +125,56 @@ class _Pool:
     def _start(self, slot: dict[str, str]) -> _Process:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._load), daemon=False)
+        process = context.Process(target=_serve, args=(theirs, self._load, self._heartbeat_s), daemon=False)
         with exported(slot):
             process.start()
         theirs.close()
         return _Process(process, ours, slot)
 
+    def _stalled(self, worker: _Process, passed: float) -> bool:
+        """Whether a worker has sent nothing and used no processor for too long.
+
+        A library that holds the interpreter's lock keeps it from sending, but then it computes.
+        """
+        worker.silent_s += passed
+        if worker.silent_s < self._stalled_after_s:
+            return False
+        computed = _cpu_seconds(worker.process.pid)
+        if computed > worker.cpu_s:
+            worker.cpu_s, worker.silent_s = computed, 0.0
+        return worker.silent_s > 0
+
+    def _abandon(self, worker: _Process) -> Event:
+        """Kill a worker without waiting for its end, which a dead file system can put off."""
+        assert worker.shard is not None
+        worker.process.kill()
+        self._replace(worker)
+        return worker_stalled(worker.shard, self._stalled_after_s)
+
+    def _replace(self, worker: _Process) -> None:
+        worker.pipe.close()
+        fresh = self._start(worker.slot)
+        worker.process, worker.pipe, worker.cpu_s = fresh.process, fresh.pipe, 0.0
+
     def _receive(self, worker: _Process) -> Event:
         """The next event of a worker; a dead one is replaced by a new one."""
         assert worker.shard is not None
+        worker.silent_s, worker.cpu_s = 0.0, _cpu_seconds(worker.process.pid)
         try:
             event: Event = worker.pipe.recv()
             return event
         except (EOFError, ConnectionResetError):
             worker.process.join()
         code, shard = worker.process.exitcode or 0, worker.shard
-        worker.pipe.close()
-        fresh = self._start(worker.slot)
-        worker.process, worker.pipe = fresh.process, fresh.pipe
+        self._replace(worker)
         return worker_died(shard, signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
 
-def _serve(pipe: Connection, load: Load) -> None:
+def _serve(pipe: Connection, load: Load, heartbeat_s: float) -> None:
     """The life of a worker process: shard after shard until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    worker = Worker(load)
+    worker = Worker(load, heartbeat_s)
 
     def send(event: Event) -> None:
         with contextlib.suppress(OSError):  # the parent has asked us to stop: the work may still save
@@ -141,6 +184,15 @@ def _serve(pipe: Connection, load: Load) -> None:
         while True:
             shard: Shard = pipe.recv()
             worker.make(shard, send)
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """What a process has computed so far; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _die_with_parent() -> None:

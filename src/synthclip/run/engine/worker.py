@@ -14,6 +14,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from synthclip.errors import SynthClipError
 from synthclip.run.engine import Done, Event, Failed, Load, Progress, Shard, Work
@@ -38,12 +39,16 @@ class WorkError(Exception):
 class Worker:
     """Makes shards in the process that an engine started for it."""
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Load, heartbeat_s: float | None = None) -> None:
+        self._load, self._heartbeat_s = load, heartbeat_s
         self._work: Work | None = None
 
     def make(self, shard: Shard, send: Callable[[Event], None]) -> None:
-        """Make the shard. Sends `Progress` a few times a second, then a `Done` or a `Failed`."""
+        """Make the shard. Sends `Progress` a few times a second, then a `Done` or a `Failed`.
+
+        With `heartbeat_s` a `Progress` without rows comes at least that often, as long as this process runs
+        and the folder that `load` names as its `path` answers.
+        """
         started = time.monotonic()
         lock = threading.Lock()
 
@@ -52,7 +57,7 @@ class Worker:
                 send(event)
 
         try:
-            with _notes(shard, locked):
+            with _notes(shard, locked), self._heartbeat(shard, locked):
                 if self._work is None:
                     self._work = self._load()
                 outcome = self._work(shard, _Ticker(shard, locked))
@@ -62,6 +67,27 @@ class Worker:
             locked(Failed(shard, WorkError(f"shard {shard.name} failed\n{traceback.format_exc()}")))
         else:
             locked(Done(shard, outcome, time.monotonic() - started))
+
+    @contextlib.contextmanager
+    def _heartbeat(self, shard: Shard, send: Callable[[Event], None]) -> Iterator[None]:
+        finished = threading.Event()
+
+        def beat() -> None:
+            folder = getattr(self._load, "path", Path())
+            while not finished.wait(self._heartbeat_s):
+                with contextlib.suppress(FileNotFoundError):
+                    os.statvfs(folder)  # waits for a file system that does not answer
+                send(Progress(shard, 0))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        if self._heartbeat_s is not None:
+            thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            if self._heartbeat_s is not None:
+                thread.join(1.0)
 
 
 @contextlib.contextmanager
@@ -132,6 +158,17 @@ class Ledger:
         yield event
         if isinstance(event, Failed) and event.final:
             raise event.error
+
+
+def worker_stalled(shard: Shard, seconds: float) -> Failed:
+    """What is held against a shard whose worker hung while making it."""
+    return Failed(
+        shard,
+        SynthClipError(
+            f"shard {shard.name}: its worker gave no sign of life for {seconds:.0f} s: check memory and file "
+            "systems, or raise engine.stalled_after_s"
+        ),
+    )
 
 
 def worker_died(shard: Shard, how: str) -> Failed:
