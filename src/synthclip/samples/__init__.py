@@ -8,10 +8,10 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,6 +39,7 @@ _FORMAT = "3"
 """Raised when the same tar would be indexed otherwise."""
 _BAD_ROWS = b"bad_rows"
 _MAX_TEXT_BYTES = 2**20
+T = TypeVar("T")
 
 
 class SampleError(Exception):
@@ -51,11 +52,16 @@ class SampleError(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as it is stored: the bytes of an image file, its text, and the concepts in it, where known."""
+    """One pair as it is stored: the bytes of an image file, its text, and the concepts in it."""
 
     image: bytes
     text: str
-    concept_ids: tuple[int, ...] = ()
+    concepts: pa.ListScalar | None = None
+
+    @property
+    def concept_ids(self) -> tuple[int, ...]:
+        """The concepts in the text, where they are known."""
+        return tuple(self.concepts.as_py() or ()) if self.concepts is not None else ()
 
 
 class Source(Protocol):
@@ -81,13 +87,9 @@ class TarSource:
     """Pairs in tars, by the index of each. The indexes are mapped from disk, so they take no memory."""
 
     def __init__(self, paths: Sequence[str], indexes: Sequence[pa.Table]) -> None:
-        shards = [
-            (path, index.combine_chunks().to_batches()[0])
-            for path, index in zip(paths, indexes, strict=True)
-            if index.num_rows
-        ]
-        self._shards = shards
-        self._ends = list(itertools.accumulate(len(batch) for _, batch in shards))
+        found = [(path, index) for path, index in zip(paths, indexes, strict=True) if index.num_rows]
+        self._shards = [_Shard(path, index.combine_chunks().to_batches()[0]) for path, index in found]
+        self._ends = list(itertools.accumulate(len(shard.batch) for shard in self._shards))
         self.bad_rows: dict[str, str] = {}
         for index in indexes:
             self.bad_rows |= json.loads((index.schema.metadata or {}).get(_BAD_ROWS, b"{}"))
@@ -96,26 +98,40 @@ class TarSource:
         return self._ends[-1] if self._ends else 0
 
     def read(self, index: int) -> Sample:
-        path, row = self._find(index)
-        try:
-            image = files.read_range(path, row["offset"], row["offset"] + row["length"], MAX_BYTES)
-        except OSError as error:
-            raise SampleError("unreadable shard", f"{path} ({error.strerror or error})") from None
-        if row["sha256"] and hashlib.sha256(image).hexdigest() != row["sha256"]:
-            raise SampleError("damaged image", f"{path} sample {row['key']}")
-        if not row["text"] or not row["text"].strip():
-            raise SampleError("empty caption", f"{path} sample {row['key']}")
-        return Sample(image, row["text"], tuple(row["concept_ids"] or ()))
+        return self._find(index, _Shard.read)
 
     def name_of(self, index: int) -> str:
-        path, row = self._find(index)
-        return f"{path} sample {row['key']}"
+        return self._find(index, _Shard.name_of)
 
-    def _find(self, index: int) -> tuple[str, dict[str, Any]]:
-        shard = bisect.bisect_right(self._ends, index)
-        path, batch = self._shards[shard]
-        row = index - (self._ends[shard - 1] if shard else 0)
-        return path, {name: column[row].as_py() for name, column in zip(_INDEX.names, batch, strict=True)}
+    def _find(self, index: int, use: Callable[["_Shard", int], T]) -> T:
+        number = bisect.bisect_right(self._ends, index)
+        return use(self._shards[number], index - (self._ends[number - 1] if number else 0))
+
+
+class _Shard:
+    """The rows of one tar."""
+
+    def __init__(self, path: str, batch: pa.RecordBatch) -> None:
+        self.path, self.batch = path, batch
+        self._keys, offset, length, self._texts, self._concepts, self._digests = batch.columns
+        self._start, self._length = offset.to_numpy(), length.to_numpy()
+        self._has_digests = self._digests.null_count < len(batch)
+
+    def read(self, row: int) -> Sample:
+        start, length = int(self._start[row]), int(self._length[row])
+        try:
+            image = files.read_range(self.path, start, start + length, MAX_BYTES)
+        except OSError as error:
+            raise SampleError("unreadable shard", f"{self.path} ({error.strerror or error})") from None
+        if self._has_digests and hashlib.sha256(image).hexdigest() != self._digests[row].as_py():
+            raise SampleError("damaged image", self.name_of(row))
+        text = self._texts[row].as_py()
+        if not text or not text.strip():
+            raise SampleError("empty caption", self.name_of(row))
+        return Sample(image, text, self._concepts[row])
+
+    def name_of(self, row: int) -> str:
+        return f"{self.path} sample {self._keys[row]}"
 
 
 def own_shards(sidecars: Sequence[Path]) -> TarSource:

@@ -1,10 +1,15 @@
 """Pictures decoded, fitted, encoded and hashed: for training, evaluation and imagegen alike."""
 
 import io
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 RGB = NDArray[np.uint8]
 """uint8 [H, W, 3]."""
@@ -21,8 +26,6 @@ _MAGIC = (
     (4, (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc")),
     (8, (b"WEBP",)),
 )
-_JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
-"""Those that simplejpeg turns into the same RGB as Pillow."""
 SNIFF_BYTES = 16
 """How many bytes of a file `is_picture` looks at."""
 
@@ -35,22 +38,25 @@ def is_picture(start: bytes) -> bool:
 def size(image: bytes) -> tuple[int, int]:
     """Height and width by the file's header. Raises ValueError where it has none, or where they are so large
     that a small file would take all memory."""
-    import simplejpeg
-    from PIL import Image
+    return _header(image)[:2]
 
+
+def _header(image: bytes) -> tuple[int, int, bool]:
+    """Height, width, and whether simplejpeg turns it into the same RGB as Pillow."""
+    import simplejpeg
+
+    plain = False
     try:
         if image[:2] != b"\xff\xd8":
             raise ValueError
-        height, width = simplejpeg.decode_jpeg_header(image)[:2]
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
+        plain = colours in ("YCbCr", "Gray", "RGB")
     except (ValueError, KeyError):  # KeyError of a header that is cut before it names the colours
-        try:
-            with Image.open(io.BytesIO(image)) as opened:
-                height, width = opened.height, opened.width
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(str(error).partition("<")[0].strip()) from None
+        with _opened(image) as opened:
+            height, width = opened.height, opened.width
     if height * width > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels")
-    return height, width
+    return height, width, plain
 
 
 def checked_jpeg_size(image: bytes) -> tuple[int, int]:
@@ -80,31 +86,36 @@ def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> RGB:
     """
     import simplejpeg
 
-    size(image)
-    try:
-        if image[:2] == b"\xff\xd8" and simplejpeg.decode_jpeg_header(image)[2] in _JPEG_COLOURS:
-            # The sizes between half and whole take longer than the whole.
-            wanted = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
+    if _header(image)[2]:
+        # The sizes between half and whole take longer than the whole.
+        wanted = {"min_height": min_height, "min_width": min_width, "min_factor": 2 if min_height else 1}
+        try:
             decoded: RGB = simplejpeg.decode_jpeg(image, "RGB", **wanted)
             return decoded
-    except (ValueError, KeyError):  # Pillow ignores padding between the blocks
-        pass
+        except ValueError:  # Pillow ignores padding between the blocks
+            pass
     return _by_pillow(image)
 
 
 def _by_pillow(image: bytes) -> RGB:
+    with _opened(image) as opened:
+        if opened.mode.startswith("I;16") or opened.mode == "I":
+            # Pillow's conversion clips at 255; 16 bits become their upper 8, as in libpng.
+            grey = np.clip(np.asarray(opened).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if opened.mode == "F":
+            raise ValueError("floating-point pixels")
+        return np.array(opened.convert("RGB"))
+
+
+@contextmanager
+def _opened(image: bytes) -> Iterator["Image"]:
+    """A picture in Pillow. Raises ValueError of one line where it is none, or damaged."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(image)) as opened:
-            if opened.mode.startswith("I;16") or opened.mode == "I":
-                # Pillow's conversion clips at 255; 16 bits become their upper 8, as in libpng.
-                deep = np.asarray(opened).astype(np.int64)
-                grey = np.clip(deep >> 8, 0, 255).astype(np.uint8)
-                return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
-            if opened.mode == "F":
-                raise ValueError("floating-point pixels")
-            return np.array(opened.convert("RGB"))
+            yield opened
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(str(error).partition("<")[0].strip() or type(error).__name__) from None
 
