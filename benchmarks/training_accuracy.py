@@ -44,6 +44,7 @@ from synthclip.recipe.training import (
     LossName,
     ModelConfig,
     ResolutionConfig,
+    SourceConfig,
     TextConfig,
     TrainingConfig,
     VisionConfig,
@@ -94,7 +95,10 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(2 if asked.best else 1)
     test = Test(asked.cifar / "test.parquet")
-    source = Concatenated([open_parquet(str(asked.cifar / "train.parquet"), "label", TEMPLATE)])
+    path = str(asked.cifar / "train.parquet")
+    source = Concatenated(
+        [open_parquet(path, SourceConfig(kind="parquet", path=path, text_column="label", template=TEMPLATE))]
+    )
     longer = {} if asked.epochs is None else {"epochs": asked.epochs}
     if asked.best:
         config = BEST.model_copy(update=longer)

@@ -285,7 +285,7 @@ def test_what_a_writer_of_csv_wrote_is_read_back(rows: list[list[str]]) -> None:
     out = io.StringIO(newline="")
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["x", "y"], *rows])
     found = list(records(io.BytesIO(out.getvalue().encode()), ","))
-    assert [fields for _, fields in found] == [["x", "y"], *rows]
+    assert [fields for _, _, fields in found] == [["x", "y"], *rows]
 
 
 WORDS = st.text(alphabet="aéeñüÅΩ한글ไทย́̈", min_size=1, max_size=6)

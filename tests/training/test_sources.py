@@ -18,6 +18,7 @@ from shape_runs import add, losses, picture, train, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
+from synthclip.recipe.training import SourceConfig
 from synthclip.run.store import RunDirectory
 from synthclip.samples import SampleError, any_shards, own_shards
 from synthclip.samples.files import expand
@@ -25,6 +26,9 @@ from synthclip.samples.tars import entries, members
 from synthclip.training.tables import open_csv, open_parquet
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
+
+
+CLASSES = SourceConfig(kind="parquet", path="x", text_column="label", template="a photo of a {}.")
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +160,9 @@ def test_the_official_csv(tmp_path: Path) -> None:
     (tmp_path / "data" / "0.jpeg").write_bytes(jpeg())
     table = 'image_path\tcaption\n0.jpeg\tA "red" circle, here\nbroken line\n1.jpeg\tgone\n'
     (tmp_path / "all.csv").write_text(table)
-    source = open_csv(str(tmp_path / "all.csv"), str(tmp_path / "data"))
+    source = open_csv(
+        str(tmp_path / "all.csv"), SourceConfig(kind="csv", path="x", root=str(tmp_path / "data"))
+    )
     assert len(source) == 2
     assert list(source.bad_rows.values()) == ["CSV row: wrong number of columns"]
     assert "line 3" in next(iter(source.bad_rows))
@@ -169,7 +175,7 @@ def test_a_csv_may_have_commas(tmp_path: Path) -> None:
     (tmp_path / "0.jpeg").write_bytes(jpeg())
     table = 'caption,image_path\n"a cat, asleep",0.jpeg\na dog,0.jpeg\na bird, alas,0.jpeg\n'
     (tmp_path / "all.csv").write_text(table, encoding="utf-8-sig")
-    source = open_csv(str(tmp_path / "all.csv"), None)
+    source = open_csv(str(tmp_path / "all.csv"), SourceConfig(kind="csv", path="x"))
     assert [source.read(index).text for index in range(len(source))] == ["a cat, asleep", "a dog"]
     assert list(source.bad_rows.values()) == ["CSV row: wrong number of columns"]
 
@@ -177,7 +183,7 @@ def test_a_csv_may_have_commas(tmp_path: Path) -> None:
 def test_a_csv_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text("image\ttext\n0.jpeg\tno\n")
     with pytest.raises(SynthClipError, match=r"all\.csv, line 1: expected .*image_path"):
-        open_csv(str(tmp_path / "all.csv"), None)
+        open_csv(str(tmp_path / "all.csv"), SourceConfig(kind="csv", path="x"))
 
 
 def test_parquet_with_classes_and_a_template(tmp_path: Path) -> None:
@@ -185,16 +191,16 @@ def test_parquet_with_classes_and_a_template(tmp_path: Path) -> None:
     rows = [{"image": {"bytes": jpeg(i), "path": None}, "label": i % 2} for i in range(5)]
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps(info)})
     pq.write_table(table, tmp_path / "0.parquet")
-    source = open_parquet(str(tmp_path / "0.parquet"), "label", "a photo of a {}.")
+    source = open_parquet(str(tmp_path / "0.parquet"), CLASSES)
     assert [source.read(i).text for i in (3, 0)] == ["a photo of a dog.", "a photo of a cat."]
     assert source.read(4).image == jpeg(4)
-    with pytest.raises(SynthClipError, match=r"no column 'nope' among image, label: .*text_column"):
-        open_parquet(str(tmp_path / "0.parquet"), "nope", None)
+    with pytest.raises(SynthClipError, match=r"set text_column .*: no column 'nope'; known: image, label"):
+        open_parquet(str(tmp_path / "0.parquet"), CLASSES.model_copy(update={"text_column": "nope"}))
 
 
 @pytest.mark.skipif(not (SHARED / "data/cifar10").is_dir(), reason=f"no CIFAR-10 in {SHARED}")
 def test_cifar10_as_it_is() -> None:
-    source = open_parquet(str(SHARED / "data/cifar10/test.parquet"), "label", "a photo of a {}.")
+    source = open_parquet(str(SHARED / "data/cifar10/test.parquet"), CLASSES)
     assert len(source) == 10000
     assert source.read(9999).text.startswith("a photo of a ")
 

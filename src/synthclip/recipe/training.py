@@ -86,15 +86,21 @@ class SourceConfig(Section):
     """Where training pairs come from; batches mix the sources by weight."""
 
     kind: Literal["run", "webdataset", "csv", "parquet"] = "run"
-    """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: with the columns
-    `image_path` and `caption`, tabs or commas between them. `parquet`: in Hugging Face's layout."""
+    """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: of
+    image paths and captions. `parquet`: in Hugging Face's layout."""
     path: str | None = None
     """Files here or at a URL; `*` and WebDataset's braces (`{000..127}`) name several."""
     weight: float = Field(1.0, gt=0)
     root: str | None = None
-    """What the image paths of a CSV are relative to; its own folder unless given."""
+    """The folder of the images that a table names, which lie in it; the table's own unless given."""
+    image_column: str | None = None
+    """The column of image files (Parquet, `image` unless given) or of their paths (CSV, `image_path` or
+    `filepath`)."""
+    separator: str | None = Field(None, min_length=1, max_length=1)
+    """Between the columns of a CSV; unless given the tab, comma, semicolon or bar that fits its header."""
     text_column: str | None = None
-    """Parquet: the column that holds captions, or classes where there is a template; `text` unless given.
+    """The column that holds captions (Parquet: `text` unless given, CSV: `caption` or `title`); in Parquet
+    also lists of captions, of which each pass draws one, or classes where there is a template.
     WebDataset: the key of the caption in `KEY.json` where there is no `KEY.txt`; `caption` unless given."""
     template: str | None = None
     """The caption of a class, such as `a photo of a {}.`"""

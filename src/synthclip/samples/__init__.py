@@ -57,6 +57,8 @@ class Sample:
     image: bytes
     text: str
     concepts: pa.ListScalar | None = None
+    other_texts: tuple[str, ...] = ()
+    """Further captions of the same image: each pass of a training draws one of all."""
 
     @property
     def concept_ids(self) -> tuple[int, ...]:

@@ -129,6 +129,29 @@ def open_binary(path: str) -> IO[bytes]:
     return Path(path).open("rb")
 
 
+def read_inside(root: str, path: str, most: int) -> bytes:
+    """The bytes of a file that another file names, relative to `root`. Raises OSError where it lies outside
+    `root`, is no regular file, or has more than `most` bytes."""
+    if is_remote(root):
+        full = path if is_remote(path) else f"{root.rstrip('/')}/{path}"
+        if not full.startswith(f"{root.rstrip('/')}/") or ".." in full.split("/"):
+            raise OSError(f"outside {root}")
+        with open_binary(full) as handle:
+            content = handle.read(most + 1)
+    else:
+        top = Path(os.path.normpath(Path(root).expanduser().absolute()))
+        inner = Path(os.path.normpath(top / path))
+        if is_remote(path) or not inner.is_relative_to(top):
+            raise OSError(f"outside {root}")
+        if not inner.is_file():  # a device or a pipe would be read for ever
+            raise OSError("no such file" if not inner.exists() else "not a regular file")
+        with inner.open("rb") as handle:
+            content = handle.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"more than {most // 2**20} MiB")
+    return content
+
+
 def identity(path: str) -> str:
     """A digest that changes when the file does: of its name, size and time of change. Raises OSError."""
     if is_remote(path):
@@ -142,7 +165,10 @@ def identity(path: str) -> str:
 def cache_folder() -> Path:
     """Where what was derived from data files is kept: `$XDG_CACHE_HOME/synthclip`."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "synthclip"
+    try:
+        return Path(base).expanduser() / "synthclip"
+    except RuntimeError:
+        raise SynthClipError("no home folder: set XDG_CACHE_HOME to a folder for derived data") from None
 
 
 @contextmanager

@@ -202,11 +202,11 @@ def _text(path: Path, _: ConceptSource) -> Iterator[str]:
 def _csv(path: Path, source: ConceptSource) -> Iterator[str | RowError]:
     with lexicons.open_bytes(path) as lines:
         rows = records(lines, "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ",")
-        _, names = next(rows, (1, list[str]()))
+        _, _, names = next(rows, (1, b"", list[str]()))
         if isinstance(names, RowError) or source.column not in names:
             raise SynthClipError(f"{path}: no column {source.column!r}: set `column` to one of {names}")
         column = names.index(source.column)
-        for number, fields in rows:
+        for number, _, fields in rows:
             if isinstance(fields, RowError):
                 yield RowError(str(fields), f"{path.name}, line {number}")
             else:

@@ -155,13 +155,18 @@ class Loader:
             if flipped_B[i]:
                 cv2.flip(pixels[i], 1, dst=pixels[i])
             text = sample.text
+            if sample.other_texts:
+                captions = (text, *sample.other_texts)
+                drawn = self._draws(indices[i : i + 1], "caption", 1)[0, 0]
+                text = captions[int(drawn * len(captions))]
+            whole_text = text
             if sub_captions and sentence_BD:
                 text = sub_caption(text, sub_captions, sentence_BD[i])
             ids: Sequence[int] = self._encode(text)
             if kept_BL is not None:
                 ids = [*itertools.compress(ids[:-1], kept_BL[i].tolist()), ids[-1]]
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
-            texts.append(_Text(ids, text_id(sample.text), sorted(rare)))
+            texts.append(_Text(ids, text_id(whole_text), sorted(rare)))
         return texts
 
     def _draws(self, indices: BatchIndices, stream: str, count: int) -> NDArray[np.float64]:
