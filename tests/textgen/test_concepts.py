@@ -183,8 +183,8 @@ def test_wikipedia_words_pairs_and_titles(tmp_path: Path, name: str) -> None:
         ({"kind": "json", "content": '{"a": 1}'}, "expected a JSON list"),
         ({"kind": "csv", "content": "a,b\n1,2\n"}, "no column 'text'"),
         ({"kind": "text", "content": b"dog\n\xff\n"}, "not UTF-8"),
-        ({"kind": "wikipedia", "content": "<mediawiki><page>"}, "no whole Wikipedia dump"),
-        ({"kind": "wikipedia", "content": "not xml"}, "no whole Wikipedia dump"),
+        ({"kind": "wikipedia", "content": "<mediawiki><page>"}, "not a complete Wikipedia dump"),
+        ({"kind": "wikipedia", "content": "not xml"}, "not a complete Wikipedia dump"),
     ],
 )
 def test_a_broken_source_is_named(tmp_path: Path, source: dict[str, Any], told: str) -> None:
@@ -197,7 +197,7 @@ def test_a_broken_source_is_named(tmp_path: Path, source: dict[str, Any], told: 
 def test_a_dump_that_is_cut_short_is_named(tmp_path: Path) -> None:
     whole = Path(dump(tmp_path)).read_bytes()
     path = file(tmp_path, "cut.xml.bz2", whole[: len(whole) // 2])
-    with pytest.raises(SynthClipError, match="no whole Wikipedia dump"):
+    with pytest.raises(SynthClipError, match="not a complete Wikipedia dump"):
         build({"kind": "wikipedia", "path": path})
 
 

@@ -60,7 +60,7 @@ class LLM(Protocol):
     batch_size: int
     """How many prompts are best handed over at once."""
     continues: bool
-    """Whether an answer goes on from the prompt's last word; a chat model begins anew."""
+    """Whether an answer goes on from the prompt's last word; that of a chat model does not."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str | Refused]:
         """One completion for each prompt; the same prompt and seed give the same text.
@@ -78,7 +78,7 @@ class Painted:
     images: NDArray[np.uint8]
     """[B, H, W, 3] in RGB."""
     refused: Mapping[int, str] = field(default_factory=dict)
-    """Position in the batch -> why the image is none to keep: `nan`, `unsafe`, …"""
+    """Position in the batch -> why the image is refused: `nan`, `unsafe`, …"""
     cut: Mapping[int, str] = field(default_factory=dict)
     """Position in the batch -> the end of the prompt that the model could not read."""
 

@@ -92,7 +92,7 @@ class ServerConfig(BackendConfig):
     timeout_seconds: float = runtime(120.0, gt=0)
     """Without a byte of the answer for so long, the request is sent again."""
     max_answer_seconds: float = runtime(600.0, gt=0)
-    """The same, for an answer that takes longer than this as a whole."""
+    """The same where the complete answer takes longer than this."""
 
     @model_validator(mode="after")
     def _address(self) -> Self:
@@ -192,7 +192,7 @@ class Server:
         raise AssertionError("unreachable")
 
     def malformed(self, what: str) -> SynthClipError:
-        """For an answer that is none of OpenAI's API; `what` says where it differs."""
+        """For an answer that is not of OpenAI's form; `what` says where it differs."""
         return self._error(
             f"answers, but not as OpenAI's API does ({what})",
             f"check {self._section}.base_url (it ends in /v1 as a rule)",

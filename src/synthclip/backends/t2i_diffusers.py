@@ -178,13 +178,13 @@ class Diffusers:
                 painted, bad = self._paint(prompts[part], seeds[part])
             except _out_of_memory() as error:
                 # The error holds the frames that hold the tensors: it must go before memory is freed.
-                told = str(error).splitlines()[0]
+                reason = str(error).splitlines()[0]
             else:
                 images.append(painted)
                 refused.update({done + at: reason for at, reason in bad.items()})
                 done += len(painted)
                 continue
-            self._back_off(told)
+            self._back_off(reason)
         cut = {at: unread for at, prompt in enumerate(prompts) if (unread := self._unread(prompt))}
         return Painted(np.concatenate(images), refused, cut)
 
@@ -195,7 +195,7 @@ class Diffusers:
 
         count = len(prompts)
         if self._config.compile:
-            # A batch of another size would be compiled anew.
+            # A batch of another size would be compiled again.
             spare = self.batch_size - count
             prompts, seeds = [*prompts, *[prompts[0]] * spare], [*seeds, *[seeds[0]] * spare]
         arguments = dict(self._constant)
@@ -224,7 +224,7 @@ class Diffusers:
         refused.update({at: "unsafe" for at in range(count) if unsafe[at]})
         return pixels, refused
 
-    def _back_off(self, told: str) -> None:
+    def _back_off(self, reason: str) -> None:
         """Half the batch; at one, what saves memory at the price of time; then there is nothing left."""
         import torch
 
@@ -240,7 +240,7 @@ class Diffusers:
                         getattr(part, method)()
         else:
             raise SynthClipError(
-                f"text_to_image: {self._config.model}: out of memory at batch size 1 ({told}): take a "
+                f"text_to_image: {self._config.model}: out of memory at batch size 1 ({reason}): take a "
                 "smaller text_to_image.size_px, dtype float16, or a GPU with more memory"
             )
 
@@ -291,8 +291,7 @@ def _load(config: Config) -> tuple[Any, str]:
 
 
 def _fetch(config: Config, pipelines: Any) -> tuple[str, str]:
-    """The folder of the model, fetched from the hub where it is none; and its commit there, of a folder a
-    digest of its files."""
+    """The model's folder and a digest of its files; of a model of the hub, which it downloads, the commit."""
     folder = Path(config.model).expanduser()
     if folder.is_dir():
         return str(folder), digest(json.dumps(config.inputs(), sort_keys=True))[:12]
@@ -332,7 +331,7 @@ def _constant_arguments(config: Config) -> dict[str, Any]:
 
 def _empty_prompt(config: Config, pipeline: Any) -> "dict[str, torch.Tensor]":
     """The text that guidance leads away from, [1, T, D], and its summary, [1, D], as arguments of the
-    pipelines that would encode it anew in every batch; the others encode none, or take zeros for it."""
+    pipelines that would encode it again in every batch; the others encode none, or take zeros for it."""
     import torch
     from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 

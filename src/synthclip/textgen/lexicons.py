@@ -146,7 +146,7 @@ def _lemma(word: str) -> str:
 def wikipedia(dump: Path, source: ConceptSource) -> Iterator[str]:
     """Uni-grams, then bi-grams, by falling count, then titles in the order of the dump.
 
-    `dump` is a `pages-articles` file, compressed or not. Raises SynthClipError where it is none or cut.
+    `dump` is a `pages-articles` file, compressed or not. Raises SynthClipError for another or a cut file.
     """
     words: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
@@ -198,7 +198,7 @@ def _articles(dump: Path) -> Iterator[tuple[str, str]]:
                     root.clear()
     except (ElementTree.ParseError, EOFError, StopIteration) as error:
         raise SynthClipError(
-            f"{dump}: no whole Wikipedia dump ({error}); last page read: {title!r}: fetch it again"
+            f"{dump}: not a complete Wikipedia dump ({error}); last page read: {title!r}: fetch it again"
         ) from None
     except OSError as error:
         raise SynthClipError(f"{dump}: cannot be read: {error}: give a pages-articles.xml.bz2") from None

@@ -209,7 +209,7 @@ class _Trie:
     A trie of pointers would be walked node by node in Python; a hash of whole words would need their bytes
     compared after every hit. Here every step is one look-up of a 64-bit key, for thousands of words at once,
     and the key holds all that it stands for, so that equal keys are equal words. Three kinds of keys share
-    the table, told apart by a bit each:
+    the table, each marked by a bit of its own:
 
     - a word's first 7 bytes: most words need no more;
     - the next 4 bytes of a longer word, with the slot of what stands before them;

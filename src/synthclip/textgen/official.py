@@ -61,10 +61,10 @@ def items(path: Path) -> Iterator[Any]:
                     return
                 try:
                     item, end = decoder.raw_decode(held, at)
-                    whole = end < len(held)  # a number at the very end may go on
+                    complete = end < len(held)  # a number at the very end may go on
                 except json.JSONDecodeError:
-                    whole = False
-                if whole:
+                    complete = False
+                if complete:
                     yield item
                     count, at = count + 1, end
                     continue

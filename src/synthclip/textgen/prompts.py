@@ -52,7 +52,7 @@ class Prompt:
         return f"{self.text}{gap}{self.prefill}"
 
     def sent(self, continues: bool) -> str:
-        """What a model is sent that `continues` a text, or one that answers anew."""
+        """The prompt for a model that `continues` a text, or for a chat model."""
         return self.prefilled if continues else self.text
 
 
@@ -133,14 +133,14 @@ def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) ->
 
 
 def _first_sentences(text: str, count: int) -> str:
-    """The first whole sentences of all lines, each ended by a mark and a space between two.
+    """The first complete sentences of all lines, each ended by a mark, with a space between two.
 
     A last one that the model did not finish is left out, unless there is no other.
     """
     lines = [_LEAD.sub("", line.strip()).strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    whole = [line if line[-1] in ".!?" else f"{line}." for line in lines[:-1]]
-    sentences = _SENTENCE_ENDS.split(" ".join([*whole, *lines[-1:]]))
+    ended = [line if line[-1] in ".!?" else f"{line}." for line in lines[:-1]]
+    sentences = _SENTENCE_ENDS.split(" ".join([*ended, *lines[-1:]]))
     if len(sentences) > 1 and sentences[-1][-1:] not in (".", "!", "?"):
         sentences.pop()
     return " ".join(sentences[:count])
