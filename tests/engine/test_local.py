@@ -175,6 +175,38 @@ def test_a_map_left_early_gives_a_busy_worker_grace_to_save(tmp_path: Path) -> N
     assert notes(tmp_path)[-1] == "saved"
 
 
+def test_a_script_without_a_main_guard_is_told_in_one_line(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from shard_work import Load, done, shards
+from synthclip.errors import SynthClipError
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Resources, build_engine
+try:
+    done(build_engine(EngineConfig(workers=1)).map(Load(Path({str(tmp_path)!r})), shards(2), Resources()))
+except SynthClipError as error:
+    print(error)
+"""
+    main = tmp_path / "main.py"
+    main.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    told = subprocess.run([sys.executable, str(main)], env=environment, capture_output=True, text=True)
+    assert told.stderr == ""
+    assert told.stdout.count("\n") == 1
+    assert "call synthclip under `if __name__ == '__main__':`" in told.stdout
+
+
+def test_workers_0_computes_with_the_threads_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    work = shards(1, s0={"environment": ["OMP_NUM_THREADS"]})
+    for workers in (0, 1):
+        done(build_engine(local(workers)).map(Load(tmp_path / str(workers)), work, ONE_EACH))
+    (here,), (there,) = ([n for n in notes(tmp_path / w) if n.startswith("OMP")] for w in "01")
+    assert here == there
+
+
 def test_a_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
     work = "s0={'linger': 120.0}, s1={'linger': 120.0}"
     script = f"""

@@ -74,7 +74,10 @@ def read_recipe(
 ) -> tuple["Recipe", Path]:
     """The resolved recipe, and the run directory meant."""
     from synthclip.recipe import load_recipe
+    from synthclip.run.store import RunDirectory
 
+    if Path(recipe).is_dir():
+        RunDirectory(recipe).check_version()
     resolved = load_recipe(recipe, overrides or [], trust=trust)
     if out is None:
         out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / resolved.name
@@ -84,6 +87,7 @@ def read_recipe(
 def verify(
     directory: RunArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Make damaged shards again.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Compare the files of a run with their checksums."""
     from synthclip.run import verify as check
@@ -99,7 +103,7 @@ def verify(
         raise SynthClipError(f"{directory}: damaged: run `synthclip verify {directory} --repair`")
     if damaged:
         with stoppable():
-            check.repair(directory, damaged, console)
+            check.repair(directory, damaged, console, trust=trust)
 
 
 @contextlib.contextmanager

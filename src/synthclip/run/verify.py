@@ -6,7 +6,7 @@ from pathlib import Path
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
-from synthclip.recipe import RECIPE_FILE, load_saved_recipe
+from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.durable import read_lines, replace_text, seal, to_line
 from synthclip.run.pipeline import STAGES, build_stage, run, survey
 from synthclip.run.progress import Console, Tasks
@@ -38,10 +38,11 @@ def verify(out: Path | str, tasks: Tasks | None = None) -> list[Damage]:
     return sorted(found, key=lambda damage: damage.path)
 
 
-def repair(out: Path | str, damaged: list[Damage], console: Console) -> None:
+def repair(out: Path | str, damaged: list[Damage], console: Console, *, trust: bool = False) -> None:
     """Make the shards of damaged files again, and what else a run can write again.
 
-    Raises SynthClipError where something cannot be repaired, such as the recipe.
+    `trust` is that of `load_recipe`. Raises SynthClipError where something cannot be made again, such as the
+    recipe.
     """
     directory = RunDirectory(out)
     if any(damage.path == RECIPE_FILE for damage in damaged):
@@ -49,7 +50,7 @@ def repair(out: Path | str, damaged: list[Damage], console: Console) -> None:
             f"{directory.path / RECIPE_FILE}: damaged or edited, and there is no copy: run "
             f"`synthclip run RECIPE --out {directory.path}` with the recipe it was made from, then repair"
         )
-    recipe = load_saved_recipe(directory.path)
+    recipe = load_recipe(directory.path, trust=trust)
     with directory.lock():
         for damage in damaged:
             if damage.shard:

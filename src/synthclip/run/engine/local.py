@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from synthclip.errors import SynthClipError
 from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Done, Event, Failed, Load, Resources, Shard
 from synthclip.run.engine.worker import (
@@ -25,7 +26,10 @@ from synthclip.run.engine.worker import (
     worker_died,
     worker_stalled,
 )
+from synthclip.run.threads import cores
 
+_IMPORTS_MAIN = 78
+"""The exit code of a worker whose start would run the whole script again, and start workers of its own."""
 _BEATS = 6
 """Heartbeats in the time after which a silent worker counts as stalled."""
 
@@ -37,6 +41,10 @@ class LocalEngine:
     def map(self, load: Load, shards: Sequence[Shard], resources: Resources) -> Iterator[Event]:
         if not shards:
             return
+        if getattr(
+            multiprocessing.current_process(), "_inheriting", False
+        ):  # a worker imports the main script
+            os._exit(_IMPORTS_MAIN)
         if self._config.workers == 0:
             yield from _map_here(load, shards)
             return
@@ -48,12 +56,12 @@ class LocalEngine:
 
     def _slots(self, resources: Resources, shards: int) -> list[dict[str, str]]:
         """The environment of each worker: its share of the cores, its GPUs, how it treats freed memory."""
-        cores = len(os.sched_getaffinity(0))
+        available = cores()
         gpus = _gpu_ids() if resources.gpus else []
-        useful = len(gpus) // resources.gpus if gpus else cores // resources.cpus
+        useful = len(gpus) // resources.gpus if gpus else available // resources.cpus
         wanted = useful if self._config.workers == "auto" else self._config.workers
         count = max(1, min(wanted, shards, resources.max_workers or shards))
-        shared = thread_counts(max(1, cores // count)) | memory_settings(resources.keep_memory)
+        shared = thread_counts(max(1, available // count)) | memory_settings(resources.keep_memory)
         slots = []
         for rank in range(count):
             slot = dict(shared)
@@ -166,6 +174,10 @@ class _Pool:
         except (EOFError, ConnectionResetError):
             worker.process.join()
         code, shard = worker.process.exitcode or 0, worker.shard
+        if code == _IMPORTS_MAIN:
+            advice = "call synthclip under `if __name__ == '__main__':`, or set engine.workers=0"
+            error = SynthClipError(f"the script that starts workers is imported by each of them: {advice}")
+            return Failed(shard, error, final=True)
         self._replace(worker)
         return worker_died(shard, signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
@@ -204,12 +216,18 @@ def _die_with_parent() -> None:
 
 
 def _map_here(load: Load, shards: Sequence[Shard]) -> Iterator[Event]:
-    """In this process: one attempt, and errors with their own traceback, as a debugger wants it."""
-    work = load()
+    """In this process: one attempt, and errors with their own traceback, as a debugger wants it.
+
+    Libraries that are not loaded yet get the threads that a worker would give them, and so the same results.
+    """
+    threads = thread_counts(cores())
+    with exported(threads):
+        work = load()
     for shard in shards:
         started = time.monotonic()
         try:
-            outcome = work(shard, lambda rows, **figures: None)
+            with exported(threads):
+                outcome = work(shard, lambda rows, **figures: None)
         except Exception as error:
             yield Failed(shard, error, final=True)
             raise

@@ -24,6 +24,7 @@ from synthclip.run.engine.worker import (
     thread_counts,
     worker_died,
 )
+from synthclip.run.threads import cores
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's share of memory on this machine; only messages pass through it, since files go to the run."""
@@ -63,10 +64,10 @@ def _connect(config: RayConfig) -> None:
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if config.address == "local":
-        cores = len(os.sched_getaffinity(0))
+        available = cores()
         ray.init(
             "local",
-            num_cpus=cores,
+            num_cpus=available,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             **quiet,
