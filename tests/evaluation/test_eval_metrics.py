@@ -10,7 +10,6 @@ from sklearn.metrics import balanced_accuracy_score
 
 from synthclip.evaluation.metrics import (
     connected,
-    mean_interval,
     mean_per_class,
     proportion,
     ranking,
@@ -118,6 +117,9 @@ def test_images_of_one_caption_are_one_observation() -> None:
     assert 0.92 <= inside / 400 <= 0.98
     whole = proportion("t", "m", np.ones(320), 0.1, groups)
     assert whole.interval == wilson(80, 80)
+    assert {type(end) for end in figure.interval} == {float}, (
+        "a checkpoint holds the figures as plain numbers"
+    )
     assert proportion("t", "m", hits, 0.1, np.arange(320)).interval == wilson(int(hits.sum()), 320)
 
 
@@ -131,10 +133,6 @@ def test_queries_that_share_a_positive_are_one_group(pairs: list[tuple[int, int]
                 if item == shared:
                     expected[query] = expected[other] = min(expected[query], expected[other])
     assert groups.tolist() == expected
-
-
-def test_mean_interval_of_one_value_is_everything() -> None:
-    assert mean_interval(np.array([0.5])) == (0.0, 1.0)
 
 
 def test_ranking_in_chunks_is_the_whole_ranking(monkeypatch: pytest.MonkeyPatch) -> None:

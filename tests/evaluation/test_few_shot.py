@@ -89,3 +89,4 @@ def test_the_interval_is_of_other_classes_too() -> None:
     assert 0.9 <= inside / 200 <= 0.99
     low, high = episode_interval(accuracy, np.tile(np.arange(5), (1000, 1)))
     assert high - low < 0.02
+    assert episode_interval(np.array([0.5]), np.arange(5)[None]) == (0.0, 1.0)

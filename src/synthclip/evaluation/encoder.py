@@ -17,7 +17,6 @@ from synthclip.evaluation.probes import Probe
 from synthclip.keys import digest, sha256_of
 from synthclip.run.store import disk_errors
 from synthclip.run.threads import in_order
-from synthclip.samples.files import cache_folder
 from synthclip.samples.pictures import decode
 
 if TYPE_CHECKING:
@@ -262,11 +261,6 @@ class Features:
 
             self._encoder = Encoder(*load_model(str(self._source)), batch_size=self._batch_size)
         return self._encoder
-
-
-def default_cache() -> Path:
-    """`features` in the cache folder, see `files.cache_folder`."""
-    return cache_folder() / "features"
 
 
 def digest_of_files(model: str) -> str | None:

@@ -97,17 +97,10 @@ def group_interval(hits: NDArray[Any], strata: NDArray[np.int64], groups: NDArra
     pooled = (around_own_S.sum() + _PRIOR * overall) / (degrees_S.sum() + _PRIOR)
     variance_S = (around_own_S + _PRIOR * pooled) / (degrees_S + _PRIOR)
     variance = float((variance_S / groups_S).sum()) / len(groups_S) ** 2
-    degrees = max(1, int(degrees_S.sum()) or len(items_G) - 1)
-    student = 1 + (_Z95**2 + 1) / (4 * degrees)  # of Student's quantile to the normal one, nearly
+    # Student's quantile to the normal one, nearly, where a variance is measured within strata.
+    student = 1 + (_Z95**2 + 1) / (4 * int(degrees_S.sum())) if degrees_S.any() else 1.0
     n = value * (1 - value) / (variance * student**2) if variance > 1e-12 else len(items_G)
     return wilson(value * n, n)
-
-
-def mean_interval(values: NDArray[np.float64]) -> Interval:
-    """The 95 % interval of a mean of independent values by the normal approximation."""
-    if len(values) < 2:
-        return 0.0, 1.0
-    return normal_interval(float(values.mean()), float(values.var(ddof=1)) / len(values))
 
 
 def normal_interval(mean: float, variance: float) -> Interval:

@@ -268,10 +268,6 @@ class WeakClass:
     """What most of its wrong answers were."""
 
 
-MIN_IMAGES = 5
-"""A class of fewer is not shown among the best or the worst."""
-
-
 def ranked_classes(rows: Sequence[Mapping[str, Any]], *, best: bool) -> list[Mapping[str, Any]]:
     """Rows of `schema.EVAL_CLASS`, the surest successes first, or the surest failures.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import KNOWN, DataSet, MissingDataError, open_dataset, some, test_pictures
-from synthclip.evaluation.encoder import Features, default_cache
+from synthclip.evaluation.encoder import Features
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.paper import cells
 from synthclip.evaluation.results import ON_PUBLIC_DATA, Tables
@@ -16,6 +16,7 @@ from synthclip.recipe.section import did_you_mean, nearest
 from synthclip.recipe.training import METRICS
 from synthclip.run.progress import Tasks
 from synthclip.run.store import Outcome, RunDirectory, disk_errors
+from synthclip.samples.files import cache_folder
 
 _MAX_NAME = 80
 """Characters of the folder of a suite: what more data sets would give is cut, with a digest after it."""
@@ -151,9 +152,8 @@ def evaluate(
     opened = open_suite(suite, Path(data), download=download)
     result = SuiteResult(missing=list(opened.missing), failed=list(opened.failed))
     tasks = tasks or Tasks()
-    features = Features(
-        str(model), Path(cache) if cache else default_cache(), batch_size=batch_size, progress=tasks.update
-    )
+    folder = Path(cache) if cache else cache_folder() / "features"
+    features = Features(str(model), folder, batch_size=batch_size, progress=tasks.update)
     for name, (dataset, evaluators) in opened.datasets.items():
         for evaluator in evaluators:
             tasks.begin(f"{name} {evaluator}")

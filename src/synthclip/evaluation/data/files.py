@@ -69,8 +69,8 @@ def read_class_folders(folder: Path, name: str) -> Classification:
         notes.append(f"{len(left_out)} files are no pictures and are left out ({names})")
     templates = read_lines(folder / "zeroshot_classification_templates.txt")
     splits = with_test(name, splits, notes)
-    names = _class_names(folder, classes)
-    return Classification(name, names, templates, splits, tuple(dict.fromkeys(notes)))
+    class_names = _class_names(folder, classes)
+    return Classification(name, class_names, templates, splits, tuple(dict.fromkeys(notes)))
 
 
 def _is_split(folder: Path) -> bool:
