@@ -26,6 +26,10 @@ class FakeHub(ThreadingHTTPServer):
         """Every download: path, first byte, bytes sent."""
         self.cut_after: dict[str, int] = {}
         """Paths whose next download breaks off after so many bytes."""
+        self.collection: list[str] | None = None
+        """The models of the one collection; None where there is none."""
+        self.commits: list[list[str]] = []
+        """The files of each commit."""
         self.token: str | None = None
         """The token that writers must show, where not None."""
 
@@ -62,6 +66,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._info(found)
         elif found := re.fullmatch(rf"{_REPO}/tree/[^/]+(/.*)?", path):
             self._tree(found)
+        elif path.startswith("/api/collections/") and self.server.collection is not None:
+            items = [
+                {"_id": f"{place:024x}", "id": repo, "type": "model", "position": place}
+                for place, repo in enumerate(self.server.collection)
+            ]
+            owner = {"name": "someone", "fullname": "Someone", "type": "user"}
+            about = {"slug": path.removeprefix("/api/collections/"), "title": "Models", "owner": owner}
+            when = {"lastUpdated": "2025-01-01T00:00:00.000Z", "position": 0, "private": False}
+            self._json({**about, **when, "theme": "green", "upvotes": 0, "items": items})
         else:
             self._resolve(body=True)
 
@@ -84,10 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"files": modes})
         elif found := re.fullmatch(rf"{_REPO}/commit/[^/]+", path):
             held = self.server.files[f"{found['kind']}/{found['repo']}"]
+            self.server.commits.append([])
             for line in body.splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     held[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                    self.server.commits[-1].append(entry["value"]["path"])
             shown = found["repo"] if found["kind"] == "models" else f"{found['kind']}/{found['repo']}"
             self._json({"commitUrl": f"{self.server.url}/{shown}/commit/{COMMIT}", "commitOid": COMMIT})
         else:

@@ -14,9 +14,14 @@ import open_clip
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from synthclip.imagegen.imported import import_synthci
+from synthclip.interop import hub as interop_hub
+from synthclip.models.build import build_model
+from synthclip.models.load import load_model
+from synthclip.models.weights import to_official
+from synthclip.recipe.training import PAPER_MODEL, ModelConfig
 
 _SYNTHCI = "datasets/hammh0a/SynthCLIP"
 _CSV = f"SynthCI-30/{official_data.CSV_NAME}"
@@ -157,3 +162,76 @@ def test_push_that_the_hub_refuses(hub: fake_hub.FakeHub, tmp_path: Path) -> Non
     done = _synthclip(hub, tmp_path, "push", "images", str(tmp_path), "me/birds", token="hf_right")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "holds no images to push" in done.stderr
+
+
+def _official_state() -> dict[str, torch.Tensor]:
+    """Small in bytes on disk only by being expanded: every weight of the paper's model, all of one value."""
+    with torch.device("meta"):
+        shapes = to_official(build_model(ModelConfig(name=PAPER_MODEL)).state_dict())
+    return {name: torch.full(value.shape, 0.5, dtype=value.dtype) for name, value in shapes.items()}
+
+
+@pytest.mark.parametrize("layout", ["official", "safetensors"])
+def test_fetch_a_model_by_name_whatever_its_files_are_called(
+    hub: fake_hub.FakeHub, tmp_path: Path, layout: str
+) -> None:
+    state = _official_state()
+    path = tmp_path / "weights"
+    if layout == "official":
+        torch.save({"epoch": 1, "state_dict": {f"module.{key}": state[key] for key in state}}, path)
+    else:
+        save_file({f"_orig_mod.{key}": state[key] for key in state}, path)
+    name = "run/synthci-30m.pt" if layout == "official" else "model.safetensors"
+    hub.files["models/hammh0a/SynthCLIP-30M"] = {name: path.read_bytes(), "README.md": b"#"}
+    hub.collection = ["hammh0a/SynthCLIP-10M", "hammh0a/SynthCLIP-30M"]
+    done = _synthclip(hub, tmp_path, "fetch", "model", "synthclip_30m", "--out", str(tmp_path / "m"))
+    assert done.returncode == 0, done.stderr
+    model = load_model(tmp_path / "m" / "checkpoint_best.pt").model
+    assert float(model.token_embedding.weight.detach().mean()) == 0.5
+    assert not (tmp_path / "m" / "README.md").exists()
+
+
+def test_a_model_that_is_not_known_is_one_line(hub: fake_hub.FakeHub, tmp_path: Path) -> None:
+    hub.collection = ["hammh0a/SynthCLIP-10M"]
+    hub.files["models/me/empty"] = {"config.json": b"{}"}
+    hub.files["models/me/other"] = {"model.safetensors": save({"weight": torch.zeros(2)})}
+    for name, reason in (
+        ("SynthCLIP-99M", "not among the official models on the hub (SynthCLIP-10M)"),
+        ("me/empty", "holds no weights that can be read"),
+        ("me/other", "not the weights of synthclip-vitb16"),
+        ("me/absent", "not found on the hub"),
+    ):
+        done = _synthclip(hub, tmp_path, "fetch", "model", name, "--out", str(tmp_path / name))
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert reason in done.stderr.splitlines()[-1]  # what comes before shows the download
+
+
+def test_many_tars_are_several_commits(
+    hub: fake_hub.FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interop_hub, "_FILES_A_COMMIT", 3)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    folder = tmp_path / "images" / "train"
+    folder.mkdir(parents=True)
+    for number in range(7):
+        (folder / f"{number}.tar").write_bytes(bytes([number]))
+    interop_hub._push("me/many", "dataset", folder.parent, ["train/*.tar"], "# Card", private=False)
+    assert [len(files) for files in hub.commits] == [1, 3, 3, 1]
+    assert len(hub.files["datasets/me/many"]) == 8
+
+
+@pytest.mark.parametrize(
+    "command", [("fetch", "synthci"), ("fetch", "model", "SynthCLIP-30M"), ("push", "images", "RUN", "me/x")]
+)
+def test_without_a_network_it_is_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
+    official_data.write_plain(tmp_path / "in", zips=1, images=1)
+    import_synthci(tmp_path / "in", tmp_path / "shards", workers=0)
+    arguments = [str(tmp_path / "shards") if one == "RUN" else one for one in command]
+    with fake_hub.running() as gone:
+        pass
+    done = _synthclip(gone, tmp_path, *arguments, token="hf_x")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "cannot be reached" in done.stderr

@@ -100,9 +100,16 @@ def import_synthci(
         )
 
 
-@fetch.callback()
-def _fetch() -> None:
-    """Keeps `fetch synthci` a sub-command while it is the only one."""
+@fetch.command("model")
+def fetch_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An official model, or OWNER/REPO.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The download folder.")] = None,
+) -> None:
+    """Download a model."""
+    from synthclip.interop.hub import fetch_model
+
+    model = fetch_model(name, out or Path("models") / name.rpartition("/")[2])
+    typer.echo(f"{model}; next: synthclip eval {model} --suite quick --data ROOT --download")
 
 
 @fetch.command("synthci")

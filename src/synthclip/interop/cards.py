@@ -14,6 +14,7 @@ from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.recipe.shareable import shareable
 from synthclip.run.store import RunDirectory
+from synthclip.schema import SPLITS
 from synthclip.training import MADE_WITH
 
 if TYPE_CHECKING:
@@ -160,6 +161,12 @@ def read_origins(run: RunDirectory) -> Origins:
     )
 
 
+def splits_of(run: RunDirectory) -> list[str]:
+    """The splits that a run has images of."""
+    shards = [manifest.shard for manifest in run.manifests("images") if manifest.rows]
+    return [split for split in SPLITS if any(shard.startswith(f"{split}/") for shard in shards)]
+
+
 def data_card(run: Path, repo: str) -> str:
     """The data card of a run's images, Markdown with the hub's YAML header: counts, models and licences,
     recipe, and that all of it is synthetic. Raises SynthClipError where the run holds no images."""
@@ -169,7 +176,6 @@ def data_card(run: Path, repo: str) -> str:
     if not count:
         raise SynthClipError(f"{run}: holds no images to push: run `synthclip images` first")
     origins = read_origins(directory)
-    splits = [split for split in ("train", "heldout") if (run / "images" / split).is_dir()]
     header = {
         "pretty_name": repo.rsplit("/", 1)[-1],
         "license": _hub_licence(origins.licences),
@@ -179,7 +185,7 @@ def data_card(run: Path, repo: str) -> str:
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"{split}/*.tar"} for split in splits],
+                "data_files": [{"split": split, "path": f"{split}/*.tar"} for split in splits_of(directory)],
             }
         ],
     }

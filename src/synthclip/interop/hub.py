@@ -1,26 +1,49 @@
 """To and from the Hugging Face hub. `HF_ENDPOINT` and `HF_TOKEN` mean what they mean to huggingface_hub."""
 
 import contextlib
+import logging
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
-from synthclip.interop.cards import data_card, model_card
+from synthclip.interop.cards import data_card, model_card, splits_of
 from synthclip.interop.export import write_open_clip
+from synthclip.models.build import build_model
 from synthclip.models.load import open_model
+from synthclip.models.weights import (
+    CONFIG_FILE,
+    from_official,
+    read_checkpoint,
+    refuse_other_architecture,
+    write_checkpoint,
+)
+from synthclip.recipe.training import PAPER_MODEL, ModelConfig
+from synthclip.run.store import RunDirectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SYNTHCI_REPO = "hammh0a/SynthCLIP"
+OFFICIAL_MODELS = "hammh0a/synthclip-67cd946f99a9fb6582e39939"
+"""The hub's collection of the official models."""
+_OFFICIAL_PAGE = "https://github.com/hammoudhasan/SynthCLIP"
+_WEIGHTS = ("*.safetensors", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.tar")
+_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")
+_FILES_A_COMMIT = 500
+"""A commit of thousands of tars runs into the hub's limits."""
 
 
 def fetch_synthci(folder: Path, parts: Sequence[int] = ()) -> int:
     """Download the official SynthCI-30M files into `folder`, ready for `import_synthci`.
 
-    `parts` are numbers of zips; none means all. The CSV always comes along. A download that is cut goes on
-    where it was when called again, and what is there whole is not downloaded again. Returns the number of
-    zips in `folder` that were asked for. Raises SynthClipError where a part does not exist or the hub cannot
-    be reached.
+    `parts` are numbers of zips; none means all. The CSV is always included. Called again, an interrupted
+    download resumes, and finished files are skipped. Returns the number of zips asked for. Raises
+    SynthClipError where a part does not exist or the hub cannot be reached.
     """
     with needs_extra("interop", "fetch"):
         from huggingface_hub import HfApi, snapshot_download
@@ -46,14 +69,87 @@ def fetch_synthci(folder: Path, parts: Sequence[int] = ()) -> int:
     return len(wanted)
 
 
+def fetch_model(name: str, folder: Path) -> Path:
+    """Download a model into `folder`; returns what `load_model` takes.
+
+    `name` is an official model by the name of its repository, such as `SynthCLIP-30M`, or any OWNER/REPO. The
+    weights of the paper's architecture are recognised by their keys, whatever the file is called, and written
+    as `checkpoint_best.pt`. Raises SynthClipError where there is no such model or nothing in it is known.
+    """
+    with needs_extra("interop", "fetch"):
+        from huggingface_hub import snapshot_download
+    repo = name if "/" in name else _official_repo(name)
+    with _hub_errors(repo):
+        snapshot_download(repo, local_dir=folder, allow_patterns=[*_WEIGHTS, *_BESIDE_WEIGHTS])
+    if any(folder.glob(CONFIG_FILE)):
+        open_model(folder)
+        return folder
+    refused = []
+    for path in sorted(path for pattern in _WEIGHTS for path in folder.rglob(pattern)):
+        try:
+            write_checkpoint(folder / "checkpoint_best.pt", _paper_weights(path))
+            return folder / "checkpoint_best.pt"
+        except SynthClipError as error:
+            refused.append(str(error))
+    raise SynthClipError(
+        f"{repo}: holds no weights that can be read: "
+        + (refused[0] if refused else f"no {', '.join(_WEIGHTS)}; see {_OFFICIAL_PAGE} for other places")
+    )
+
+
+def _official_repo(name: str) -> str:
+    from huggingface_hub import HfApi
+
+    with _hub_errors(OFFICIAL_MODELS):
+        items = HfApi().get_collection(OFFICIAL_MODELS).items
+    repos = {item.item_id.rpartition("/")[2]: item.item_id for item in items if item.item_type == "model"}
+    plain = {re.sub(r"\W|_", "", known).lower(): repo for known, repo in repos.items()}
+    found = plain.get(re.sub(r"\W|_", "", name).lower())
+    if found is None:
+        known = ", ".join(sorted(repos)) or "none"
+        raise SynthClipError(
+            f"{name}: not among the official models on the hub ({known}): choose one of them, "
+            f"give OWNER/REPO, or see {_OFFICIAL_PAGE} for models on other servers"
+        )
+    return found
+
+
+def _paper_weights(path: Path) -> "dict[str, Tensor]":
+    """The weights of the paper's architecture in a file, under open_clip's names. Raises SynthClipError."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        held: Any = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+    except SafetensorError as error:
+        raise SynthClipError(f"{path}: damaged: {error}: download it again") from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        held = held[key] if isinstance(held.get(key), Mapping) else held
+    state = {_bare(str(key)): value for key, value in held.items() if isinstance(value, torch.Tensor)}
+    with torch.device("meta"):
+        expected = build_model(ModelConfig(name=PAPER_MODEL)).state_dict()
+    if "image_projection" in state:
+        state = from_official(state)
+    refuse_other_architecture(path, state, expected, PAPER_MODEL)
+    return state
+
+
+def _bare(key: str) -> str:
+    """A key without what wrappers of a model put before it."""
+    while key.startswith(wrappers := ("module.", "_orig_mod.", "model.", "clip.")):
+        key = key.removeprefix(next(wrapper for wrapper in wrappers if key.startswith(wrapper)))
+    return key
+
+
 def push_images(run: Path, repo: str, *, private: bool = False) -> str:
     """Upload a run's shards, sidecars and a data card written from the run; returns the address.
 
-    An upload that is cut goes on when called again. Raises SynthClipError where the run holds no images or
+    Called again, an interrupted upload resumes. Raises SynthClipError where the run holds no images or
     the hub refuses.
     """
     card = data_card(run, repo)
-    splits = ("train", "heldout")
+    splits = splits_of(RunDirectory(run))
     patterns = [f"{split}/{name}" for split in splits for name in ("*.tar", "*.parquet", "sizes.json")]
     return _push(repo, "dataset", run / "images", patterns, card, private=private)
 
@@ -82,20 +178,22 @@ def _push(repo: str, kind: str, folder: Path, patterns: list[str] | None, card: 
             repo_type=kind,
             commit_message="Card",
         )
-        api.upload_folder(
-            folder_path=folder,
-            repo_id=repo,
-            repo_type=kind,
-            allow_patterns=patterns,
-            commit_message="Upload with synthclip",
-        )
+        files = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+        names = [name for name in files if patterns is None or any(fnmatch(name, one) for one in patterns)]
+        for start in range(0, len(names), _FILES_A_COMMIT):
+            api.upload_folder(
+                folder_path=folder,
+                repo_id=repo,
+                repo_type=kind,
+                allow_patterns=names[start : start + _FILES_A_COMMIT],
+                commit_message="Upload with synthclip",
+            )
     return address
 
 
 @contextlib.contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """What the hub and the way to it raise, as one line with a remedy."""
-    import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -104,11 +202,16 @@ def _hub_errors(repo: str) -> Iterator[None]:
         RepositoryNotFoundError,
     )
 
-    again = "run the same command again, it goes on where it was"
+    again = "run the same command again to resume"
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)  # its retries take several lines each
     try:
         yield
+    except SynthClipError:
+        raise
     except HFValidationError as error:
-        raise SynthClipError(f"{repo!r}: not a repository's name, ORG/NAME: {error}") from None
+        raise SynthClipError(f"{repo!r}: not a repository's name, ORG/NAME: {_short(error)}") from None
     except (GatedRepoError, LocalTokenNotFoundError):
         raise SynthClipError(f"{repo}: needs a token: set HF_TOKEN, or `hf auth login`") from None
     except RepositoryNotFoundError:
@@ -117,8 +220,10 @@ def _hub_errors(repo: str) -> Iterator[None]:
         status = error.response.status_code
         remedy = "set HF_TOKEN to a token that may do this" if status in (401, 403) else again
         raise SynthClipError(f"{repo}: the hub answered {status}: {remedy}") from None
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:  # the client's HTTP libraries share no base class, and change
         raise SynthClipError(f"{repo}: the hub cannot be reached ({_short(error)}): {again}") from None
+    finally:
+        log.setLevel(level)
 
 
 def _short(error: Exception) -> str:
