@@ -52,6 +52,9 @@ def test_trace_leads_from_the_image_to_concept_prompt_and_models(painted: RunDir
     assert traced.concepts == ["dog"]
     recipe = recipe_of()
     assert traced.prompt == Prompts(recipe.captions, recipe.seed).draw("dog", 3).text
+    assert traced.prefill == Prompts(recipe.captions, recipe.seed).draw("dog", 3).prefill
+    assert traced.prefill
+    assert any(line.split()[0] == "prefill" for line in traced.lines())
     told = "\n".join(traced.lines())
     for fact in ("some-llm@1", "OpenMoji", "variant 1", CAPTIONS[0], "dog"):
         assert fact in told

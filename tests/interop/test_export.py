@@ -148,6 +148,9 @@ def test_the_onnx_export_of_a_siglip_model_gives_its_logits(tmp_path: Path) -> N
     export_model(source, tmp_path / "onnx", "onnx")
     pixels, ids = torch.randn(2, 3, 32, 32), tokenizer(_TEXTS)
     image, text = _onnx(tmp_path / "onnx/image.onnx", pixels), _onnx(tmp_path / "onnx/text.onnx", ids)
+    for path in (tmp_path / "onnx").iterdir():
+        assert b"site-packages" not in path.read_bytes()
+        assert str(Path(synthclip.__file__).parent).encode() not in path.read_bytes()
     extra = json.loads((tmp_path / "onnx/preprocess.json").read_text())
     logits = extra["logit_scale"] * normalize(image) @ normalize(text).T + extra["logit_bias"]
     torch.testing.assert_close(logits, model.get_logits(pixels, ids)[0], rtol=0, atol=1e-4)

@@ -226,3 +226,20 @@ def test_the_probe_measures_this_machine(tmp_path: Path) -> None:
 def test_a_bank_that_is_not_here_is_told_with_the_way_around() -> None:
     with pytest.raises(SynthClipError, match=r"metadata\.json: No such file.*or give --concepts N"):
         make_plan(load_recipe("synthci-30m"), parse_devices("8xA100"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["training.batch_size=4096"], "training.batch_size=4096 is more than the .* images expected"),
+        (["training.sources=[{kind: csv, path: /nowhere/a.csv}]"], "/nowhere/a.csv"),
+        (["training.init=/nowhere/model.pt"], "training.init: /nowhere/model.pt: no such file or folder"),
+        (["training.eval={every_epochs: 1}", "balance.heldout=0"], "no image would be held out"),
+        (["training.eval={every_epochs: 1, suite: dtd, data: /nowhere}"], "dtd"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_spent(overrides: list[str], reason: str) -> None:
+    recipe = load_recipe("demo", overrides)
+    with pytest.raises(SynthClipError, match=reason) as refused:
+        make_plan(recipe, parse_devices("2xcpu"), concepts=50, llm_params=1e8)
+    assert len(str(refused.value).splitlines()) == 1

@@ -19,7 +19,7 @@ from synthclip.samples import read_metadata
 from synthclip.samples.pictures import encode, fit
 from synthclip.schema import SPLITS
 from synthclip.textgen.concepts import read_bank
-from synthclip.textgen.prompts import Prompts
+from synthclip.textgen.prompts import Prompt, Prompts
 
 _MOST_ATTEMPTS = 10_000
 """How many draws of a concept are searched for the prompt that a caption answers."""
@@ -37,6 +37,8 @@ class Trace:
     concepts: list[str]
     """What was found in the caption."""
     prompt: str | None
+    prefill: str | None
+    """What the caption was begun with, for the model to go on from; empty where it began it itself."""
 
     def lines(self) -> list[str]:
         """What a reader wants to know, one fact a line."""
@@ -55,6 +57,7 @@ class Trace:
             "written by": f"{caption['model']}, seed {caption['seed']}" if caption else None,
             "template": caption.get("template"),
             "prompt": json.dumps(self.prompt, ensure_ascii=False) if self.prompt else None,
+            "prefill": json.dumps(self.prefill, ensure_ascii=False) if self.prefill else None,
         }
         return [f"{name:12}{value}" for name, value in told.items() if value is not None]
 
@@ -78,7 +81,7 @@ def trace(path: Path | str, key: str) -> Trace:
     concept = names.get(caption["concept_id"]) if caption else None
     prompt = _prompt(recipe, concept, caption["seed"]) if caption and concept else None
     found = [names[at] for at in image["concept_ids"] if at in names]
-    return Trace(image, caption, concept, found, prompt)
+    return Trace(image, caption, concept, found, *((prompt.text, prompt.prefill) if prompt else (None, None)))
 
 
 def repaint(path: Path | str, key: str, *, trust: bool = False) -> Repainted:
@@ -120,8 +123,8 @@ def _row(run: RunDirectory, stage: str, column: str, value: pa.Scalar) -> dict[s
     return None
 
 
-def _prompt(recipe: Recipe, concept: str, seed: int) -> str | None:
+def _prompt(recipe: Recipe, concept: str, seed: int) -> Prompt | None:
     """The prompt whose draw had that seed."""
     prompts = Prompts(recipe.captions, recipe.seed)
     drawn = (prompts.draw(concept, attempt) for attempt in range(_MOST_ATTEMPTS))
-    return next((prompt.text for prompt in drawn if prompt.seed == seed), None)
+    return next((prompt for prompt in drawn if prompt.seed == seed), None)

@@ -105,17 +105,19 @@ def write_onnx(opened: OpenedModel, folder: Path) -> Encoders:
 
     def export(encode: Callable[[Tensor], Tensor], example: Tensor, name: str, put: str, get: str) -> Path:
         path = folder / name
-        torch.onnx.export(
+        program = torch.onnx.export(
             Tower(encode).eval(),
             (example,),
-            path,
             input_names=[put],
             output_names=[get],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
-            external_data=weights_bytes > _SINGLE_FILE_BYTES,
             verbose=False,
         )
+        assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # where in which local file each node comes from
+        program.save(path, external_data=weights_bytes > _SINGLE_FILE_BYTES)
         return path
 
     def run(path: Path) -> Callable[[Tensor], Tensor]:

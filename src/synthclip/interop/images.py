@@ -34,7 +34,7 @@ _PARQUET = pa.schema(
                         "caption": {"dtype": "string", "_type": "Value"},
                         "key": {"dtype": "string", "_type": "Value"},
                         "caption_id": {"dtype": "uint64", "_type": "Value"},
-                        "concept_ids": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"},
+                        "concept_ids": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "Sequence"},
                     }
                 }
             }

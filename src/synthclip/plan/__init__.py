@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from synthclip.errors import SynthClipError
+from synthclip.evaluation.data import identity
+from synthclip.evaluation.suites import plan_of_names
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.imagegen import TAR_BYTES
+from synthclip.recipe.training import HELDOUT
+from synthclip.samples import files
 from synthclip.training.flops import Devices, clip_pair, mean_pair
 
 _LLM_UTILISATION = 0.2
@@ -109,10 +113,12 @@ def make_plan(
     """What the recipe will take on the devices. A rate that was measured goes before an estimate.
 
     `concepts` stands in for a bank whose files are not here; `llm_params` and `image_flops` (of one image)
-    for models that are not known. Raises SynthClipError where one of them is needed.
+    for models that are not known. Raises SynthClipError where one of them is needed, or where the recipe
+    cannot work.
     """
     known = count_concepts(recipe) if concepts is None else concepts
     planner = _Planner(recipe, devices, rates or Rates(), known)
+    _refuse_impossible(recipe, planner.volumes)
     stages = (
         planner.captions(llm_params),
         planner.match_and_balance(),
@@ -120,6 +126,34 @@ def make_plan(
         *planner.train_and_evaluate(),
     )
     return Plan(devices, stages, tuple(planner.assumed), price)
+
+
+def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
+    """Raise SynthClipError for what would stop the run only after its captions and images are paid for."""
+    config = recipe.training
+    if not volumes.selected:
+        raise SynthClipError(
+            f"no caption would be selected of {volumes.kept:,} kept: raise balance.t or balance.target"
+        )
+    if config.sources[0].kind == "run" and volumes.train_images < config.batch_size:
+        raise SynthClipError(
+            f"training.batch_size={config.batch_size} is more than the {volumes.train_images:,} images "
+            "expected: lower it, or raise captions.per_concept or images.per_caption"
+        )
+    for source in config.sources:
+        if source.path is not None:
+            files.expand(source.path)
+    init = config.init or ""
+    if "/" in init and not init.startswith("hf-hub:") and not Path(init.removeprefix("local-dir:")).exists():
+        raise SynthClipError(f"training.init: {init}: no such file or folder")
+    if config.eval.every_epochs is not None:
+        if HELDOUT in config.eval.suite and not volumes.heldout_images:
+            raise SynthClipError(
+                "training.eval.suite names the held-out set, but no image would be held out: raise "
+                "balance.heldout, or leave out training.eval.every_epochs"
+            )
+        for name in plan_of_names(config.eval.data_sets, config.eval.evaluators):
+            identity(name, Path(config.eval.data or "").expanduser())
 
 
 def count_concepts(recipe: Recipe) -> int:
@@ -162,7 +196,7 @@ class _Planner:
     def __init__(self, recipe: Recipe, devices: Devices, rates: Rates, concepts: int) -> None:
         self._recipe, self._devices, self._rates = recipe, devices, rates
         kept = _KEPT if rates.kept is None else rates.kept
-        self._volumes = volumes_of(recipe, concepts, kept)
+        self.volumes = volumes_of(recipe, concepts, kept)
         self.assumed = [
             f"wall time: {_START_S:.0f} s a stage until its workers are ready",
             f"cleaning keeps {kept:.0%} of the captions ({'assumed' if rates.kept is None else 'measured'})",
@@ -170,12 +204,12 @@ class _Planner:
         ]
 
     def captions(self, llm_params: float | None) -> StageCost:
-        recipe, asked = self._recipe, self._volumes.asked
+        recipe, asked = self._recipe, self.volumes.asked
         words = (recipe.captions.min_words + recipe.captions.max_words) / 2
         written = min(words * _TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
         read = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
         makes = f"{_count(asked)} captions, {_count(asked * written)} tokens"
-        disk = self._volumes.asked * _CAPTION_BYTES
+        disk = self.volumes.asked * _CAPTION_BYTES
         if self._rates.captions_per_s:
             return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
         if recipe.llm.backend == "llamacpp":
@@ -203,7 +237,7 @@ class _Planner:
         return self._stage("captions", makes, device_s, disk, "estimate")
 
     def match_and_balance(self) -> StageCost:
-        kept, selected = self._volumes.kept, self._volumes.selected
+        kept, selected = self.volumes.kept, self.volumes.selected
         disk = kept * _MATCH_BYTES + selected * _SELECTED_BYTES
         makes = f"{_count(selected)} captions selected"
         self.assumed.append(f"matching: {_count(_MATCHED_PER_S)} captions/s on one core of this machine")
@@ -211,7 +245,7 @@ class _Planner:
 
     def images(self, image_flops: float | None) -> StageCost:
         recipe = self._recipe
-        count = self._volumes.train_images + self._volumes.heldout_images
+        count = self.volumes.train_images + self.volumes.heldout_images
         size, rate = recipe.images.size_px, self._rates.images_per_s
         jpeg = self._rates.image_bytes or recipe.images.jpeg_bytes
         disk = count * (jpeg + TAR_BYTES)
@@ -236,7 +270,7 @@ class _Planner:
         return self._by_flops("images", makes, count * flops, precision, _DIFFUSION_UTILISATION, disk)
 
     def train_and_evaluate(self) -> tuple[StageCost, StageCost]:
-        recipe, volumes = self._recipe, self._volumes
+        recipe, volumes = self._recipe, self.volumes
         pairs = recipe.training.epochs * volumes.train_images
         precision = recipe.training.precision
         forward, params = clip_pair(recipe.model)
