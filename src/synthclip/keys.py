@@ -4,6 +4,7 @@ Whatever is kept, drawn or named depends on content alone: never on a position, 
 result is the same for any number of shards, workers and machines.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable
@@ -71,8 +72,10 @@ def sha256_of(path: Path) -> str:
 def quick_digest(path: Path) -> str:
     """A digest of a file that may be many GB: of its size, and its first and last MiB.
 
-    Of a file of up to 64 MiB it covers every byte.
+    Of a file of up to 64 MiB it covers every byte. Raises OSError for a pipe or a device.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     size = path.stat().st_size
     if size <= 64 * 2**20:
         return sha256_of(path)

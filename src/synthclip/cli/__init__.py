@@ -62,6 +62,10 @@ def main() -> None:
         app()
     except SynthClipError as error:
         _refuse(str(error))
+    except OSError as error:  # a path too long, a full disk behind standard output
+        _refuse(f"{error.filename or 'output'}: {error.strerror or error}")
+    except RecursionError:
+        _refuse("a file is nested too deeply to be read")
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package == "synthclip":
@@ -72,5 +76,7 @@ def main() -> None:
 
 def _refuse(why: str) -> NoReturn:
     for line in why.splitlines():
-        typer.echo(f"synthclip: {line}", err=True)
+        # A name in it may be a stranger's: no control sequence reaches the terminal.
+        shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+        typer.echo(f"synthclip: {shown}", err=True)
     sys.exit(2)

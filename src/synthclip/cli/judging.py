@@ -1,12 +1,11 @@
 """Commands that judge models, and that look at single images of a run."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages
+from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages, table_console
 from synthclip.errors import SynthClipError
 
 Judged = Annotated[
@@ -70,7 +69,6 @@ def evaluate(
             if data is None
             else f"{overrides[0] if overrides else ''}: --suite takes no overrides of a recipe"
         )
-    from rich.console import Console
 
     from synthclip.evaluation.evaluators import Settings, parse_templates
     from synthclip.evaluation.paper import COVERS, delta_lines, find_row, results_table
@@ -91,11 +89,11 @@ def evaluate(
             settings=Settings(prompts, episodes),
             tasks=tasks,
         )
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = table_console()
     console.print(results_table(found.results, rows))
     for line in (COVERS, *delta_lines(found.results, rows), *found.notes, *found.missing):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(found.files, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(found.files, soft_wrap=True)
     if found.failed:
         raise SynthClipError("; ".join(found.failed))
 
@@ -105,17 +103,16 @@ def compare(
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run directory.")],
 ) -> None:
     """Compare two runs: recipe, data, and results with significance."""
-    from rich.console import Console
 
     from synthclip.evaluation.paper import difference_table, run_table
     from synthclip.evaluation.results import PAIRED, compare_figures, not_current
 
     figures = compare_figures(run_a, run_b)
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = table_console()
     console.print(run_table(run_a, run_b))
     console.print(difference_table(figures))
     for line in (PAIRED, *not_current(run_a), *not_current(run_b)):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def leaks(

@@ -12,6 +12,8 @@ import typer
 from synthclip.errors import SynthClipError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from synthclip.plan import Plan
     from synthclip.recipe import Recipe
 
@@ -115,6 +117,14 @@ def stoppable() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("synthclip: stopped; run the same command again to resume", err=True)
         raise typer.Exit(130) from None
+
+
+def table_console() -> "Console":
+    """For tables, whose cells may hold a stranger's text: brackets in it are no markup."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def captions(
@@ -250,7 +260,6 @@ def plan(
 
 
 def _show(plan: "Plan") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=f"on {plan.devices}", title_justify="left")
@@ -278,12 +287,10 @@ def _show(plan: "Plan") -> None:
         _bytes(plan.disk_bytes),
         *([f"{plan.device_hours * plan.price:,.2f}"] if plan.price is not None else []),
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = table_console()
     console.width = max(console.width, _TABLE_WIDTH)  # a row that is cut cannot be compared
     console.print(table)
-    console.print(
-        "\nassumed:", *(f"\n- {assumption}" for assumption in plan.assumptions), sep="", markup=False
-    )
+    console.print("\nassumed:", *(f"\n- {assumption}" for assumption in plan.assumptions), sep="")
 
 
 def _duration(seconds: float) -> str:

@@ -65,9 +65,11 @@ class Images(Stage):
                 number += 1
 
     def check(self) -> None:
-        """Refuse concepts that the painter cannot draw."""
-        names = listed_bank(self.recipe) if self._imported is None else None
-        painter = self.recipe.text_to_image
+        """Refuse models that are not there, and concepts that the painter cannot draw."""
+        if self._imported is not None:
+            return
+        names, painter = listed_bank(self.recipe), self.recipe.text_to_image
+        _ = painter.inputs() | self.recipe.images.filters.inputs()
         if missing := painter.undrawable(names or ()):
             shown = ", ".join(missing[:_MAX_NAMED]) + (", …" if len(missing) > _MAX_NAMED else "")
             raise SynthClipError(

@@ -154,17 +154,21 @@ def saved_recipe_name(directory: Path) -> str | None:
 def _read(source: str | Path) -> tuple[str, str, str]:
     """A label for messages, the YAML, and the name that a recipe without one gets."""
     path = Path(source)
-    if path.is_dir():
-        if not (path / RECIPE_FILE).is_file():
-            raise SynthClipError(f"{path}: not a run directory: it holds no {RECIPE_FILE}")
-        path = path / RECIPE_FILE
-    if path.is_file():
-        try:
+    try:
+        if path.is_dir():
+            if not (path / RECIPE_FILE).is_file():
+                raise SynthClipError(f"{path}: not a run directory: it holds no {RECIPE_FILE}")
+            path = path / RECIPE_FILE
+        if path.is_file():
             if path.stat().st_size > _MAX_RECIPE_BYTES:
                 raise SynthClipError(f"{path}: too large for a recipe")
-            return str(path), path.read_text(encoding="utf-8"), path.stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise SynthClipError(f"{path}: cannot be read: {error}") from None
+            return str(path), path.read_text(encoding="utf-8-sig"), path.stem
+    except OSError as error:
+        raise SynthClipError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SynthClipError(f"{path}: not UTF-8 (byte {error.start}): convert the file") from None
+    if path.exists():
+        raise SynthClipError(f"{path}: neither a file nor a folder: expected a recipe or a run directory")
     names = bundled()
     if str(source) in names:
         packaged = resources.files("synthclip.recipe") / "presets" / f"{source}.yaml"

@@ -84,7 +84,9 @@ def module(kind: Kind, name: str) -> ModuleType:
     folder = Path(__file__).parent.parent / "backends"
     here = {path.stem.removeprefix(f"{kind}_") for path in folder.glob(f"{kind}_*.py")}
     if name not in here:
-        raise ValueError(f"unknown backend {name!r}{nearest(name, sorted({*here, *_ALIASES}))}")
+        raise ValueError(
+            f"unknown backend {name!r}{nearest(name, sorted({*here, *(_ALIASES if kind == 't2i' else ())}))}"
+        )
     return importlib.import_module(f"synthclip.backends.{kind}_{name}")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from synthclip.recipe.section import Section, runtime
 
@@ -32,6 +32,15 @@ class SlurmConfig(Section):
     """GPUs of a job; None for what the stage asks for."""
     options: dict[str, str] = runtime({})
     """Further options of sbatch by their long names, such as `qos` or `constraint`."""
+
+    @field_validator("folder", "partition", "account", "options")
+    @classmethod
+    def _is_one_line(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        """A line break would end the `#SBATCH` comment that holds the value: what follows would be run."""
+        texts = [*value, *value.values()] if isinstance(value, dict) else [value or ""]
+        if not all(text.isprintable() for text in texts):
+            raise ValueError("must be printable characters of one line")
+        return value
 
 
 class EngineConfig(Section):

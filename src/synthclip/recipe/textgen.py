@@ -126,8 +126,13 @@ class CaptionsConfig(Section):
         for axis, values in self.axes.items():
             if not axis.isidentifier() or axis == "concept" or not values:
                 raise ValueError(f"axis {axis!r}: needs a name that is a word, not 'concept', and values")
+        names = {axis: values[0] for axis, values in self.axes.items()}
         for template in self.templates:
-            template.compile(self.axes)
+            for compiled in template.compile(self.axes):
+                try:
+                    compiled.render(concept="concept", **names)
+                except Exception as error:
+                    raise ValueError(f"template {template.name!r}: {type(error).__name__}: {error}") from None
         return self
 
 

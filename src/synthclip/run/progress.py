@@ -26,7 +26,9 @@ class Console:
     """Where progress goes; standard error by default."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        file = stream or sys.stderr
+        # Reasons and paths may hold a stranger's text: brackets in it are no markup.
+        self._rich = RichConsole(file=file, highlight=False, soft_wrap=True, markup=False, emoji=False)
         if not self._rich.is_terminal:
             self._rich.width = max(self._rich.width, _PLAIN_WIDTH)
 
@@ -40,7 +42,7 @@ class Console:
             self.line(f"{state.stage:9} {state.state}{why}")
 
     def line(self, text: str) -> None:
-        self._rich.print(text, markup=False)
+        self._rich.print(text)
 
     def status(self, status: "Status") -> None:
         """A table of the stages: shards, rows, rejects by reason, time."""

@@ -63,6 +63,10 @@ class Captions(Stage):
             given.update(fill.asked)
         return shards
 
+    def check(self) -> None:
+        if self.recipe.captions.imported is None:
+            self.recipe.llm.inputs()  # refuses a model that is not there
+
     def resources(self) -> Resources:
         return Resources(gpus=self.recipe.llm.gpus)
 

@@ -94,7 +94,7 @@ class Train(Stage):
         if config.eval.every_epochs is not None and config.eval.data_sets:
             open_suite(",".join(config.eval.data_sets), Path(config.eval.data or "").expanduser())
         names = listed_bank(self.recipe) if self.recipe.images.imported is None else None
-        if names is None or any(source.kind != "run" for source in config.sources):
+        if not names or any(source.kind != "run" for source in config.sources):
             return
         captions, target = len(names) * self.recipe.captions.per_concept, self.recipe.balance.target
         pairs = min(captions, target or captions) * self.recipe.images.per_caption
