@@ -25,6 +25,7 @@ from synthclip import keys, schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.imported import import_synthci
+from synthclip.imagegen.provenance import repaint, trace
 from synthclip.interop.images import export_images
 
 
@@ -244,7 +245,7 @@ def test_export_of_a_damaged_shard_leaves_nothing(tmp_path: Path) -> None:
     import_synthci(tmp_path / "in", tmp_path / "out", workers=0)
     shard = tmp_path / "out" / "images" / "train" / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:3000])
-    with pytest.raises(SynthClipError, match="not a whole shard"):
+    with pytest.raises(SynthClipError, match="damaged shard"):
         export_images(tmp_path / "out", tmp_path / "export", "parquet")
     assert not (tmp_path / "export").exists()
     with pytest.raises(SynthClipError, match="holds no images"):
@@ -278,3 +279,13 @@ def test_the_command_tells_what_it_did_and_what_to_do(tmp_path: Path) -> None:
     assert "1.zip; the others are imported: download these again" in str(done.exception)
     done = CliRunner().invoke(app, ["export", "images", out, str(tmp_path / "hf")])
     assert done.stdout == f"{tmp_path / 'hf'}: 1 images\n"
+
+
+def test_an_imported_image_is_traced_and_not_repainted(tmp_path: Path) -> None:
+    captions = official_data.write_plain(tmp_path / "in", zips=1, images=1)
+    import_synthci(tmp_path / "in", tmp_path / "out", workers=0)
+    lines = "\n".join(trace(tmp_path / "out", "0-0_0").lines())
+    assert captions["0/0_0.jpeg"] in lines
+    assert "0/0_0.jpeg" in lines
+    with pytest.raises(SynthClipError, match="was imported, so it cannot be painted again"):
+        repaint(tmp_path / "out", "0-0_0")

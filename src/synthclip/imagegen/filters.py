@@ -25,7 +25,7 @@ class Verdict:
 
 class Filter(Protocol):
     def judge(self, images: Images, captions: Sequence[str], verdicts: Sequence[Verdict]) -> None:
-        """Add to the verdicts. uint8 [B, H, W, 3] in RGB; what is refused already may be passed over."""
+        """Add to the verdicts. uint8 [B, H, W, 3] in RGB; what is refused already may be skipped."""
         ...
 
 
@@ -48,8 +48,8 @@ def load_filters(config: FiltersConfig) -> Callable[[], list[Filter]]:
 class Contrast:
     """Refuses blank and near-uniform images: `contrast` is the standard deviation of the luminance."""
 
-    def __init__(self, least: float) -> None:
-        self._least = least
+    def __init__(self, minimum: float) -> None:
+        self._minimum = minimum
 
     def judge(self, images: Images, captions: Sequence[str], verdicts: Sequence[Verdict]) -> None:
         import cv2
@@ -57,15 +57,15 @@ class Contrast:
         for image, verdict in zip(images, verdicts, strict=True):
             _, deviation = cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
             verdict.scores["contrast"] = float(deviation[0, 0])
-            if verdict.reason is None and verdict.scores["contrast"] < self._least:
+            if verdict.reason is None and verdict.scores["contrast"] < self._minimum:
                 verdict.reason = "blank"
 
 
 class Duplicates:
     """Refuses an image whose perceptual hash is near to that of an image kept before."""
 
-    def __init__(self, most_bits: int) -> None:
-        self._most_bits = most_bits
+    def __init__(self, max_bits: int) -> None:
+        self._max_bits = max_bits
         self._kept = np.empty(1024, np.uint64)
         self._count = 0
 
@@ -77,7 +77,7 @@ class Duplicates:
             if self._count:
                 distances = np.bitwise_count(self._kept[: self._count] ^ hashed)
                 verdict.scores["duplicate_bits"] = float(distances.min())
-                if verdict.scores["duplicate_bits"] <= self._most_bits:
+                if verdict.scores["duplicate_bits"] <= self._max_bits:
                     verdict.reason = "duplicate"
                     continue
             if self._count == len(self._kept):
@@ -93,7 +93,7 @@ class ClipScore:
     without its factor of 2.5 and its cut at zero.
     """
 
-    def __init__(self, model: str, least: float) -> None:
+    def __init__(self, model: str, minimum: float) -> None:
         import torch
 
         from synthclip.models import open_clip
@@ -103,14 +103,14 @@ class ClipScore:
             self._model, self._transform = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
             self._tokenizer = open_clip.get_tokenizer(name)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            told = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0]
             raise SynthClipError(
-                f"images.filters.clip_model: {model}: cannot be loaded: {told}; give "
+                f"images.filters.clip_model: {model}: cannot be loaded: {reason}; give "
                 f"NAME/PRETRAINED of open_clip, hf-hub:OWNER/NAME or {LOCAL}PATH"
             ) from None
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.eval().to(self._device)
-        self._least = least
+        self._minimum = minimum
 
     def judge(self, images: NDArray[np.uint8], captions: Sequence[str], verdicts: Sequence[Verdict]) -> None:
         at = [number for number, verdict in enumerate(verdicts) if verdict.reason is None]
@@ -119,7 +119,7 @@ class ClipScore:
         scores = self.scores(images[at], [captions[number] for number in at])
         for number, score in zip(at, scores, strict=True):
             verdicts[number].scores["clip_score"] = float(score)
-            if score < self._least:
+            if score < self._minimum:
                 verdicts[number].reason = "clip score"
 
     def scores(self, images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from synthclip.schema import SPLITS
 from synthclip.textgen.concepts import read_bank
 from synthclip.textgen.prompts import Prompt, Prompts
 
-_MOST_ATTEMPTS = 10_000
+_MAX_ATTEMPTS = 10_000
 """How many draws of a concept are searched for the prompt that a caption answers."""
 
 
@@ -43,14 +43,17 @@ class Trace:
     def lines(self) -> list[str]:
         """What a reader wants to know, one fact a line."""
         image, caption = self.image, self.caption or {}
-        told = {
+        facts = {
             "image": f"{image['shard']} at byte {image['offset']}, {image['width_px']} px, "
             f"sha256 {image['sha256']}",
-            "painted": f"variant {image['variant']}, attempt {image['attempt']}, seed {image['seed']}",
+            "painted": f"variant {image['variant']}, attempt {image['attempt']}, seed {image['seed']}"
+            if "attempt" in image
+            else None,
+            "imported": image.get("image_path"),
             "by": f"{image['backend']}; licence {image['licence']}",
             "scores": ", ".join(f"{name} {score:.4g}" for name, score in image["scores"]) or None,
-            "from": json.dumps(image["prompt"], ensure_ascii=False),
-            "unread": image["unread"] or None,
+            "from": json.dumps(image["text"], ensure_ascii=False),
+            "unread": image.get("unread") or None,
             "caption": f"{image['caption_id']:016x}",
             "concept": self.concept,
             "found in it": ", ".join(self.concepts) or None,
@@ -59,7 +62,7 @@ class Trace:
             "prompt": json.dumps(self.prompt, ensure_ascii=False) if self.prompt else None,
             "prefill": json.dumps(self.prefill, ensure_ascii=False) if self.prefill else None,
         }
-        return [f"{name:12}{value}" for name, value in told.items() if value is not None]
+        return [f"{name:12}{value}" for name, value in facts.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ def repaint(path: Path | str, key: str, *, trust: bool = False) -> Repainted:
     code that only `trust` allows.
     """
     image = _image(RunDirectory(path), key)
-    values = image["text_to_image"]
+    values = image.get("text_to_image")
+    if values is None:
+        raise SynthClipError(f"{path}: image {key} was imported, so it cannot be painted again")
     model = build_text_to_image(backend_config("t2i", values, trust=trust))
     painted = model.generate([image["prompt"]], [image["seed"]])
     jpeg = encode(fit(painted.images[0], image["size_px"]), image["jpeg_quality"])
@@ -126,5 +131,5 @@ def _row(run: RunDirectory, stage: str, column: str, value: pa.Scalar) -> dict[s
 def _prompt(recipe: Recipe, concept: str, seed: int) -> Prompt | None:
     """The prompt whose draw had that seed."""
     prompts = Prompts(recipe.captions, recipe.seed)
-    drawn = (prompts.draw(concept, attempt) for attempt in range(_MOST_ATTEMPTS))
+    drawn = (prompts.draw(concept, attempt) for attempt in range(_MAX_ATTEMPTS))
     return next((prompt for prompt in drawn if prompt.seed == seed), None)

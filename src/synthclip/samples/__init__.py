@@ -142,7 +142,7 @@ def own_shards(sidecars: Sequence[Path]) -> TarSource:
 
 
 def any_shards(paths: Sequence[str], caption_key: str = "caption") -> TarSource:
-    """WebDataset tars, here or far away. An index of each is made on its first use.
+    """WebDataset tars, local or remote. An index of each is made on its first use.
 
     Captions stand in `KEY.txt` or, where there is none, in `KEY.json` under `caption_key`. Raises
     SynthClipError where a file is no tar, or compressed, or where no sample can be used.
@@ -172,8 +172,8 @@ def images(
                     raise OSError(f"image {row['key']} is damaged")
                 yield {**row, "jpeg": jpeg}
         except (OSError, pa.ArrowException) as error:
-            told = str(error).splitlines()[0]
-            raise SynthClipError(f"{tar}: not a whole shard ({told}): make it again") from None
+            reason = str(error).splitlines()[0]
+            raise SynthClipError(f"{tar}: damaged shard ({reason}): make it again") from None
 
 
 def read_metadata(tar: Path, key: str) -> dict[str, Any]:
@@ -202,8 +202,8 @@ def _of_sidecar(path: Path) -> pa.Table:
             lambda: schema.read_table(path, columns=_INDEX.names).cast(_INDEX),
         )
     except (OSError, pa.ArrowException) as error:
-        told = str(error).splitlines()[0]
-        raise SynthClipError(f"{path}: cannot be read ({told}): run `synthclip images` again") from None
+        reason = str(error).splitlines()[0]
+        raise SynthClipError(f"{path}: cannot be read ({reason}): run `synthclip images` again") from None
 
 
 def _of_tar(path: str, caption_key: str) -> pa.Table:

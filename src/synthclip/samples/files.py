@@ -1,4 +1,4 @@
-"""Files here or far away: plain paths are read directly, URLs (`s3://…`, `hf://…`) through fsspec."""
+"""Local and remote files: plain paths are read directly, URLs (`s3://…`, `hf://…`) through fsspec."""
 
 import itertools
 import os
@@ -181,9 +181,9 @@ def os_errors(path: str) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path):
             raise
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        hint = "; the server sends no parts of files: download it" if "bytes than" in told[0] else ""
-        raise OSError(f"{told[0]}{hint}") from None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "; the server sends no parts of files: download it" if "bytes than" in lines[0] else ""
+        raise OSError(f"{lines[0]}{hint}") from None
 
 
 @cache
@@ -222,7 +222,7 @@ def derived(name: str, folders: Sequence[Path], make: Callable[[], pa.Table]) ->
 
 
 def _mapped(path: Path) -> pa.Table | None:
-    """A table with its checksum after it, or None where there is none that is whole."""
+    """A table with its checksum after it, or None where there is none, or it is damaged."""
     try:
         with pa.memory_map(str(path)) as mapped:
             content = mapped.read_buffer()

@@ -225,9 +225,9 @@ def _samples(found: list[Entry]) -> list[Entry]:
                 loose[key] = Entry(key)
                 result.append(loose[key])
             rest = entry.key[len(key) + 1 :]
-            whole = {kind: f"{rest}.{kind}" if rest else kind for kind in entry.files}
-            loose[key].files |= {whole[kind]: place for kind, place in entry.files.items()}
-            loose[key].pictures += [whole[kind] for kind in entry.pictures]
+            names = {kind: f"{rest}.{kind}" if rest else kind for kind in entry.files}
+            loose[key].files |= {names[kind]: place for kind, place in entry.files.items()}
+            loose[key].pictures += [names[kind] for kind in entry.pictures]
     return result
 
 
