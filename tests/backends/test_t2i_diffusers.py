@@ -11,6 +11,8 @@ from synthclip.backends.t2i_diffusers import Config, Diffusers, build
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def config(folder: Path, **values: Any) -> Config:
     given = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler", **values}

@@ -11,6 +11,8 @@ from tiny_families import FAMILIES, save_sdxl
 
 from synthclip.backends.t2i_diffusers import Config, build
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a dog", "two red apples on a table", "", "rain"]
 SEEDS = [1, 2, 3, 2**64 - 1]
 LONG = " ".join(f"word{number}" for number in range(500))

@@ -20,6 +20,8 @@ from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
 from synthclip.schema import SCHEMA_VERSION
 
+pytestmark = pytest.mark.slow
+
 THREE_SHARDS = ("captions.per_concept=3",)
 
 

@@ -16,6 +16,8 @@ from synthclip.run.progress import Console
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.run.verify import repair, verify
 
+pytestmark = pytest.mark.slow
+
 FLIPS = int(os.environ.get("SYNTHCLIP_FLIPS", "100"))
 
 

@@ -13,6 +13,8 @@ from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Done, Event, Failed, Progress, Resources, build_engine
 from synthclip.run.engine.worker import WorkError
 
+pytestmark = pytest.mark.slow
+
 ONE_EACH = Resources()
 
 

@@ -16,9 +16,12 @@ from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Done, Failed, Progress, Resources, build_engine
 from synthclip.run.engine.worker import WorkError
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'synthclip[ray]'"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'synthclip[ray]'"
+    ),
+]
 RAY = EngineConfig(kind="ray", workers=2)
 ONE_EACH = Resources()
 

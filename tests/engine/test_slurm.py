@@ -26,10 +26,13 @@ def slurm_answers() -> bool:
     return subprocess.run(["sinfo", "--noheader"], capture_output=True).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("submitit") is None,
-    reason="submitit is not installed: pip install 'synthclip[slurm]'",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("submitit") is None,
+        reason="submitit is not installed: pip install 'synthclip[slurm]'",
+    ),
+]
 EXECUTORS = [
     "local",
     pytest.param("slurm", marks=pytest.mark.skipif(not slurm_answers(), reason="no SLURM answers here")),

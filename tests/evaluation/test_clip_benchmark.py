@@ -12,6 +12,8 @@ from test_datasets import tar_of
 
 from synthclip.evaluation.suites import evaluate
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("clip_benchmark", reason="needs the extra `bench`")
 
 # Its `accuracy` turns one-element arrays into floats, which NumPy 2.4 refuses; this one means the same.

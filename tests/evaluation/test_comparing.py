@@ -13,6 +13,8 @@ from synthclip.evaluation.results import RESAMPLES, compare_figures, not_current
 from synthclip.recipe import load_recipe
 from synthclip.run.store import Outcome, RunDirectory
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_bootstrap_is_a_resampling_of_pairs() -> None:
     random = np.random.default_rng(0)

@@ -14,6 +14,8 @@ from synthclip.run.engine import Shard
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "a photo of a {}."
 
 

@@ -2,6 +2,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from heldout_run import picture, write_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from synthclip.evaluation.data import open_dataset
 from synthclip.evaluation.leaks import MAX_BITS, find_leaks, hash_of, near_hashes, ngrams
 from synthclip.recipe import load_recipe
 from synthclip.run.store import Outcome, RunDirectory
+
+pytestmark = pytest.mark.slow
 
 LONG = "a small brown dog runs along the wet sandy beach at dawn"
 

@@ -5,6 +5,8 @@ from sklearn.linear_model import LogisticRegression as Sklearn
 
 from synthclip.evaluation.probes import LogisticRegression, fit_probe, judge_probe
 
+pytestmark = pytest.mark.slow
+
 
 def features(seed: int, n: int, classes: int = 6, dim: int = 20) -> tuple[torch.Tensor, np.ndarray]:
     """Classes that overlap, on axes of very different variance and away from the origin."""

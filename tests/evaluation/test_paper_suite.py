@@ -16,6 +16,8 @@ from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.paper import cells
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("red", "green", "blue", "black", "white")
 SPLITS = {"train": 5, "test": 6}
 """Images of each class: few-shot needs 5 and 6."""

@@ -22,6 +22,8 @@ from synthclip.evaluation.suites import SuiteResult, evaluate, open_suite, plan_
 from synthclip.models.load import load_model
 from synthclip.run.progress import Tasks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

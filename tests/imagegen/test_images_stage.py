@@ -18,6 +18,8 @@ from synthclip.keys import image_key, seeds, text_id
 from synthclip.recipe.imagegen import ImagesConfig
 from synthclip.run.store import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 
 def files(run: RunDirectory) -> dict[str, str]:
     root = run.stage("images")

@@ -15,6 +15,8 @@ from synthclip.keys import image_key, text_id
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.textgen.prompts import Prompts
 
+pytestmark = pytest.mark.slow
+
 KEY = image_key(text_id(CAPTIONS[0]), 1)
 
 

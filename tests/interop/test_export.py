@@ -18,6 +18,8 @@ from synthclip.interop.export import Format, export_model
 from synthclip.models.build import PAPER_MODEL_CFG, is_paper_model
 from synthclip.models.weights import to_official
 
+pytestmark = pytest.mark.slow
+
 _TEXTS = ["a photo of a dog", "two red umbrellas on a rainy street", "word " * 90]
 _SMALL: dict[str, Any] = {
     "embed_dim": 32,

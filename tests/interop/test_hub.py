@@ -23,6 +23,8 @@ from synthclip.models.load import load_model
 from synthclip.models.weights import to_official
 from synthclip.recipe.training import PAPER_MODEL, ModelConfig
 
+pytestmark = pytest.mark.slow
+
 _SYNTHCI = "datasets/hammh0a/SynthCLIP"
 _CSV = f"SynthCI-30/{official_data.CSV_NAME}"
 

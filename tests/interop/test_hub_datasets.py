@@ -12,6 +12,8 @@ import fake_hub
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _REPOSITORY = "datasets/clip-benchmark/wds_vtab-fruit"
 _SCRIPT = """
 import sys

@@ -28,6 +28,8 @@ from synthclip.imagegen.imported import import_synthci
 from synthclip.imagegen.provenance import repaint, trace
 from synthclip.interop.images import export_images
 
+pytestmark = pytest.mark.slow
+
 
 def _files(out: Path) -> dict[str, str]:
     """Digest of every file below `images`."""

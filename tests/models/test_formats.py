@@ -19,6 +19,8 @@ from synthclip.models.build import build_model
 from synthclip.models.weights import read_checkpoint
 from synthclip.recipe.training import ModelConfig, VisionConfig
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},

@@ -11,6 +11,8 @@ from synthclip.models.build import LeanCLIP, PaperTokenizer, build_model
 from synthclip.models.weights import from_official, to_official
 from synthclip.recipe.training import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, Tensor]
 PAPER = ModelConfig(name="synthclip-vitb16")
 

@@ -17,6 +17,8 @@ from synthclip.report.page import render, visible
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
 
+pytestmark = pytest.mark.slow
+
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"
 CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
 VOID = {"meta", "img", "br", "hr", "link", "input"}

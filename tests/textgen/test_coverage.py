@@ -19,6 +19,8 @@ from synthclip.run.progress import Console
 from synthclip.run.store import RunDirectory
 from synthclip.textgen.captions import Coverage, fill
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("captions", "match")
 VARIED = RECIPE.replace("{{ concept }}:", "{{ look }} {{ concept }}:").replace(
     "  per_concept", "  axes: {look: [red, old, big, odd]}\n  per_concept"

@@ -15,6 +15,8 @@ from text_runs import RunText, contents, table, write_lists
 from synthclip import keys
 from synthclip.textgen import near_duplicates
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("rensa", reason="needs rensa: pip install 'synthclip[dedup]'")
 
 WORDS = st.sampled_from(["a", "the", "red", "dog", "Dog", "cat", "runs", "été", "in", "snow", "-", "5"])

@@ -3,12 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from text_runs import TEXT_STAGES, RunText, table
 from typer.testing import CliRunner
 
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.run.store import Outcome, RunDirectory
+
+pytestmark = pytest.mark.slow
 
 BANK = ("dog", "cat", "bee", "car")
 

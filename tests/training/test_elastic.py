@@ -18,6 +18,8 @@ from synthclip.run.store import RunDirectory
 from synthclip.training import Train
 from synthclip.training.job import build_trainer
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_loss_goes_on_in_two_processes_as_it_would_have_in_one(
     tmp_path: Path, tiny_recipe: Recipe

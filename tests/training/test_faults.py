@@ -23,6 +23,8 @@ from synthclip.training.checkpoint import Checkpoints, load
 from synthclip.training.job import build_trainer
 from synthclip.training.loop import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -17,6 +17,8 @@ from synthclip.training.loader import Batch
 from synthclip.training.losses import Gradients, build_loss
 from synthclip.training.parallel import Group, build_parallel
 
+pytestmark = pytest.mark.slow
+
 ALONE = Group()
 LOSSES = ["clip", "siglip", "multi-positive"]
 

@@ -17,6 +17,8 @@ from synthclip.models.build import open_clip_config
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 OTHER = {
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.3, 0.25],

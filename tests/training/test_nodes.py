@@ -22,6 +22,8 @@ from synthclip.run.stage import StageLoad
 from synthclip.run.store import RunDirectory
 from synthclip.training import Train
 
+pytestmark = pytest.mark.slow
+
 SMOOTH = {"eps": 1e-3}
 """With the usual eps, Adam makes steps of full length of gradients that are zero but for rounding."""
 

@@ -19,6 +19,8 @@ from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.job import build_trainer
 
+pytestmark = pytest.mark.slow
+
 SMOOTH = {"eps": 1e-3}
 """With the usual eps, Adam makes steps of full length of gradients that are zero but for rounding."""
 

@@ -22,6 +22,8 @@ from synthclip.training import Train
 from synthclip.training.job import build_trainer
 from synthclip.training.loader import image_size
 
+pytestmark = pytest.mark.slow
+
 TEXT = TextConfig(context_length=16, width=32, heads=2, layers=1)
 VIT = VisionConfig(image_size_px=64, layers=2, width=32, head_width=16, patch_size_px=8)
 RESNET = VisionConfig(image_size_px=96, layers=(1, 1, 1, 1), width=8, patch_size_px=None)

@@ -25,6 +25,8 @@ from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints, load
 from synthclip.training.job import build_trainer
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_model_loads_in_open_clip_and_gives_the_same_features(
     run: RunDirectory, tiny_recipe: Recipe

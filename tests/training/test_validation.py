@@ -23,6 +23,8 @@ from synthclip.run.stage import StageLoad
 from synthclip.run.store import RunDirectory
 from synthclip.training import Train
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
 METRIC = "text_retrieval/R@5"
 
