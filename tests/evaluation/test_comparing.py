@@ -49,9 +49,9 @@ def test_items_of_one_group_are_drawn_together() -> None:
     assert together[1] - together[0] > 1.8 * (apart[1] - apart[0])
 
 
-def with_results(run: Path, hits: list[float], items: list[str]) -> None:
+def with_results(run: Path, hits: list[float], items: list[str], dataset: str = "d") -> None:
     row = {
-        "dataset": "d",
+        "dataset": dataset,
         "task": "zero_shot",
         "metric": "top1",
         "value": float(np.mean(hits)),
@@ -60,7 +60,7 @@ def with_results(run: Path, hits: list[float], items: list[str]) -> None:
     with RunDirectory(run).begin("suites", "s", "x") as writer:
         writer.rows("s/results.parquet", schema.EVAL_RESULT, [row])
         rows = [
-            {"dataset": "d", "task": "zero_shot", "metric": "top1", "item": item, "value": hit}
+            {"dataset": dataset, "task": "zero_shot", "metric": "top1", "item": item, "value": hit}
             for item, hit in zip(items, hits, strict=True)
         ]
         writer.rows("s/items.parquet", schema.EVAL_ITEM, rows)
@@ -92,6 +92,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert told.exit_code == 0, told.output
     assert "training.lr" in told.output
     assert "R@5" in told.output
+    with_results(tmp_path / "a", [1.0], ["x"], "[/bold] set")
+    with_results(tmp_path / "b", [1.0], ["x"], "[/bold] set")
+    told = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "[/bold] set" in told.output, "names are text, no markup"
 
 
 def test_runs_without_results_are_refused(tmp_path: Path) -> None:
