@@ -136,6 +136,7 @@ def test_a_shard_of_unknown_size_is_told_without_a_share(monkeypatch: pytest.Mon
         shard = Shard("all", {}, size=size)
         with Console(told).stage("train", [shard], 1) as bar:
             bar.progress(Progress(shard, 10, {"loss": 0.5}))
+            bar.progress(Progress(shard, 0))  # a heartbeat, of which nothing is shown
     unknown, known = (line for line in told.getvalue().splitlines() if "loss" in line)
     assert "%" not in unknown
     assert "left" not in unknown

@@ -153,6 +153,8 @@ class StageBar:
         self._started = time.monotonic()
 
     def progress(self, event: Progress) -> None:
+        if not (event.rows or event.figures or event.note):  # a heartbeat
+            return
         name = event.shard.name
         if event.note:
             self._line(f"{self._name:9} shard {name}: {event.note}")
