@@ -195,7 +195,7 @@ class InMemory:
     """Gives the trainer the same batch every step, and notes when the second one is asked for."""
 
     def __init__(self, batch: Batch) -> None:
-        self._batch, self.bad, self.warm = batch, BadSamples(0), 0.0
+        self._batch, self.bad, self.warm, self.pairs = batch, BadSamples(0), 0.0, [len(batch.images)]
 
     def batches(self, first: int, end: int) -> Generator[Batch]:
         for step in range(first, end):

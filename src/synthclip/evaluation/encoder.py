@@ -15,6 +15,7 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Pictures
 from synthclip.evaluation.probes import Probe
 from synthclip.keys import digest, sha256_of
+from synthclip.models import default_device
 from synthclip.run.store import disk_errors
 from synthclip.run.threads import in_order
 from synthclip.samples.pictures import decode
@@ -65,9 +66,8 @@ class Encoder:
         *,
         batch_size: int = 256,
     ) -> None:
-        import torch
 
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = default_device()
         self._model = model.eval().to(self._device)
         self._preprocess, self._tokenizer = preprocess, tokenizer
         self._batch_size = batch_size

@@ -10,7 +10,10 @@ import importlib
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _NEED_TORCHVISION = ("diffusers", "open_clip", "timm", "torchvision", "transformers")
 
@@ -21,6 +24,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _declare_operators()
     return importlib.import_module(name)
+
+
+def default_device() -> "torch.device":
+    """The GPU of this process, NVIDIA's or Apple's, or the CPU where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 @cache

@@ -149,7 +149,7 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
         elif isinstance(visual, open_clip.modified_resnet.ModifiedResNet) and size != visual.image_size:
             at_size_LD = positions(visual.attnpool.positional_embedding, size // 32)
             x_BE = functional_call(visual, {"attnpool.positional_embedding": at_size_LD}, (image,))
-        elif _is_timm_vit(visual) and size != visual.image_size[0]:
+        elif _is_timm_vit(visual) and size != visual.trunk.patch_embed.img_size[0]:
             at_size_LD = positions(visual.trunk.pos_embed[0], size // visual.trunk.patch_embed.patch_size[0])
             x_BE = functional_call(visual, {"trunk.pos_embed": at_size_LD[None]}, (image,))
         else:

@@ -105,17 +105,19 @@ def _validation(stage: Stage, model: LeanCLIP) -> Validation | None:
 
 def _check_sizes(architecture: dict[str, Any], config: TrainingConfig) -> None:
     """Raises SynthClipError where the image tower cannot take one of the recipe's sizes: some of timm's."""
-    if not config.resolutions:
+    vision = architecture["model_cfg"]["vision_cfg"]
+    if not config.resolutions and "timm_model_name" not in vision:
         return
+    sizes = {stage.image_size_px: "training.resolutions" for stage in config.resolutions}
     with torch.device("meta"), torch.no_grad():
         tower = LeanCLIP(architecture).eval()
-        for size in (stage.image_size_px for stage in config.resolutions):
+        for size, setting in {vision["image_size"]: "model.vision.image_size_px", **sizes}.items():
             try:
                 tower.encode_image(torch.empty(1, 3, size, size))
             except (AssertionError, RuntimeError) as error:
                 raise SynthClipError(
-                    f"training.resolutions: the image tower takes no pictures of {size} px "
-                    f"({str(error).splitlines()[0]}): leave resolutions out, or choose another tower"
+                    f"{setting}: the image tower takes no pictures of {size} px "
+                    f"({str(error).splitlines()[0]}): choose another size, or another tower"
                 ) from None
 
 

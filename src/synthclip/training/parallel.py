@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
+from synthclip.models import default_device
 from synthclip.recipe.training import ParallelName
 
 _TIMEOUT = timedelta(hours=2)
@@ -78,16 +79,19 @@ class _Gather(torch.autograd.Function):
 def join() -> tuple[Group, torch.device]:
     """Join the group that torchrun describes in the environment; a process started otherwise is alone.
 
-    The device is the process's own GPU, or the CPU where there is none.
+    The device is the process's own GPU, or the CPU where there is none of its own.
     """
-    cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
+    device = default_device()
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Group(), device
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT, device_id=device if cuda else None)
+    if device.type == "cuda":
+        dist.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
+    else:
+        device = torch.device("cpu")  # an Apple GPU is one device for all processes
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
     return Group(dist.get_rank(), dist.get_world_size()), device
 
 
