@@ -118,7 +118,7 @@ def split_csv(path: str, folder: Path) -> None:
                 zip_name = _zip_name(image_path)
                 if not caption:
                     raise RowError("empty caption")
-                caption = " ".join(caption.splitlines())
+                caption = re.sub(r"\r?\n", " ", caption)
             except RowError as error:
                 shown = line[:_SHOWN_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
                 bad = {"key": f"{CSV_NAME} line {number}", "text": shown, "reason": str(error)}
