@@ -103,6 +103,7 @@ class Timed:
     def __init__(self, loader: Any, warm: int) -> None:
         self._loader, self._warm = loader, warm
         self.bad: BadSamples = loader.bad
+        self.pairs: list[int] = loader.pairs
         self.started = 0.0
 
     def batches(self, first: int, end: int) -> Generator[Batch]:
@@ -114,7 +115,9 @@ class Timed:
 
 class InMemory(Timed):
     def __init__(self, batch: Batch, warm: int) -> None:
-        same = SimpleNamespace(bad=BadSamples(0), batches=lambda first, end: [batch] * (end - first))
+        same = SimpleNamespace(
+            bad=BadSamples(0), pairs=[0], batches=lambda first, end: [batch] * (end - first)
+        )
         super().__init__(same, warm)
 
 
