@@ -151,3 +151,17 @@ def test_nothing_is_removed_through_a_link_that_leads_outside(tmp_path: Path) ->
     with pytest.raises(SynthClipError, match="a link leads out of its stage's folder"):
         directory.remove("stage", "0")
     assert (tmp_path / "elsewhere/a").exists()
+
+
+def test_files_that_others_write_are_covered_too(tmp_path: Path) -> None:
+    log = tmp_path / "logs/tensorboard/events"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"figures")
+    RunDirectory(tmp_path).write_text("recipe.yaml", load_recipe("demo", ["engine.workers=0"]).to_yaml())
+    run(tmp_path)
+    assert verify(tmp_path) == []
+    log.write_bytes(b"figurez")
+    damaged = verify(tmp_path)
+    assert [one.path for one in damaged] == ["logs/tensorboard/events"]
+    repair(tmp_path, damaged, Console(io.StringIO()))
+    assert verify(tmp_path) == []

@@ -16,7 +16,7 @@ from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console, last_line
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
-from synthclip.run.store import Manifest, RunDirectory
+from synthclip.run.store import LOGS, Manifest, RunDirectory
 
 STAGES = {
     "concepts": "synthclip.textgen.concepts:Concepts",
@@ -178,6 +178,7 @@ def _bring_up_to_date(
     _remove_stale_partials(stage, todo)
     directory.write_stage_values(stage.name, stage.values)
     _make(stage, todo, len(shards), console, checked)
+    directory.record(LOGS)
     return True
 
 

@@ -51,6 +51,7 @@ from synthclip.schema import REJECTED, SCHEMA_VERSION
 
 __all__ = ["FileEntry", "Manifest", "Outcome", "RunDirectory", "ShardWriter", "disk_errors"]
 
+LOGS = "logs"
 CHECKSUMS = "checksums.json"
 METRICS = "metrics.jsonl"
 _SCRATCH = ".scratch"
@@ -134,9 +135,8 @@ class RunDirectory:
 
     def stage_values(self, stage: str) -> dict[str, Any]:
         """What a stage was made with; empty where that is not known."""
-        values = dict(self.read_json(f"{stage}/stage.json") or {})
-        values.pop("schema", None)
-        return values
+        values = self.read_json(f"{stage}/stage.json") or {}
+        return {key: value for key, value in values.items() if key != "schema"}
 
     @contextlib.contextmanager
     def cached_manifests(self) -> Iterator[None]:
@@ -191,10 +191,9 @@ class RunDirectory:
             found = (self.manifest(stage, shard) for shard in self.shard_names(stage))
             return [manifest for manifest in found if manifest]
         if stage not in self._cached:
-            cached, self._cached[stage] = self._cached, {}
+            self._cached[stage] = {}
             for shard in self.shard_names(stage):
-                if manifest := self.manifest(stage, shard):
-                    cached[stage][shard] = manifest
+                self.reload(stage, shard)
         return [self._cached[stage][shard] for shard in sorted(self._cached[stage])]
 
     def shard_names(self, stage: str) -> list[str]:
@@ -236,6 +235,15 @@ class RunDirectory:
             checksums = self.checksums() or {}
             if checksums.get(path) != checksum:
                 replace_text(self.path / CHECKSUMS, seal({**checksums, path: checksum}), synced=False)
+
+    def record(self, folder: str) -> None:
+        """Keep the checksums of files that others, such as TensorBoard, wrote into a folder of the run."""
+        checksums = self.checksums() or {}
+        kept = {path: one for path, one in checksums.items() if not path.startswith(f"{folder}/")}
+        files = (path for path in sorted((self.path / folder).rglob("*")) if path.is_file())
+        kept |= {path.relative_to(self.path).as_posix(): sha256_of(path) for path in files}
+        if kept != checksums:
+            replace_text(self.path / CHECKSUMS, seal(kept), synced=False)
 
     def checksums(self) -> dict[str, str] | None:
         """The SHA-256 of each file that `write_text` wrote, by path; None where that is not known."""
@@ -361,14 +369,8 @@ class ShardWriter:
                 FileEntry(path.relative_to(self._scratch).as_posix(), path.stat().st_size, sha256_of(path))
                 for path in written
             )
-            manifest = Manifest(
-                self._shard,
-                self._fingerprint,
-                entries,
-                outcome.rows,
-                dict(sorted(rejected.items())),
-                dict(outcome.notes),
-            )
+            counts, notes = dict(sorted(rejected.items())), dict(outcome.notes)
+            manifest = Manifest(self._shard, self._fingerprint, entries, outcome.rows, counts, notes)
             self._move(written, entries)
             replace_text(self._run._manifest_path(self._stage, self._shard), seal(asdict(manifest)))
             self._run.reload(self._stage, self._shard)

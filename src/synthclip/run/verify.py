@@ -10,7 +10,7 @@ from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.durable import read_lines, replace_text, seal, to_line
 from synthclip.run.pipeline import STAGES, build_stage, run, survey
 from synthclip.run.progress import Console, Tasks
-from synthclip.run.store import CHECKSUMS, METRICS, RunDirectory
+from synthclip.run.store import CHECKSUMS, LOGS, METRICS, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def repair(out: Path | str, damaged: list[Damage], console: Console, *, trust: b
             elif damage.path == METRICS:
                 lines = read_lines(directory.path / METRICS)[0]
                 replace_text(directory.path / METRICS, "".join(to_line(line) for line in lines))
+            elif damage.path.startswith(f"{LOGS}/"):  # for people to look at: nothing is made from it
+                directory.record(LOGS)
             elif damage.path == CHECKSUMS:
                 replace_text(directory.path / CHECKSUMS, seal(_small_files(directory)))
     stages = {damage.stage for damage in damaged}
