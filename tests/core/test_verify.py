@@ -98,6 +98,18 @@ def test_repair_makes_just_what_is_damaged_again(
     assert verify(tmp_path) == []
 
 
+def test_repair_of_several_stages_goes_through_those_between(tmp_path: Path) -> None:
+    run(tmp_path)
+    before, shards = files(tmp_path), made(tmp_path)
+    for path in ("numbers/00002.parquet", "total/all.parquet"):
+        raw = bytearray(before[path])
+        raw[9] ^= 1
+        (tmp_path / path).write_bytes(raw)
+    repair(tmp_path, verify(tmp_path), Console(io.StringIO()))
+    assert made(tmp_path)[len(shards) :] == [("numbers", "00002"), ("total", "all")]
+    assert {**files(tmp_path), "metrics.jsonl": b""} == {**before, "metrics.jsonl": b""}
+
+
 def test_a_damaged_recipe_is_named_and_not_guessed(tmp_path: Path) -> None:
     run(tmp_path)
     path = tmp_path / "recipe.yaml"

@@ -8,7 +8,7 @@ from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
 from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.durable import read_lines, replace_text, seal, to_line
-from synthclip.run.pipeline import STAGES, build_stage, run, survey
+from synthclip.run.pipeline import STAGES, build_stage, run
 from synthclip.run.progress import Console, Tasks
 from synthclip.run.store import CHECKSUMS, LOGS, METRICS, RunDirectory
 
@@ -66,12 +66,12 @@ def repair(out: Path | str, damaged: list[Damage], console: Console, *, trust: b
                 directory.record(LOGS)
             elif damage.path == CHECKSUMS:
                 replace_text(directory.path / CHECKSUMS, seal(_small_files(directory)))
-    stages = {damage.stage for damage in damaged}
-    if (
-        None in stages
-    ):  # a file beside the stages: whichever wrote it writes it again when nothing else is to do
-        stages |= {state.stage for state in survey(recipe, directory) if state.state == "current"}
-    run(recipe, directory.path, stages=[stage for stage in STAGES if stage in stages], console=console)
+    stages = [stage for stage in STAGES if any(damage.stage == stage for damage in damaged)]
+    there = [stage for stage in STAGES if stage in stages or directory.shard_names(stage)]
+    if stages and all(damage.stage for damage in damaged):
+        there = there[there.index(stages[0]) : there.index(stages[-1]) + 1]
+    # Else a file beside the stages: whichever wrote it writes it again when nothing else is to do.
+    run(recipe, directory.path, stages=there, console=console)
     if left := verify(out):
         raise SynthClipError(
             f"{directory.path / left[0].path}: {left[0].problem}: no stage makes it, remove or restore it"
