@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut; manifests; what a full disk answers."""
+"""Files written completely or not at all, even through a power cut; manifests; errors of a full disk."""
 
 import contextlib
 import errno
@@ -147,7 +147,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The proof that a shard is there whole. It holds no times, so that equal work gives equal bytes."""
+    """The proof that a shard is complete. It holds no times, so that equal work gives equal bytes."""
 
     shard: str
     fingerprint: str

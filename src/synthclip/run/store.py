@@ -1,6 +1,6 @@
 """The run directory: the only writer of hand-overs and manifests.
 
-A shard is there whole, with its manifest, or not at all: its files are written in a scratch folder, moved
+A shard is there complete, with its manifest, or not at all: its files are written in a scratch folder, moved
 into place, and the manifest, which names them all, comes last by one atomic rename.
 
     DIR/recipe.yaml                  the resolved recipe
@@ -222,7 +222,7 @@ class RunDirectory:
         return ShardWriter(self, stage, shard, fingerprint, rejects)
 
     def write_json(self, path: str, value: Any) -> None:
-        """Write a small JSON file of the run, whole or not at all; `path` is relative to the run."""
+        """Write a small JSON file of the run in one step; `path` is relative to the run."""
         self.write_text(path, to_json(value))
 
     def write_text(self, path: str, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
 from synthclip.recipe import RECIPE_FILE, load_recipe
-from synthclip.run.durable import read_lines, replace_text, seal, to_line
+from synthclip.run.durable import read_lines, replace_text, seal, stays_inside, to_line
 from synthclip.run.pipeline import STAGES, build_stage, run
 from synthclip.run.progress import Console, Tasks
 from synthclip.run.store import CHECKSUMS, LOGS, METRICS, RunDirectory
@@ -53,7 +53,7 @@ def repair(out: Path | str, damaged: list[Damage], console: Console, *, trust: b
     recipe = load_recipe(directory.path, trust=trust)
     with directory.lock():
         for damage in damaged:
-            if damage.shard:
+            if damage.shard and damage.stage in STAGES:
                 directory.remove(str(damage.stage), damage.shard)
             elif damage.stage and damage.path == f"{damage.stage}/stage.json":
                 directory.write_stage_values(
@@ -84,7 +84,7 @@ def _damaged_small_files(directory: RunDirectory) -> Iterator[Damage]:
         yield Damage(CHECKSUMS, "damaged or missing")
     for path, checksum in (checksums or {}).items():
         found = directory.path / path
-        if not found.is_file() or sha256_of(found) != checksum:
+        if not stays_inside(path) or not found.is_file() or sha256_of(found) != checksum:
             stage = path.partition("/")[0]
             yield Damage(path, "not what was written last", stage if stage in STAGES else None)
     for number in read_lines(directory.path / METRICS)[1]:
@@ -103,7 +103,7 @@ def _small_files(directory: RunDirectory) -> dict[str, str]:
     return {
         path.as_posix(): sha256_of(root / path)
         for path in paths
-        if path.as_posix() not in covered and not {"manifests", "partial", "rejected"} & set(path.parts)
+        if path.as_posix() not in covered and not {"manifests", "partial"} & set(path.parts)
     }
 
 

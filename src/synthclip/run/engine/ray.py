@@ -76,9 +76,9 @@ def _connect(config: RayConfig) -> None:
     try:
         ray.init(config.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        told = str(error).splitlines()[0].split(". ")[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise SynthClipError(
-            f"engine.ray.address {config.address!r}: no Ray answers there ({told}): "
+            f"engine.ray.address {config.address!r}: no Ray answers there ({reason}): "
             "start one with `ray start --head`, or use 'local'"
         ) from None
 
