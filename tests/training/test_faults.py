@@ -199,6 +199,7 @@ def test_a_training_that_loses_its_loss_keeps_the_last_good_checkpoint(
 
 def limited(recipe: Recipe, run: RunDirectory, size_bytes: int) -> None:
     """Train where no file may grow larger; exits 3 with the line of the error in `told`."""
+    torch.set_num_threads(1)  # a fork has none of the threads that OpenMP would wait for
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
     try:
         train(recipe, run)
