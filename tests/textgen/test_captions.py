@@ -1,5 +1,6 @@
 """Captions by a model that says all sorts of things."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,14 @@ def test_a_stage_that_makes_nothing_stops_there_each_time(tmp_path: Path, run_te
 
 
 @pytest.mark.parametrize("text", ["{{ concept.__class__.__mro__ }}", "{{ 1 // 0 }}", "{{ ''.__doc__ }}"])
-def test_a_template_that_cannot_be_rendered_is_one_line_and_runs_no_code(text: str) -> None:
+def test_a_template_that_no_concept_can_be_rendered_with_is_refused_with_its_recipe(text: str) -> None:
+    with pytest.raises(SynthClipError, match="captions: template 't': ") as caught:
+        load_recipe("demo", [f"captions.templates=[{{name: t, text: {json.dumps(text)}}}]"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_one_concept_cannot_be_rendered_with_is_one_line() -> None:
+    by_length = {"name": "t", "text": "{{ 1 // (concept|length - 3) }}"}
     with pytest.raises(SynthClipError, match="'t' cannot be rendered for 'dog'") as caught:
-        prompts(templates=[{"name": "t", "text": text}]).draw("dog", 0)
+        prompts(templates=[by_length]).draw("dog", 0)
     assert "\n" not in str(caught.value)
