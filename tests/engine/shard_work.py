@@ -98,6 +98,7 @@ def _linger(seconds: float, tick: Tick, path: Path) -> None:
     if not seconds:
         return
     with asked_to_stop() as stop:
+        _note(path, "listens")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not stop():
             time.sleep(0.05)

@@ -104,14 +104,14 @@ def test_a_busy_actor_gets_grace_to_save(tmp_path: Path, asked: str) -> None:
         events.close()  # type: ignore[attr-defined]
     else:
         parent = _start_parent(tmp_path)
-        wait_for(tmp_path, "start s0")
-        for _ in range(2):  # Python loses an interrupt that comes within a destructor: users press again
+        wait_for(tmp_path, "listens")
+        for _ in range(6):  # Python loses an interrupt that comes within a destructor: users press again
             if asked == "Ctrl-C":  # the terminal signals all that run in it
                 os.killpg(parent.pid, signal.SIGINT)
             else:
                 parent.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                parent.wait(40)
+                parent.wait(20)
                 break
     assert notes(tmp_path)[-1] == "saved"
 

@@ -214,7 +214,7 @@ def test_wrong_folders_are_told(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="not one of its images can be used"):
         import_synthci(tmp_path / "in", tmp_path / "out", workers=0)
     (tmp_path / "in" / "SynthCI-30" / official_data.CSV_NAME).write_text("path,caption\n")
-    with pytest.raises(SynthClipError, match="expected the columns image_path or filepath and caption or title"):
+    with pytest.raises(SynthClipError, match="columns image_path or filepath and caption or title"):
         import_synthci(tmp_path / "in", tmp_path / "fresh", workers=0)
 
 
