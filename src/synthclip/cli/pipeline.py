@@ -100,7 +100,7 @@ def verify(
         damaged = check.verify(directory, tasks)
     for damage in damaged:
         typer.echo(f"{damage.path}: {damage.problem}")
-    typer.echo(f"{len(damaged)} damaged files" if damaged else "every file is as it was written")
+    typer.echo(f"damaged files: {len(damaged)}" if damaged else "every file is as it was written")
     if damaged and not repair:
         raise SynthClipError(f"{directory}: damaged: run `synthclip verify {directory} --repair`")
     if damaged:
