@@ -89,7 +89,7 @@ def tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     ("values", "processes"),
     [
         ({}, 1),
-        ({"loss": "siglip", "micro_batch": 3, "ema_decay": 0.9}, 1),
+        ({"loss": "siglip", "micro_batch": 3, "ema_decay": 0.9, "max_grad_norm": 0.1}, 1),
         ({"precision": "bf16"}, 2),  # rounds so much that another split of the batch is another training
         ({"precision": "fp16"}, 2),
     ],

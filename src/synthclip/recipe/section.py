@@ -12,6 +12,12 @@ def runtime(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
 
+def later(default: Any, **constraints: Any) -> Any:
+    """A field of a newer version: while it has its default it is no part of `results`, so that runs made
+    without it stay current."""
+    return Field(default, json_schema_extra={"later": True}, **constraints)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?` with the nearest known name, nothing where none is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
@@ -46,13 +52,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def results(self) -> dict[str, Any]:
-        """The values that decide what is written, as plain JSON types: runtime fields left out."""
+        """The values that decide what is written, as plain JSON types: without runtime fields, and
+        without `later` ones at their defaults."""
         kept: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("runtime"):
-                continue
-            kept[name] = _plain(getattr(self, name))
+            extra, value = field.json_schema_extra, getattr(self, name)
+            marks = extra if isinstance(extra, dict) else {}
+            if not marks.get("runtime") and not (marks.get("later") and value == field.default):
+                kept[name] = _plain(value)
         return kept
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from synthclip.recipe.section import Section, nearest, runtime
+from synthclip.recipe.section import Section, later, nearest, runtime
 
 PAPER_MODEL = "synthclip-vitb16"
 LossName = Literal["clip", "siglip", "multi-positive"]
@@ -205,6 +205,9 @@ class TrainingConfig(Section):
     horizontal_flip: float = Field(0.0, ge=0, le=1)
     """The probability that a picture is mirrored, drawn anew each time. Captions that say left or right, and
     pictures of writing, are then wrong."""
+    distortion: float = later(0.0, ge=0, le=1)
+    """How strongly pictures are changed beyond their crop, drawn anew each time: colour, grey, blur, a
+    rectangle erased (`training.augment.distort`); 1 is as strong as in SimCLR (arXiv 2002.05709)."""
     resolutions: tuple[ResolutionConfig, ...] = ()
     """Smaller pictures for the first steps, in ascending order; the steps that remain see the model's own
     size (progressive learning: EfficientNetV2, arXiv 2104.00298, Section 4; for CLIP: CLIPA, arXiv
@@ -214,7 +217,15 @@ class TrainingConfig(Section):
     whole caption."""
     text_masking: float = Field(0.0, ge=0, lt=1)
     """Share of a text's tokens left out, drawn anew each time (CLIPA, arXiv 2305.07017, random masking)."""
+    concept_prompts: float = later(0.0, ge=0, le=1)
+    """Share of pairs whose text is a short prompt of one of the caption's concepts in place of the caption,
+    drawn anew each time. Beside it `mask_false_negatives` keeps two pairs of one concept from being each
+    other's negatives."""
+    concept_templates: tuple[str, ...] = later(("A {}.",), min_length=1)
+    """The prompts of `concept_prompts`; `{}` is the concept."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    max_grad_norm: float | None = later(None, gt=0)
+    """Longer gradients are scaled down to this norm; their norm is logged as `grad_norm`. None: neither."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The model kept is an exponential moving average of the weights, with this decay a step."""
     init: str | None = None
@@ -250,6 +261,13 @@ class TrainingConfig(Section):
     @classmethod
     def _paper(cls, value: Any) -> Any:
         return {} if value == "paper" else value
+
+    @field_validator("concept_templates")
+    @classmethod
+    def _with_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [template for template in templates if "{}" not in template]:
+            raise ValueError(f"{bad[0]!r} has no {{}} for the concept")
+        return templates
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "TrainingConfig":

@@ -56,6 +56,9 @@ class Train(Stage):
                 tables[table] = manifest.rows
         inputs |= self._outside() | self._evaluated()
         config = self.recipe.training
+        if config.concept_prompts:
+            for manifest in self.manifests_of("concepts"):
+                inputs |= {f"concepts/{entry.path}": entry.sha256 for entry in manifest.files}
         size = 0  # where another source comes first, only its index can tell
         if config.sources[0].kind == "run":
             size = int(config.epochs * (sum(tables.values()) // config.batch_size)) * config.batch_size

@@ -29,6 +29,7 @@ from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
 from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
+from synthclip.textgen.concepts import read_bank
 from synthclip.training import Train
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.flops import devices_here, training_pair
@@ -76,6 +77,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         steps=steps,
         seed=recipe.seed,
         rare=_rare_concepts(stage),
+        concepts=read_bank(stage.run) if config.concept_prompts else (),
         group=group,
         pin_memory=device.type == "cuda",
     )

@@ -21,7 +21,7 @@ from synthclip.models.build import build_encode
 from synthclip.recipe.training import TrainingConfig
 from synthclip.run.threads import cores
 from synthclip.samples import Sample, SampleError, Source
-from synthclip.training.augment import DRAWS, random_crop
+from synthclip.training.augment import DISTORTIONS, DRAWS, distort, random_crop
 from synthclip.training.order import BatchIndices, Order
 from synthclip.training.parallel import Group
 
@@ -78,7 +78,8 @@ class Loader:
     `architecture` is the model's, as `open_clip_config` gives it. Each process of the group gets its slice of
     every batch. The images of a step have the size that
     `config.resolutions` says. A token batch is about as long as its longest text, at most the model's
-    context. A pair's `text_id` is that of its whole caption; of its concepts, those in `rare` are kept. A
+    context. A pair's `text_id` is that of its whole caption; of its concepts, those in `rare` are kept.
+    `concepts` are the names behind the ids, where texts are to be prompts of them. A
     sample that cannot be used is replaced by the next one in its source.
     """
 
@@ -93,12 +94,14 @@ class Loader:
         steps: int,
         seed: int,
         rare: frozenset[int] = frozenset(),
+        concepts: Sequence[str] = (),
         group: Group | None = None,
         pin_memory: bool = False,
     ) -> None:
         group = group or Group()
         self._config, self._steps, self._seed = config, steps, seed
         self._sources, self._order, self._rare, self.bad = sources, order, rare, bad
+        self._concepts = concepts
         self.pairs = [len(source) for source in sources]
         model, preprocess = architecture["model_cfg"], architecture["preprocess_cfg"]
         self._encode, self._context_length = build_encode(model), model["text_cfg"]["context_length"]
@@ -148,17 +151,25 @@ class Loader:
         sub_captions, sentence_BD = self._config.sub_captions, None
         if sub_captions:
             sentence_BD = self._draws(indices, "sentence", SENTENCES).tolist()
+        distort_BD = (
+            self._draws(indices, "distort", DISTORTIONS).tolist() if self._config.distortion else None
+        )
+        prompt_B3 = self._draws(indices, "prompt", 3).tolist() if self._config.concept_prompts else None
         texts = []
         places = zip(indices.source_B.tolist(), indices.index_B.tolist(), strict=True)
         for i, (source, index) in enumerate(places):
             sample = self._usable(source, index, crop_BD[i], pixels[i])
             if flipped_B[i]:
                 cv2.flip(pixels[i], 1, dst=pixels[i])
+            if distort_BD is not None:
+                distort(pixels[i], self._config.distortion, distort_BD[i])
             text = sample.text
             if sample.other_texts:
                 captions = (text, *sample.other_texts)
                 drawn = self._draws(indices[i : i + 1], "caption", 1)[0, 0]
                 text = captions[int(drawn * len(captions))]
+            if prompt_B3 is not None:
+                text = self._prompt(sample, prompt_B3[i]) or text
             whole_text = text
             if sub_captions and sentence_BD:
                 text = sub_caption(text, sub_captions, sentence_BD[i])
@@ -168,6 +179,16 @@ class Loader:
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
             texts.append(_Text(ids, text_id(whole_text), sorted(rare)))
         return texts
+
+    def _prompt(self, sample: Sample, uniform_3: Sequence[float]) -> str | None:
+        """A prompt of one of the sample's concepts; None where the draw keeps the caption, or none is
+        known."""
+        known = [concept for concept in sample.concept_ids if concept < len(self._concepts)]
+        if uniform_3[0] >= self._config.concept_prompts or not known:
+            return None
+        templates = self._config.concept_templates
+        template = templates[int(uniform_3[1] * len(templates))]
+        return template.replace("{}", self._concepts[known[int(uniform_3[2] * len(known))]])
 
     def _draws(self, indices: BatchIndices, stream: str, count: int) -> NDArray[np.float64]:
         """Numbers in [0, 1) for each sample, [B, count]; every pass draws others."""

@@ -66,6 +66,8 @@ class Trainer:
     """In the first process: the figures that `validate` gave, each with the steps done before."""
     best: "Best | None" = None
     """In the first process: the weights that `config.eval` chooses so far."""
+    _grad_norm: Tensor | None = None
+    """Of the last step, before it was clipped."""
 
     def __post_init__(self) -> None:
         config = self.config
@@ -141,6 +143,10 @@ class Trainer:
         # What a step draws (dropout, say) follows from the step alone, so that a resumed run draws the same.
         seed = seed_of(f"{step}/{self.group.rank}", stream="step", seed=self.seed) >> 2
         loss = self._gradients.backward(batch, seed, self.scaler.scale(torch.ones((), device=self.device)))
+        if self.config.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            self._grad_norm = getattr(norm, "full_tensor", lambda: norm)()  # FSDP's are in parts
         if self.config.on_bad_loss == "stop" or bool(self.group.mean(loss).isfinite()):
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -204,6 +210,8 @@ class Trainer:
         figures = {"loss": losses[-1], "lr": pending.rates[-1], "samples/s": rate, "data_wait": wait}
         if self.peak is not None:
             figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)), pending.image_size_px)
+        if self._grad_norm is not None:
+            figures["grad_norm"] = float(self._grad_norm)
         figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
         self.report(len(losses) * self.config.batch_size, figures | self._last_figure())
         if self.log is not None:
