@@ -14,6 +14,9 @@ SCHEMA_VERSION = "2"
 """Of a run directory: raised when what one holds is laid out in another way."""
 SPLITS = ("train", "heldout")
 """What the selected captions, and the images of them, are divided into: the folders of their shards."""
+HELDOUT_PAINTER = "heldout_painter"
+IMAGE_SPLITS = (*SPLITS, HELDOUT_PAINTER)
+"""The folders of images: the held-out captions may also be painted by a model that training never sees."""
 
 
 def _schema(*fields: tuple[str, pa.DataType], version: str = "1") -> pa.Schema:

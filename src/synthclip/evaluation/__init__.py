@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synthclip import keys, schema
-from synthclip.evaluation.data import Classification, Pictures, Retrieval, Split
+from synthclip.evaluation.data import Classification, DataSet, Pictures, Retrieval, Split
 from synthclip.evaluation.encoder import Encoder, Features
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators, readable_pairs
 from synthclip.evaluation.metrics import ranking
@@ -23,10 +23,13 @@ from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.samples import images
+from synthclip.schema import HELDOUT_PAINTER
 from synthclip.textgen.concepts import read_bank
 
-_PARTS = {"concepts": "", "images": "heldout/"}
+_PARTS = {"concepts": "", "images": f"{HELDOUT}/"}
 """The stages whose files make the held-out set, and how the paths of those files begin."""
+UNTRAINED = "untrained.parquet"
+"""The figures of the same architecture with random weights, where the recipe asks for them."""
 _NEAREST_TEXTS = 8
 _NEAREST_IMAGES = 5
 
@@ -42,7 +45,9 @@ class Eval(Stage):
 
     def shards(self) -> Sequence[Shard]:
         inputs = heldout_inputs(self) | {"train": _digest_of(self.manifests_of("train"), "model/")}
-        count = sum(one.rows for one in self.manifests_of("images") if one.shard.startswith("heldout/"))
+        if self.recipe.images.heldout_painter is not None:
+            inputs[HELDOUT_PAINTER] = _digest_of(self.manifests_of("images"), f"{HELDOUT_PAINTER}/")
+        count = sum(one.rows for one in self.manifests_of("images") if one.shard.startswith(HELDOUT))
         return [Shard("all", inputs, {"checkpoint": inputs["train"][:16]}, size=max(1, count))]
 
     def resources(self) -> Resources:
@@ -65,32 +70,62 @@ class Eval(Stage):
         features = Features(self._encoder, progress=progress)
         nearest: list[dict[str, Any]] = []
         notes = {"heldout_captions": 0, "heldout_images": 0, "one_concept_images": 0}
-        for dataset in open_heldout(self.run, self.recipe.evaluation, self.recipe.seed):
-            for evaluator in able_evaluators(dataset):
-                found = EVALUATORS[evaluator](features, dataset, Settings())
-                tables.add(dataset.name, found, str(shard.payload["checkpoint"]))
+        datasets = self._datasets()
+        for dataset in datasets:
+            _judge(features, dataset, tables, str(shard.payload["checkpoint"]))
+            if dataset.name != HELDOUT:
+                continue
             if isinstance(dataset, Retrieval):
                 notes |= {"heldout_captions": len(dataset.texts), "heldout_images": len(dataset.pictures)}
                 nearest = _nearest(features, dataset)
             else:
                 notes["one_concept_images"] = len(dataset.splits["test"].labels)
-        for name in tables.unreadable.get(HELDOUT, ()):
-            writer.reject({"item": name}, "unreadable image")
+        for names in tables.unreadable.values():
+            for name in names:
+                writer.reject({"item": name}, "unreadable image")
         tables.write(writer)
+        if self.recipe.evaluation.untrained:
+            baseline, features = Tables(), Features(self._untrained())
+            for dataset in datasets:
+                _judge(features, dataset, baseline, "untrained")
+            writer.rows(UNTRAINED, schema.EVAL_RESULT, baseline.results)
         writer.rows("nearest.parquet", schema.EVAL_NEAREST, nearest)
         return Outcome(len(tables.results), notes=notes)
 
+    def _datasets(self) -> list[Retrieval | Classification]:
+        """The held-out set, and what else of the run is there to be judged on."""
+        config, seed = self.recipe.evaluation, self.recipe.seed
+        splits = [HELDOUT] + [HELDOUT_PAINTER] * (self.recipe.images.heldout_painter is not None)
+        return [dataset for split in splits for dataset in open_heldout(self.run, config, seed, split)]
+
+    def _untrained(self) -> Encoder:
+        import torch
+
+        from synthclip.models.build import build_model
+        from synthclip.models.load import as_loaded
+
+        torch.manual_seed(keys.seed_of("weights", stream="untrained", seed=self.recipe.seed) >> 1)
+        return Encoder(
+            *as_loaded(build_model(self.recipe.model)), batch_size=self.recipe.evaluation.batch_size
+        )
+
+
+def _judge(features: Features, dataset: DataSet, tables: Tables, checkpoint: str) -> None:
+    """Put a model to all that a data set has what it takes for."""
+    for evaluator in able_evaluators(dataset):
+        tables.add(dataset.name, EVALUATORS[evaluator](features, dataset, Settings()), checkpoint)
+
 
 def open_heldout(
-    run: RunDirectory, config: EvaluationConfig, seed: int
+    run: RunDirectory, config: EvaluationConfig, seed: int, split: str = HELDOUT
 ) -> tuple[Retrieval | Classification, ...]:
     """A run's held-out captions that have an image, at most `config.captions` of them, drawn by content.
 
-    Two sets of the name `HELDOUT`: the captions with all their images, and the images whose caption names
+    Two sets of the name of the split: the captions with all their images, and the images whose caption names
     exactly one concept, so that there is one right answer among the whole bank. The second is missing where
     no caption does; both are where the run holds no such image.
     """
-    sidecars = sorted((run.stage("images") / "heldout").glob("*.parquet"))
+    sidecars = sorted((run.stage("images") / split).glob("*.parquet"))
     ids = [schema.read_table(path, columns=["caption_id"])["caption_id"].to_numpy() for path in sidecars]
     drawn = _draw(np.unique(np.concatenate([np.empty(0, np.uint64), *ids])), config.captions, seed)
     if not len(drawn):
@@ -106,15 +141,15 @@ def open_heldout(
     _, first, text_of_image = np.unique(rows["caption_id"].to_numpy(), return_index=True, return_inverse=True)
     texts = tuple(rows["text"].take(first).to_pylist())
     pairs = np.stack([text_of_image, np.arange(len(rows))], axis=1)
-    captions = Retrieval(HELDOUT, pictures, texts, pairs)
+    captions = Retrieval(split, pictures, texts, pairs)
     concept_ids = rows["concept_ids"].to_pylist()
     single = np.flatnonzero([len(concepts) == 1 for concepts in concept_ids])
     names = read_bank(run)
     if not len(single) or len(names) < 2:
         return (captions,)
     labels = np.array([concept_ids[image][0] for image in single], np.int64)
-    split = Split(pictures.only(single), labels, text_of_image[single])
-    return captions, Classification(HELDOUT, tuple(names), config.templates, {"test": split})
+    test = Split(pictures.only(single), labels, text_of_image[single])
+    return captions, Classification(split, tuple(names), config.templates, {"test": test})
 
 
 def heldout_inputs(stage: Stage) -> dict[str, str]:

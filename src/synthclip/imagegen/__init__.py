@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from synthclip import schema
-from synthclip.backends import build_text_to_image
+from synthclip.backends import TextToImage, build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.imagegen import imported
 from synthclip.imagegen.filters import load_filters
-from synthclip.imagegen.painting import Attempt, Job, Painting
+from synthclip.imagegen.painting import Attempt, Job, Painting, preferred_painters
 from synthclip.recipe import Recipe
+from synthclip.recipe.backends import BackendConfig
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
@@ -40,16 +41,32 @@ class Images(Stage):
         if self._imported is not None:
             return imported.shards(self._imported)
         (balance,) = self.manifests_of("balance")
-        model = self.recipe.text_to_image.inputs() | self.recipe.images.filters.inputs()
-        return [shard for split in schema.SPLITS for shard in self._shards(split, balance, model)]
+        filters = self.recipe.images.filters.inputs()
+        splits = schema.SPLITS if self.recipe.images.heldout_painter is None else schema.IMAGE_SPLITS
+        return [
+            shard
+            for split in splits
+            for shard in self._shards(split, balance, self._painter(split).inputs() | filters)
+        ]
+
+    def _painter(self, split: str) -> BackendConfig:
+        heldout = self.recipe.images.heldout_painter
+        return heldout if split == schema.HELDOUT_PAINTER and heldout else self.recipe.text_to_image
+
+    def values_of(self, shard: Shard) -> dict[str, object]:
+        values, images = self.values, self.recipe.images.results()
+        if not shard.name.startswith(schema.HELDOUT_PAINTER):
+            images.pop("heldout_painter", None)
+        return values | {"images": images}
 
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
         images = self.recipe.images
         variants = images.per_caption if split == "train" else images.heldout_per_caption
         most = images.shard_captions(variants)
         number = 0
+        captions = "train" if split == "train" else "heldout"
         for entry in balance.files:
-            if not (entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")):
+            if not (entry.path.startswith(f"{captions}/") and entry.path.endswith(".parquet")):
                 continue
             rows = pq.read_metadata(self.run.file("balance", entry.path)).num_rows
             # Tars of one file are of even size, unless the recipe says how many captions each has.
@@ -59,7 +76,13 @@ class Images(Stage):
                 yield Shard(
                     f"{split}/{number:05d}",
                     inputs={entry.path: entry.sha256, "rows": f"{start}:{stop}", **model},
-                    payload={"path": entry.path, "start": start, "stop": stop, "variants": variants},
+                    payload={
+                        "split": split,
+                        "path": entry.path,
+                        "start": start,
+                        "stop": stop,
+                        "variants": variants,
+                    },
                     size=(stop - start) * variants,
                 )
                 number += 1
@@ -70,10 +93,21 @@ class Images(Stage):
             return
         names, painter = listed_bank(self.recipe), self.recipe.text_to_image
         _ = painter.inputs() | self.recipe.images.filters.inputs()
+        if heldout := self.recipe.images.heldout_painter:
+            if heldout.results() in [member.results() for member in painter.members]:
+                raise SynthClipError(
+                    "images.heldout_painter: training sees it: it stands in text_to_image too"
+                )
+            try:
+                heldout.inputs()
+            except SynthClipError as error:
+                raise SynthClipError(f"images.heldout_painter: {error}") from None
         if missing := painter.undrawable(names or ()):
             shown = ", ".join(missing[:_MAX_NAMED]) + (", …" if len(missing) > _MAX_NAMED else "")
+            alone = len(painter.members) == 1
+            can = f"{painter.backend} cannot draw" if alone else "none of the painters can draw"
             raise SynthClipError(
-                f"text_to_image: {painter.backend} cannot draw {len(missing)} of {len(names or ())} concepts "
+                f"text_to_image: {can} {len(missing)} of {len(names or ())} concepts "
                 f"({shown}): remove them from concepts.sources, or choose another backend"
             )
 
@@ -81,7 +115,8 @@ class Images(Stage):
         if self._imported is not None:
             return Resources()
         filters = self.recipe.images.filters
-        return Resources(gpus=max(self.recipe.text_to_image.gpus, int(filters.clip_model is not None)))
+        gpus = [painter.gpus for split in schema.IMAGE_SPLITS for painter in self._painter(split).members]
+        return Resources(gpus=max(*gpus, int(filters.clip_model is not None)))
 
     def prepare(self) -> None:
         if self._imported is not None:
@@ -96,31 +131,50 @@ class Images(Stage):
         if self._imported is not None:
             return
         self._filters = load_filters(self.recipe.images.filters)
-        self._model = build_text_to_image(self.recipe.text_to_image)
+        self._loaded: dict[str, list[TextToImage]] = {}
+        self._models("train")
+
+    def _models(self, split: str) -> list[TextToImage]:
+        """The models that paint a split. That of `images.heldout_painter` is loaded at its first shard."""
+        key = split if split == schema.HELDOUT_PAINTER else "train"
+        if key not in self._loaded:
+            self._loaded[key] = [build_text_to_image(config) for config in self._painter(split).members]
+        return self._loaded[key]
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         if self._imported is not None:
             return imported.make(shard, writer, tick, self._csv_captions)
-        jobs = self._jobs(shard)
+        split = shard.payload["split"]
+        models, configs = self._models(split), self._painter(split).members
+        jobs, undrawable = self._jobs(shard, configs)
         kept: list[dict[str, Any]] = []
         lost: list[int] = []
         cut = 0
         tar_name = f"{shard.name}.tar"
-        painting = Painting(jobs, self._model, self._filters(), self.recipe.images)
+        painting = Painting(jobs, models, self._filters(), self.recipe.images)
         with TarWriter(writer.path(tar_name)) as tar:
             for attempt in painting:
-                job, row = attempt.job, self._row(attempt)
+                job, model = attempt.job, models[attempt.job.painter]
+                row = _row(attempt, model)
                 if attempt.reason is not None:
                     writer.reject({**row, "attempt": job.attempt}, attempt.reason)
                     lost += [job.caption_id] * attempt.final
                     tick(int(attempt.final), refused=writer.rejected.total())
                 else:
-                    place = tar.add(job.key, attempt.jpeg, job.caption, self._metadata(attempt))
+                    place = tar.add(
+                        job.key,
+                        attempt.jpeg,
+                        job.caption,
+                        self._metadata(attempt, model, configs[job.painter]),
+                    )
                     size_px = self.recipe.images.size_px
                     row |= {"concept_ids": job.concept_ids, "width_px": size_px, "height_px": size_px}
                     kept.append({**row, "sha256": attempt.sha256, "shard": tar_name, **place._asdict()})
                     cut += bool(attempt.unread)
                     tick(1, idle=painting.idle, cut=cut)
+            for job in undrawable:
+                writer.reject({**_row(Attempt(job, {}), models[0]), "attempt": 0}, "painter cannot draw it")
+                tick(1, refused=writer.rejected.total())
         writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
         # One caption alone stops no run: its content may be what a filter refuses.
         if len(set(lost)) > 1 and len(lost) > self.recipe.images.max_lost * len(jobs):
@@ -129,24 +183,16 @@ class Images(Stage):
                 f"images shard {shard.name}: {len(lost)} of {len(jobs)} images refused, most often as "
                 f"{reason!r} ({count} times): check images.filters and the model, or raise images.max_lost"
             )
-        model = self._model
-        notes = {"backend": model.name, "licence": model.licence, "lost": len(lost), "cut_prompts": cut}
+        names, licences = [model.name for model in models], list(dict.fromkeys(m.licence for m in models))
+        notes = {
+            "backend": names if len(names) > 1 else names[0],
+            "licence": licences if len(licences) > 1 else licences[0],
+            "lost": len(lost),
+            "cut_prompts": cut,
+        }
         return Outcome(len(kept), notes=notes)
 
-    def _row(self, attempt: Attempt) -> dict[str, Any]:
-        """What the sidecar and the list of the rejected both say of an attempt."""
-        job = attempt.job
-        return {
-            "key": job.key,
-            "caption_id": job.caption_id,
-            "text": job.caption,
-            "variant": job.variant,
-            "seed": job.seed,
-            "backend": self._model.name,
-            "scores": list(attempt.scores.items()),
-        }
-
-    def _metadata(self, attempt: Attempt) -> dict[str, Any]:
+    def _metadata(self, attempt: Attempt, model: TextToImage, config: BackendConfig) -> dict[str, Any]:
         """All that is needed to paint this one sample again. JSON readers know no numbers above 2^63."""
         job, images = attempt.job, self.recipe.images
         return {
@@ -159,29 +205,55 @@ class Images(Stage):
             "seed": str(job.seed),
             "prompt": job.caption,
             "unread": attempt.unread,
-            "backend": self._model.name,
-            "licence": self._model.licence,
-            "text_to_image": self.recipe.text_to_image.results(),
+            "backend": model.name,
+            "licence": model.licence,
+            "text_to_image": config.results(),
             "size_px": images.size_px,
             "jpeg_quality": images.jpeg_quality,
         }
 
-    def _jobs(self, shard: Shard) -> list[Job]:
+    def _jobs(self, shard: Shard, painters: Sequence[BackendConfig]) -> tuple[list[Job], list[Job]]:
+        """The images to paint, and those of captions that the held-out painter is known not to draw."""
         table = schema.read_table(self.run.file("balance", shard.payload["path"]))
         part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
-        return [
-            Job(row["caption_id"], row["text"], tuple(row["concept_ids"]), variant, self.recipe.seed)
-            for row in part.to_pylist()
-            for variant in range(shard.payload["variants"])
-        ]
+        jobs: list[Job] = []
+        undrawable: list[Job] = []
+        seed, shares = self.recipe.seed, self._painter(shard.payload["split"]).shares
+        unseen = shard.payload["split"] == schema.HELDOUT_PAINTER
+        # Numbered after the others, so that no two images of a run share a key.
+        first = self.recipe.images.heldout_per_caption if unseen else 0
+        for row in part.to_pylist():
+            able = [at for at, one in enumerate(painters) if not one.undrawable([row["text"]])]
+            for variant in range(first, first + shard.payload["variants"]):
+                wanted = preferred_painters(row["caption_id"], variant, shares, seed)
+                painter = next((at for at in wanted if at in able), wanted[0])
+                concept_ids = tuple(row["concept_ids"])
+                job = Job(row["caption_id"], row["text"], concept_ids, variant, seed, painter=painter)
+                (undrawable if unseen and not able else jobs).append(job)
+        return jobs, undrawable
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
         shutil.rmtree(self._csv_captions, ignore_errors=True)
-        for split in schema.SPLITS:
+        for split in schema.IMAGE_SPLITS:
             sizes = {
                 f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows
                 for manifest in manifests
                 if manifest.shard.startswith(f"{split}/")
             }
-            self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)
+            if sizes or split in schema.SPLITS:
+                self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)
+
+
+def _row(attempt: Attempt, model: TextToImage) -> dict[str, Any]:
+    """What the sidecar and the list of the rejected both say of an attempt."""
+    job = attempt.job
+    return {
+        "key": job.key,
+        "caption_id": job.caption_id,
+        "text": job.caption,
+        "variant": job.variant,
+        "seed": job.seed,
+        "backend": model.name,
+        "scores": list(attempt.scores.items()),
+    }

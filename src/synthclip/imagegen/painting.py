@@ -13,7 +13,7 @@ import numpy as np
 
 from synthclip.backends import Painted, TextToImage
 from synthclip.imagegen.filters import Filter, Verdict
-from synthclip.keys import image_key, seeds
+from synthclip.keys import image_key, seeds, uniform
 from synthclip.recipe.imagegen import MAX_VARIANTS, ImagesConfig
 from synthclip.run.threads import in_order
 from synthclip.samples.pictures import encode, fit
@@ -32,6 +32,8 @@ class Job:
     variant: int
     run_seed: int
     attempt: int = 0
+    painter: int = 0
+    """Which of the models paints it."""
 
     @property
     def seed(self) -> int:
@@ -42,6 +44,18 @@ class Job:
     @property
     def key(self) -> str:
         return image_key(self.caption_id, self.variant)
+
+
+def preferred_painters(caption_id: int, variant: int, shares: Sequence[float], seed: int) -> list[int]:
+    """Which of several models paints an image, and which follow where that one cannot draw the caption.
+
+    The variants of a caption are spread evenly over the shares, in steps of the golden ratio from a start
+    that the caption draws, so that each model paints some of them.
+    """
+    golden = (5**0.5 - 1) / 2
+    drawn = (float(uniform(caption_id, stream="painter", seed=seed)) + variant * golden) % 1
+    first = min(int(np.searchsorted(np.cumsum(shares), drawn, "right")), len(shares) - 1)
+    return [*range(first, len(shares)), *range(first)]
 
 
 @dataclass(frozen=True)
@@ -70,9 +84,13 @@ class Painting:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], model: TextToImage, filters: Sequence[Filter], config: ImagesConfig
+        self,
+        jobs: Sequence[Job],
+        models: Sequence[TextToImage],
+        filters: Sequence[Filter],
+        config: ImagesConfig,
     ) -> None:
-        self._jobs, self._model, self._filters, self._config = jobs, model, filters, config
+        self._jobs, self._models, self._filters, self._config = jobs, models, filters, config
         self._busy_seconds = 0.0
         self._wall_seconds = 0.0
 
@@ -88,8 +106,7 @@ class Painting:
         jobs = list(todo.values())
         while jobs:
             again: list[Job] = []
-            size = self._model.batch_size
-            batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+            batches = [batch for at in range(len(self._models)) for batch in self._batches(jobs, at)]
             began = time.monotonic() - self._wall_seconds
             for batch, painted in in_order(self._paint, batches, threads=1, ahead=_DEPTH):
                 self._wall_seconds = time.monotonic() - began
@@ -104,9 +121,15 @@ class Painting:
         """The share of time so far that the model did not paint."""
         return 1 - self._busy_seconds / max(self._wall_seconds, self._busy_seconds, 1e-9)
 
+    def _batches(self, jobs: Sequence[Job], painter: int) -> list[Sequence[Job]]:
+        """The jobs of one model, as many at a time as it takes best."""
+        own, size = [job for job in jobs if job.painter == painter], self._models[painter].batch_size
+        return [own[start : start + size] for start in range(0, len(own), size)]
+
     def _paint(self, batch: Sequence[Job]) -> tuple[Sequence[Job], Painted]:
         began = time.monotonic()
-        painted = self._model.generate([job.caption for job in batch], [job.seed for job in batch])
+        model = self._models[batch[0].painter]
+        painted = model.generate([job.caption for job in batch], [job.seed for job in batch])
         self._busy_seconds += time.monotonic() - began
         return batch, painted
 

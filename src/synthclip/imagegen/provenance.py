@@ -17,7 +17,7 @@ from synthclip.recipe.backends import backend_config
 from synthclip.run.store import RunDirectory
 from synthclip.samples import read_metadata
 from synthclip.samples.pictures import encode, fit
-from synthclip.schema import SPLITS
+from synthclip.schema import IMAGE_SPLITS
 from synthclip.textgen.concepts import read_bank
 from synthclip.textgen.prompts import Prompt, Prompts
 
@@ -105,7 +105,7 @@ def repaint(path: Path | str, key: str, *, trust: bool = False) -> Repainted:
 
 def _image(run: RunDirectory, key: str) -> dict[str, Any]:
     """The image's sidecar row and its JSON, as one."""
-    for split in SPLITS:
+    for split in IMAGE_SPLITS:
         for sidecar in sorted(run.stage("images").glob(f"{split}/*.parquet")):
             rows = schema.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
             if rows:

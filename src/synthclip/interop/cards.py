@@ -14,7 +14,7 @@ from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.recipe.shareable import shareable
 from synthclip.run.store import RunDirectory
-from synthclip.schema import SPLITS
+from synthclip.schema import IMAGE_SPLITS
 from synthclip.training import MADE_WITH
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def read_origins(run: RunDirectory) -> Origins:
     elif any("compositor" in painter for painter in painters):
         images_from = "compositor"
     else:
-        images_from = (made.get("text_to_image") or {}).get("backend")
+        painted_by = made.get("text_to_image") or {}
+        backends = {one["backend"] for one in painted_by.get("painters", [painted_by]) if "backend" in one}
+        images_from = min(backends - {*_GENERATORS} or backends, default=None)
     training = _made_with(run, "train").get("training") or {}
     trained = run.manifests("train")
     sources = training.get("sources") or [{"kind": "run"}]
@@ -164,7 +166,7 @@ def read_origins(run: RunDirectory) -> Origins:
 def splits_of(run: RunDirectory) -> list[str]:
     """The splits that a run has images of."""
     shards = [manifest.shard for manifest in run.manifests("images") if manifest.rows]
-    return [split for split in SPLITS if any(shard.startswith(f"{split}/") for shard in shards)]
+    return [split for split in IMAGE_SPLITS if any(shard.startswith(f"{split}/") for shard in shards)]
 
 
 def data_card(run: Path, repo: str) -> str:
@@ -306,8 +308,10 @@ def _synthetic(origins: Origins) -> list[str]:
     return ["synthetic"] if origins.captions_generated and origins.images_generated else []
 
 
-def _distinct(texts: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(shareable(sorted({str(text) for text in texts if text})))
+def _distinct(noted: Iterable[Any]) -> tuple[str, ...]:
+    """The texts of notes that hold one, or a list of them."""
+    texts = {str(text) for note in noted for text in (note if isinstance(note, list) else [note]) if text}
+    return tuple(shareable(sorted(texts)))
 
 
 def _and(names: Iterable[str]) -> str:

@@ -98,6 +98,9 @@ class Volumes:
     selected: int
     train_images: int
     heldout_images: int
+    """Of all painters."""
+    unseen_images: int
+    """Those of them that `images.heldout_painter` paints."""
 
 
 def make_plan(
@@ -180,13 +183,16 @@ def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
     selected = min(kept, most)
     heldout = selected * recipe.balance.heldout
     images = recipe.images
+    each = round(heldout * images.heldout_per_caption)
+    unseen = each if images.heldout_painter else 0
     return Volumes(
         concepts,
         asked,
         round(kept),
         round(selected),
         round((selected - heldout) * images.per_caption),
-        round(heldout * images.heldout_per_caption),
+        each + unseen,
+        unseen,
     )
 
 
@@ -256,18 +262,35 @@ class _Planner:
             )
         if rate:
             return self._stage("images", makes, count / rate, disk, "measured")
-        painter = recipe.text_to_image
+        device_s = sum(images * self._image_s(one, image_flops) for one, images in self._painters())
+        return self._stage("images", makes, device_s, disk, "estimate")
+
+    def _painters(self) -> list[tuple[BackendConfig, float]]:
+        """Each text-to-image model, and how many images it paints."""
+        recipe, volumes = self._recipe, self.volumes
+        painter, heldout = recipe.text_to_image, recipe.images.heldout_painter
+        own = volumes.train_images + volumes.heldout_images - volumes.unseen_images
+        found = [(one, own * share) for one, share in zip(painter.members, painter.shares, strict=True)]
+        return found + ([(heldout, volumes.unseen_images)] if heldout else [])
+
+    def _image_s(self, painter: BackendConfig, image_flops: float | None) -> float:
+        """Device-seconds of one image."""
         if painter.backend == "compositor":
-            rate = _COMPOSITOR_PIXELS_PER_S / getattr(painter, "size_px", size) ** 2
-            self.assumed.append(f"images: {rate:.0f} a second and core, composed of glyphs on the CPU")
-            return self._stage("images", makes, count / rate, disk, "estimate")
+            size = getattr(painter, "size_px", self._recipe.images.size_px)
+            rate = _COMPOSITOR_PIXELS_PER_S / size**2
+            self._assume(f"images: {rate:.0f} a second and core, composed of glyphs on the CPU")
+            return 1 / rate
         flops = image_flops or diffusion_image(painter)
         precision = getattr(painter, "dtype", "float16")
-        self.assumed.append(
+        self._assume(
             f"images: {flops / 1e12:.3g} TFLOP each at {_DIFFUSION_UTILISATION:.0%} of the peak in "
             f"{precision}: the share that gives the paper's 0.9 s an image on an A100"
         )
-        return self._by_flops("images", makes, count * flops, precision, _DIFFUSION_UTILISATION, disk)
+        return flops / (self._devices.device.peak(precision) * _DIFFUSION_UTILISATION)
+
+    def _assume(self, text: str) -> None:
+        if text not in self.assumed:
+            self.assumed.append(text)
 
     def train_and_evaluate(self) -> tuple[StageCost, StageCost]:
         recipe, volumes = self._recipe, self.volumes

@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 
 import numpy as np
 
 from synthclip import keys
-from synthclip.backends import build_llm, build_text_to_image
+from synthclip.backends import TextToImage, build_llm, build_text_to_image
 from synthclip.plan import Rates
 from synthclip.recipe import Recipe
 
@@ -65,19 +66,22 @@ def _paint(recipe: Recipe, captions: Sequence[str], seconds: float) -> tuple[flo
     """Images a second, encoded, and the bytes of one."""
     from synthclip.samples.pictures import encode, fit
 
-    painter, config = build_text_to_image(recipe.text_to_image), recipe.images
+    config, several = recipe.images, recipe.text_to_image
     prompts: Iterator[str] = cycle(captions)
     sizes: list[int] = []
 
-    def step() -> int:
+    def step(painter: TextToImage) -> int:
         batch = list(islice(prompts, painter.batch_size))
         seeds = [keys.seed_of(prompt, stream="image", seed=recipe.seed) for prompt in batch]
         for image in painter.generate(batch, seeds).images:
             sizes.append(len(encode(fit(image, config.size_px), config.jpeg_quality)))
         return len(batch)
 
-    rate, _ = _timed(step, seconds)
-    return rate, float(np.mean(sizes))
+    image_s = 0.0
+    for member, share in zip(several.members, several.shares, strict=True):
+        painter = build_text_to_image(member)
+        image_s += share / _timed(partial(step, painter), seconds * share)[0]
+    return 1 / image_s, float(np.mean(sizes))
 
 
 def _train(recipe: Recipe, seconds: float) -> float:

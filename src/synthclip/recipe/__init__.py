@@ -362,6 +362,8 @@ def _section_at(path: Sequence[str], raw: dict[str, Any]) -> type[Section]:
     for part in path:
         if part in _KINDS and found is Recipe:
             found = config_class(_KINDS[part], str(raw[part]["backend"]))
+        elif part == "heldout_painter":
+            found = config_class("t2i", str(raw["images"][part]["backend"]))
         elif part in found.model_fields:
             found = next(_sections_in(found.model_fields[part].annotation), found)
     return found

@@ -4,14 +4,23 @@ A recipe may be a stranger's. By itself it runs no code and sends no key away: `
 """
 
 import importlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ConfigDict, SerializeAsAny, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe.section import Section, nearest
@@ -45,9 +54,70 @@ class BackendConfig(Section):
         """
         return {}
 
-    def undrawable(self, concepts: Sequence[str]) -> list[str]:
-        """Of a text-to-image backend: the concepts that it is known not to draw."""
+    def undrawable(self, texts: Sequence[str]) -> list[str]:
+        """Of a text-to-image backend: the concepts or captions that it is known not to draw."""
         return []
+
+    @property
+    def members(self) -> tuple["BackendConfig", ...]:
+        """The models that this stands for: itself, unless it is a list of several."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the images that each of `members` paints."""
+        return (1.0,)
+
+
+class Painters(BackendConfig):
+    """Several text-to-image models: a list in the recipe, each with its backend's keys and a `weight`."""
+
+    backend: Literal["several"] = "several"
+    painters: tuple[SerializeAsAny[BackendConfig], ...]
+    weights: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _are_distinct(self) -> Self:
+        seen: list[dict[str, Any]] = []
+        for at, painter in enumerate(self.painters):
+            if not isinstance(painter, CustomCode):
+                if painter.results() in seen:
+                    raise ValueError(f"painter {at} is an earlier one again: give that one a larger weight")
+                seen.append(painter.results())
+        return self
+
+    @property
+    def members(self) -> tuple[BackendConfig, ...]:
+        return self.painters
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        return tuple(weight / sum(self.weights) for weight in self.weights)
+
+    @model_serializer
+    def _as_list(self) -> list[dict[str, Any]]:
+        pairs = zip(self.painters, self.weights, strict=True)
+        return [{**painter.model_dump(mode="json"), "weight": weight} for painter, weight in pairs]
+
+    def results(self) -> dict[str, Any]:
+        painters = [painter.results() for painter in self.painters]
+        return {"backend": self.backend, "painters": painters, "weights": list(self.weights)}
+
+    def inputs(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for at, painter in enumerate(self.painters):
+            try:
+                found |= {f"{at}/{name}": known for name, known in painter.inputs().items()}
+            except SynthClipError as error:
+                raise SynthClipError(f"text_to_image.{at}: {error}") from None
+        return found
+
+    def undrawable(self, texts: Sequence[str]) -> list[str]:
+        """What none of them draws."""
+        left = list(texts)
+        for painter in self.painters:
+            left = painter.undrawable(left)
+        return left
 
 
 class CustomCode(BackendConfig):
@@ -113,31 +183,72 @@ def backend_config(kind: Kind, values: dict[str, Any], *, trust: bool) -> Backen
 def _typed(kind: Kind) -> BeforeValidator:
     def validate(value: Any, info: ValidationInfo) -> Any:
         trust = bool((info.context or {}).get("trust"))
+        if isinstance(value, list) and kind == "t2i":
+            return _painters(value, trust=trust)
         return backend_config(kind, value, trust=trust) if isinstance(value, dict) else value
 
     return BeforeValidator(validate)
+
+
+def _painters(values: list[Any], *, trust: bool) -> BackendConfig:
+    """A list of painters; of a single one, that one itself."""
+    if not values or not all(isinstance(value, dict) for value in values):
+        raise ValueError("must be a section of keys, or a list of one or more such sections")
+    painters = []
+    for at, value in enumerate(values):
+        try:
+            painters.append(
+                backend_config("t2i", {k: v for k, v in value.items() if k != "weight"}, trust=trust)
+            )
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(map(str, (at, *problem["loc"])))
+            said = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+            raise ValueError(f"{where}: {said}") from None
+        except ValueError as error:
+            raise ValueError(f"{at}: {error}") from None
+    weights = tuple(value.get("weight", 1.0) for value in values)
+    for at, weight in enumerate(weights):
+        if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+            raise ValueError(f"{at}.weight must be a number greater than 0, not {weight!r}")
+    return painters[0] if len(painters) == 1 else Painters(painters=tuple(painters), weights=weights)
 
 
 LLMConfig = Annotated[SerializeAsAny[BackendConfig], _typed("llm")]
 """`{backend: NAME, …}`, read as the `Config` of the language-model backend NAME."""
 
 TextToImageConfig = Annotated[SerializeAsAny[BackendConfig], _typed("t2i")]
-"""`{backend: NAME, …}`, read as the `Config` of the text-to-image backend NAME."""
+"""`{backend: NAME, …}`, read as the `Config` of the text-to-image backend NAME; or a list of such, each with
+a `weight` (1 unless given), of which every image is painted by one."""
 
 
 def what_needs_trust(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(dotted key, why) for each value of an unchecked recipe that only the user may decide."""
-    for section in ("llm", "text_to_image"):
-        values = raw.get(section)
-        if isinstance(values, dict):
-            if is_custom(values.get("backend")):
-                yield f"{section}.backend", f"{values['backend']!r} is code that comes with the recipe"
-            yield from _keys_sent(section, values)
+    for section, values in _backends_in(raw):
+        if is_custom(values.get("backend")):
+            yield f"{section}.backend", f"{values['backend']!r} is code that comes with the recipe"
+        yield from _keys_sent(section, values)
     engine = raw.get("engine")
     if isinstance(engine, dict) and engine.get("kind") == "ray" and isinstance(engine.get("ray"), dict):
         address = engine["ray"].get("address", "local")
         if address not in ("local", "auto"):
             yield "engine.ray.address", f"{address!r} is a cluster that may run code here"
+
+
+def _backends_in(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sections of an unchecked recipe that are read as backends, with their dotted keys."""
+    images = raw.get("images")
+    heldout = images.get("heldout_painter") if isinstance(images, dict) else None
+    found = {
+        "llm": raw.get("llm"),
+        "text_to_image": raw.get("text_to_image"),
+        "images.heldout_painter": heldout,
+    }
+    for key, value in found.items():
+        if isinstance(value, list):
+            yield from ((f"{key}.{at}", part) for at, part in enumerate(value) if isinstance(part, dict))
+        elif isinstance(value, dict):
+            yield key, value
 
 
 def _keys_sent(section: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import quick_digest
-from synthclip.recipe.section import Section
+from synthclip.recipe.backends import TextToImageConfig
+from synthclip.recipe.section import Section, later
 
 TAR_BYTES = 3500
 """What a sample takes beside its JPEG: headers, padding, caption, JSON, and its row of the sidecar."""
@@ -51,6 +52,9 @@ class ImagesConfig(Section):
     """Images of each caption, each with a seed of its own."""
     heldout_per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)
     """Images of each held-out caption."""
+    heldout_painter: TextToImageConfig | None = later(None)
+    """A model that paints the held-out captions too, `heldout_per_caption` times each, and nothing to train
+    on. Its pictures are a further held-out set: what a CLIP knows of them is not its painters' style."""
     captions_per_shard: int | None = Field(None, ge=1)
     """None: as many as fill about `shard_mb`."""
     shard_mb: float = Field(250.0, gt=0)

@@ -290,6 +290,8 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
+    untrained: bool = later(False)
+    """Evaluate a model of the same architecture with random weights too: what is above chance by itself."""
     templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
     """Zero-shot prompts; `{}` is the class name. Their embeddings are averaged."""
     captions: int = Field(5000, ge=1)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from synthclip import keys, schema
+from synthclip.evaluation import UNTRAINED
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
 from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.interop.cards import Origins, read_origins
@@ -126,6 +127,7 @@ class Contents:
     figures: pa.Table | None
     """Those taken while the model was trained."""
     results: tuple[Mapping[str, Any], ...]
+    """Rows of `schema.EVAL_RESULT`, each with what the architecture reaches `untrained`."""
     classes: Classes | None
     """Zero-shot by class on the held-out images."""
     suites: Suites | None
@@ -137,6 +139,7 @@ def read_contents(run: RunDirectory) -> Contents:
     counts = reader.table("balance", "counts.parquet")
     results = reader.table("eval", "results.parquet")
     per_class = reader.table("eval", "per_class.parquet")
+    heldout = [row for row in per_class.to_pylist() if row["dataset"] == HELDOUT] if per_class else []
     return Contents(
         funnel=tuple(_funnel(reader)),
         refused_captions=reader.refused("captions"),
@@ -148,10 +151,18 @@ def read_contents(run: RunDirectory) -> Contents:
         findings=_findings(reader),
         curve=reader.table("train", "curve.parquet"),
         figures=reader.table("train", "figures.parquet"),
-        results=tuple(results.to_pylist()) if results else (),
-        classes=_classes(HELDOUT, per_class.to_pylist(), reader.rows("concepts")) if per_class else None,
+        results=tuple(_beside_untrained(results, reader.table("eval", UNTRAINED))) if results else (),
+        classes=_classes(HELDOUT, heldout, reader.rows("concepts")) if heldout else None,
         suites=read_suites(run),
     )
+
+
+def _beside_untrained(results: pa.Table, untrained: pa.Table | None) -> Iterator[dict[str, Any]]:
+    """Rows of `schema.EVAL_RESULT`, with the value of a model with random weights where it was taken."""
+    rows = untrained.to_pylist() if untrained else []
+    values = {(row["dataset"], row["task"], row["metric"]): row["value"] for row in rows}
+    for row in results.to_pylist():
+        yield {**row, "untrained": values.get((row["dataset"], row["task"], row["metric"]))}
 
 
 class _Reader:
@@ -204,7 +215,11 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
         for split, label in (("train", "Selected for training"), ("heldout", "Held out for evaluation")):
             count = sum(pq.read_metadata(path).num_rows for path in reader.files("balance", f"{split}/"))
             yield Step(label, count, count / written)
-    for split, label in (("train", "Images to train on"), ("heldout", "Images to evaluate on")):
+    for split, label in (
+        ("train", "Images to train on"),
+        ("heldout", "Images to evaluate on"),
+        (schema.HELDOUT_PAINTER, "Images of a painter kept from training"),
+    ):
         if shards := reader.shards(split):
             count = sum(manifest.rows for manifest in shards)
             yield Step(label, count, note=f"{len(shards)} shard{'s' if len(shards) > 1 else ''}")

@@ -12,7 +12,8 @@ _TRAIN = {"torch": "train", "torchvision": "train", "open_clip": "train", "timm"
 
 def refuse_untrusted(recipe: Recipe) -> None:
     """Raise SynthClipError where the recipe was only loaded to be looked at, and names code of its own."""
-    for config in (recipe.llm, recipe.text_to_image):
+    heldout = recipe.images.heldout_painter
+    for config in (recipe.llm, *recipe.text_to_image.members, *(heldout.members if heldout else ())):
         if isinstance(config, CustomCode):
             config.refuse()
 
@@ -44,7 +45,9 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
     elif stage == "balance" and recipe.balance.near_duplicates is not None:
         yield "rensa", "dedup"
     elif stage == "images" and recipe.images.imported is None:
-        yield from recipe.text_to_image.packages.items()
+        heldout = recipe.images.heldout_painter
+        for painter in (*recipe.text_to_image.members, *(heldout.members if heldout else ())):
+            yield from painter.packages.items()
         if recipe.images.filters.clip_model is not None:
             yield from _TRAIN.items()
     elif stage in ("train", "eval"):

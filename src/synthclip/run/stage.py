@@ -83,12 +83,16 @@ class Stage(ABC):
         """The recipe values that decide the result, by section."""
         return {section: self.recipe.section_results(section) for section in self.sections}
 
+    def values_of(self, shard: Shard) -> dict[str, object]:
+        """Those of `values` that decide this shard."""
+        return self.values
+
     def fingerprint(self, shard: Shard) -> str:
         """What the shard is made of: equal fingerprints mean equal files."""
         made_of = {
             "stage": self.name,
             "revision": self.revision,
-            "values": self.values,
+            "values": self.values_of(shard),
             "shard": shard.name,
             "inputs": dict(shard.inputs),
         }
