@@ -1,11 +1,17 @@
 """Leaving out what a CLIP throws away changes neither its features nor its gradients."""
 
+import copy
+from types import SimpleNamespace
+from typing import Any
+
 import open_clip
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 from synthclip.models.build import build_model, open_clip_config
+from synthclip.models.transformer import lean_timm, timm_vit_features
 from synthclip.recipe.training import ModelConfig, TextConfig, VisionConfig
 
 
@@ -37,3 +43,41 @@ def test_features_and_gradients_are_open_clips(layers: int, length: int) -> None
     torch.testing.assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+TIMM: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 3,
+    "num_heads": 2,
+    "num_classes": 0,
+    "global_pool": "token",
+}
+
+
+@pytest.mark.parametrize("values", [{}, {"qkv_bias": False}, {"init_values": 0.5}, {"pre_norm": True}])
+def test_features_and_gradients_are_timms(values: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    theirs = timm.models.VisionTransformer(**TIMM | values).double()
+    for weight in theirs.parameters():  # also where timm begins with zeros
+        nn.init.normal_(weight, std=0.2)
+    ours = copy.deepcopy(theirs)
+    assert lean_timm(ours)
+    images = torch.randn(4, 3, 32, 32).double()
+    mine, other = timm_vit_features(SimpleNamespace(trunk=ours, head=nn.Identity()), images), theirs(images)
+    torch.testing.assert_close(mine, other)
+    mine.square().sum().backward()
+    other.square().sum().backward()
+    for name, weight in theirs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, weight.grad)
+
+
+@pytest.mark.parametrize(
+    "values", [{"qk_norm": True}, {"proj_drop_rate": 0.1}, {"drop_path_rate": 0.1}, {"global_pool": "avg"}]
+)
+def test_timms_blocks_that_do_more_stay_as_they_are(values: dict[str, Any]) -> None:
+    tower = timm.models.VisionTransformer(**TIMM | values)
+    blocks = list(tower.blocks)
+    assert not lean_timm(tower)
+    assert list(tower.blocks) == blocks

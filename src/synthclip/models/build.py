@@ -1,11 +1,6 @@
 """The CLIP that a recipe describes, out of open_clip's modules.
 
-Shapes: B images or texts of a batch, L positions of a sequence, D width of a tower, E width of the embedding,
-H heads, K width of a head.
-
-The weights stay in open_clip's modules and the features are open_clip's, up to rounding. What is left out is
-work that a CLIP throws away: in the last block only the pooled position needs a query and the MLP, and
-`nn.MultiheadAttention` copies its projections forward and pads their gradients with zeros backward.
+Shapes: B images or texts of a batch, L positions of a sequence, D width of a tower, E width of the embedding.
 """
 
 import json
@@ -20,10 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import linear, scaled_dot_product_attention
 
 from synthclip.errors import SynthClipError
 from synthclip.models import open_clip, timm
+from synthclip.models.transformer import (
+    is_timm_vit,
+    lean,
+    lean_timm,
+    pooled,
+    positions,
+    timm_vit_features,
+    vit_features,
+)
 from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE
 from synthclip.recipe.section import did_you_mean
 from synthclip.recipe.training import PAPER_MODEL, ModelConfig
@@ -133,23 +136,25 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
         self.architecture = architecture
         """As `open_clip_config` gives it."""
         lean(self.transformer)
+        self._lean_trunk = False
         if isinstance(self.visual, open_clip.transformer.VisionTransformer):
             lean(self.visual.transformer)
-        elif _is_timm_vit(self.visual):
+        elif is_timm_vit(self.visual):
             self.visual.trunk.patch_embed.strict_img_size = False  # positions are interpolated below
+            self._lean_trunk = lean_timm(self.visual.trunk)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         visual: Any = self.visual
         size = image.shape[-1]
+        x_BE: Tensor
         if isinstance(visual, open_clip.transformer.VisionTransformer):
-            x_BLD = embedded(visual, image)
-            class_token_B = torch.zeros(x_BLD.shape[0], dtype=torch.int64, device=x_BLD.device)
-            x_BD = visual.ln_post(pooled(visual.transformer, x_BLD, class_token_B, causal=False))
-            x_BE: Tensor = x_BD @ visual.proj
+            x_BE = vit_features(visual, image)
+        elif self._lean_trunk:
+            x_BE = timm_vit_features(visual, image)
         elif isinstance(visual, open_clip.modified_resnet.ModifiedResNet) and size != visual.image_size:
             at_size_LD = positions(visual.attnpool.positional_embedding, size // 32)
             x_BE = functional_call(visual, {"attnpool.positional_embedding": at_size_LD}, (image,))
-        elif _is_timm_vit(visual) and size != visual.trunk.patch_embed.img_size[0]:
+        elif is_timm_vit(visual) and size != visual.trunk.patch_embed.img_size[0]:
             at_size_LD = positions(visual.trunk.pos_embed[0], size // visual.trunk.patch_embed.patch_size[0])
             x_BE = functional_call(visual, {"trunk.pos_embed": at_size_LD[None]}, (image,))
         else:
@@ -159,17 +164,9 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         x_BLD = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
         # The end token has the largest id of all.
-        x_BD = self.ln_final(pooled(self.transformer, x_BLD, text.argmax(dim=-1), causal=True))
+        x_BD = self.ln_final(pooled(self.transformer.resblocks, x_BLD, text.argmax(dim=-1), causal=True))
         x_BE: Tensor = x_BD @ self.text_projection
         return nn.functional.normalize(x_BE, dim=-1) if normalize else x_BE
-
-
-def _is_timm_vit(visual: Any) -> bool:
-    """Whether a tower is a ViT of timm's with one token, of the class, before its square of patches."""
-    trunk = getattr(visual, "trunk", None)
-    if not isinstance(trunk, timm.models.VisionTransformer) or trunk.pos_embed is None:
-        return False
-    return bool(trunk.pos_embed.shape[1] == 1 + trunk.patch_embed.num_patches)
 
 
 def save_open_clip(model: LeanCLIP, folder: Path) -> None:
@@ -240,96 +237,3 @@ class PaperTokenizer(open_clip.SimpleTokenizer):  # type: ignore[misc]
             tokens = [self.sot_token_id, *self.encode(text), self.eot_token_id][: len(row)]
             row[: len(tokens)] = torch.tensor(tokens)
         return ids
-
-
-class Block(nn.Module):
-    """The weights of an `open_clip.transformer.ResidualAttentionBlock`, under the same names.
-
-    One call does all that a block does, so that what hooks a module's forward, such as FSDP, sees it.
-    """
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.ln_1, self.attn, self.ls_1 = block.ln_1, block.attn, block.ls_1
-        self.ln_2, self.mlp, self.ls_2 = block.ln_2, block.mlp, block.ls_2
-
-    def forward(self, x_BLD: Tensor, at_B: Tensor | None, causal: bool) -> Tensor:
-        """The output [B, L, D], or [B, D] at position `at_B` (int64) of each sequence."""
-        out: Tensor
-        if at_B is None:
-            out = x_BLD + self.ls_1(_attention(self.attn, self.ln_1(x_BLD), causal))
-        else:
-            row_B = torch.arange(x_BLD.shape[0], device=x_BLD.device)
-            out = x_BLD[row_B, at_B] + self.ls_1(_attention_at(self.attn, self.ln_1(x_BLD), at_B, causal))
-        out = out + self.ls_2(self.mlp(self.ln_2(out)))
-        return out
-
-
-def lean(transformer: Any) -> None:
-    """Prepare an `open_clip.transformer.Transformer` of plain blocks for `pooled`, then its only use."""
-    transformer.resblocks = nn.ModuleList(Block(block) for block in transformer.resblocks)
-
-
-def pooled(transformer: Any, x_BLD: Tensor, at_B: Tensor, *, causal: bool) -> Tensor:
-    """The output of a lean transformer [B, D] at position `at_B` (int64) of each sequence.
-
-    With `causal`, no position sees a later one.
-    """
-    *first, last = transformer.resblocks
-    for block in first:
-        x_BLD = block(x_BLD, None, causal)
-    out_BD: Tensor = last(x_BLD, at_B, causal)
-    return out_BD
-
-
-def positions(own_LD: Tensor, side: int) -> Tensor:
-    """Position embeddings [1 + side * side, D] for a square grid of patches behind a class token.
-
-    Those of another grid, `own_LD`, are interpolated as timm and open_clip do where they load weights for
-    another image size; for its own grid it is the very same tensor.
-    """
-    if own_LD.shape[0] == 1 + side * side:
-        return own_LD
-    resampled_LD: Tensor = timm.layers.resample_abs_pos_embed(own_LD[None], [side, side])[0]
-    return resampled_LD
-
-
-def embedded(visual: nn.Module, image: Tensor) -> Tensor:
-    """What enters the blocks of an `open_clip.transformer.VisionTransformer`, [B, 1 + patches, D].
-
-    The edge of the squares `image` [B, 3, H, H] is any multiple of its patch.
-    """
-    tower: Any = visual
-    x_BDHW = tower.conv1(image)
-    B, D, H, _ = x_BDHW.shape
-    class_B1D = tower.class_embedding.to(x_BDHW.dtype).expand(B, 1, D)
-    x_BLD = torch.cat([class_B1D, x_BDHW.flatten(2).transpose(1, 2)], dim=1)
-    x_BLD = x_BLD + positions(tower.positional_embedding, H).to(x_BLD.dtype)
-    out_BLD: Tensor = tower.ln_pre(tower.patch_dropout(x_BLD))
-    return out_BLD
-
-
-def _attention(attention: nn.MultiheadAttention, x_BLD: Tensor, causal: bool) -> Tensor:
-    qkv = linear(x_BLD, attention.in_proj_weight, attention.in_proj_bias)
-    q_BHLK, k_BHLK, v_BHLK = _heads(qkv, 3, attention.num_heads)
-    mixed_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
-    out_BLD: Tensor = attention.out_proj(mixed_BHLK.transpose(1, 2).flatten(2))
-    return out_BLD
-
-
-def _attention_at(attention: nn.MultiheadAttention, x_BLD: Tensor, at_B: Tensor, causal: bool) -> Tensor:
-    B, L, D = x_BLD.shape
-    of_query, of_rest = attention.in_proj_weight.split([D, 2 * D])
-    query_bias, rest_bias = attention.in_proj_bias.split([D, 2 * D])
-    here_B1D = x_BLD[torch.arange(B, device=x_BLD.device), at_B].unsqueeze(1)
-    (q_BH1K,) = _heads(linear(here_B1D, of_query, query_bias), 1, attention.num_heads)
-    k_BHLK, v_BHLK = _heads(linear(x_BLD, of_rest, rest_bias), 2, attention.num_heads)
-    seen = torch.arange(L, device=x_BLD.device) <= at_B[:, None, None, None] if causal else None
-    mixed_BH1K = scaled_dot_product_attention(q_BH1K, k_BHLK, v_BHLK, attn_mask=seen)
-    out_BD: Tensor = attention.out_proj(mixed_BH1K.flatten(1))
-    return out_BD
-
-
-def _heads(x_BLD: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """Split the last axis into `parts` tensors [B, H, L, K]."""
-    return tuple(part.transpose(1, 2) for part in x_BLD.unflatten(-1, (parts, heads, -1)).unbind(2))
