@@ -21,6 +21,7 @@ from typing import Any, Literal
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest, quick_digest, text_id
+from synthclip.run.durable import rejected_by_reason
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.samples.csv_rows import RowError, numbered_rows
@@ -71,11 +72,8 @@ def import_synthci(source: Path, out: Path, workers: int | Literal["auto"] = "au
     overrides = [f"images.imported={json.dumps(str(source.resolve()))}", f"engine.workers={workers}"]
     run = pipeline.run(load_recipe(RECIPE, overrides), out, stages=["images"])
     manifests = run.manifests("images")
-    rejected: dict[str, int] = defaultdict(int)
-    for manifest in manifests:
-        for reason, count in manifest.rejected.items():
-            rejected[reason] += count
-    rejected.pop(_BROKEN_ZIP, None)
+    rejected = rejected_by_reason(manifests)
+    del rejected[_BROKEN_ZIP]
     [csv] = [manifest for manifest in manifests if manifest.shard == _CSV_SHARD]
     return ImportSummary(
         sum(manifest.rows for manifest in manifests),

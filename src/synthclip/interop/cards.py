@@ -1,7 +1,6 @@
 """Cards: what a data set or a model is and what it was made of, derived from the run that made it."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.recipe.shareable import shareable
+from synthclip.run.durable import rejected_by_reason
 from synthclip.run.store import RunDirectory
 from synthclip.schema import IMAGE_SPLITS
 from synthclip.training import MADE_WITH
@@ -263,8 +263,8 @@ def _counts(directory: RunDirectory) -> str:
     for stage in _STAGES:
         manifests = directory.manifests(stage)
         if manifests:
-            refused = sum((Counter(manifest.rejected) for manifest in manifests), Counter[str]())
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items())) or "none"
+            refused = sorted(rejected_by_reason(manifests).items())
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in refused) or "none"
             rows.append(f"| {stage} | {sum(one.rows for one in manifests):,} | {shareable(reasons)} |")
     return "\n".join(rows)
 

@@ -21,6 +21,7 @@ from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.interop.cards import Origins, read_origins
 from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
+from synthclip.run.durable import rejected_by_reason
 from synthclip.run.store import Manifest, RunDirectory
 from synthclip.samples import images
 from synthclip.textgen.concepts import read_bank
@@ -175,10 +176,9 @@ class _Reader:
     def rows(self, stage: str) -> int:
         return sum(manifest.rows for manifest in self.manifests(stage))
 
-    def refused(self, stage: str) -> dict[str, int]:
+    def refused(self, stage: str) -> Mapping[str, int]:
         """Rows refused by reason, the most frequent first."""
-        total = sum((Counter(manifest.rejected) for manifest in self.manifests(stage)), Counter[str]())
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+        return rejected_by_reason(self.manifests(stage))
 
     def files(self, stage: str, prefix: str = "", suffix: str = ".parquet") -> list[Path]:
         """Files by the beginning and end of their path in the stage, in order; rejects are left out."""

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -173,6 +174,12 @@ class Manifest:
                 yield entry.path, f"{path.stat().st_size} bytes; its manifest says {entry.size_bytes}"
             elif not (skip and entry.path.endswith(skip)) and sha256_of(path) != entry.sha256:
                 yield entry.path, "its SHA-256 is not the one in its manifest"
+
+
+def rejected_by_reason(manifests: Iterable[Manifest]) -> Counter[str]:
+    """Rows refused in all of these shards, the most frequent reason first."""
+    total = sum((Counter(manifest.rejected) for manifest in manifests), Counter[str]())
+    return Counter(dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))))
 
 
 def stays_inside(path: object) -> bool:

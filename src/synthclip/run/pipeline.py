@@ -3,7 +3,6 @@
 import importlib
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from synthclip.errors import SynthClipError
 from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
-from synthclip.run.durable import disk_errors, is_partial
+from synthclip.run.durable import disk_errors, is_partial, rejected_by_reason
 from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console, last_line
@@ -228,8 +227,8 @@ def _refuse_empty(stage: Stage, manifests: Sequence[Manifest]) -> None:
     """Stop at a stage that made nothing, rather than at a later one that finds nothing to read."""
     if stage.may_be_empty or any(manifest.rows for manifest in manifests):
         return
-    rejected = sum((Counter(manifest.rejected) for manifest in manifests), Counter[str]())
-    why = [f", most often refused as {reason!r} ({count})" for reason, count in rejected.most_common(1)]
+    top = rejected_by_reason(manifests).most_common(1)
+    why = [f", most often refused as {reason!r} ({count})" for reason, count in top]
     raise SynthClipError(
         f"{stage.run.path}: stage {stage.name!r} made no row{''.join(why)}: see {stage.name}/rejected there, "
         f"and check the recipe's {' and '.join(stage.sections)}"

@@ -14,6 +14,7 @@ import pyarrow as pa
 from synthclip.errors import SynthClipError
 from synthclip.keys import digest
 from synthclip.recipe import Recipe
+from synthclip.run.durable import rejected_by_reason
 from synthclip.run.engine import Resources, Shard, Tick, Work
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
 
@@ -133,13 +134,9 @@ class StageState:
         return sum(manifest.rows for manifest in self.manifests)
 
     @property
-    def rejected(self) -> dict[str, int]:
+    def rejected(self) -> Mapping[str, int]:
         """Rows refused, by reason, the most frequent first."""
-        total: dict[str, int] = {}
-        for manifest in self.manifests:
-            for reason, count in manifest.rejected.items():
-                total[reason] = total.get(reason, 0) + count
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+        return rejected_by_reason(self.manifests)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from synthclip.backends import build_llm
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.recipe.textgen import ConceptSource
+from synthclip.run.durable import rejected_by_reason
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
@@ -117,8 +118,7 @@ class Captions(Stage):
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         first = [manifest for manifest in manifests if not manifest.shard.startswith(_FILL)]
-        rejected = sum((Counter(manifest.rejected) for manifest in first), Counter[str]())
-        self._check_refused(sum(manifest.rows for manifest in first), rejected)
+        self._check_refused(sum(manifest.rows for manifest in first), rejected_by_reason(first))
 
     def _check_refused(self, kept: int, rejected: Counter[str], where: str = "") -> None:
         refused = rejected.total()
