@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 
 SCHEMA_VERSION = "2"
 """Of a run directory: raised when what one holds is laid out in another way."""
@@ -192,5 +192,5 @@ def _damage(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        problem = first_line(error)
         raise SynthClipError(f"{path}: damaged ({problem}): run `synthclip verify RUN --repair`") from None

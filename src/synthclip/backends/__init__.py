@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, module
 
 
@@ -106,7 +106,7 @@ def loading(what: str) -> Iterator[None]:
     except SynthClipError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise SynthClipError(f"{what}: cannot be loaded: {type(error).__name__}: {reason}") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from synthclip.backends import SamplingConfig, loading
-from synthclip.errors import SynthClipError, needs_extra
+from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.section import runtime
 
 
@@ -89,7 +89,7 @@ class Transformers:
                     stopping_criteria=[stopped] if config.stop else None,
                 )
         except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise SynthClipError(
                 f"llm.model: {config.model}: {reason}: lower llm.batch_size (now {config.batch_size})"
             ) from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from synthclip.backends import Painted, loading
-from synthclip.errors import SynthClipError, needs_extra
+from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.keys import digest, quick_digest
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import nearest, runtime
@@ -178,7 +178,7 @@ class Diffusers:
                 painted, bad = self._paint(prompts[part], seeds[part])
             except _out_of_memory() as error:
                 # The error holds the frames that hold the tensors: it must go before memory is freed.
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
             else:
                 images.append(painted)
                 refused.update({done + at: reason for at, reason in bad.items()})
@@ -210,7 +210,7 @@ class Diffusers:
                     **arguments,
                 )
             except (ValueError, TypeError, IndexError, AttributeError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise SynthClipError(
                     f"text_to_image: {self._config.model}: the pipeline refuses the recipe's values: "
                     f"{reason}: check text_to_image.size_px, steps, guidance and scheduler"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.recipe.imagegen import LOCAL, FiltersConfig
 from synthclip.samples.pictures import perceptual_hash
 
@@ -103,7 +103,7 @@ class ClipScore:
             self._model, self._transform = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
             self._tokenizer = open_clip.get_tokenizer(name)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise SynthClipError(
                 f"images.filters.clip_model: {model}: cannot be loaded: {reason}; give "
                 f"NAME/PRETRAINED of open_clip, hf-hub:OWNER/NAME or {LOCAL}PATH"

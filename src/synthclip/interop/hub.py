@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthclip.errors import SynthClipError, needs_extra
+from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
 from synthclip.interop.cards import data_card, model_card, splits_of
 from synthclip.interop.export import write_open_clip
@@ -211,7 +211,9 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except SynthClipError:
         raise
     except HFValidationError as error:
-        raise SynthClipError(f"{repo!r}: not a repository's name, ORG/NAME: {_short(error)}") from None
+        raise SynthClipError(
+            f"{repo!r}: not a repository's name, ORG/NAME: {first_line(error)[:160]}"
+        ) from None
     except (GatedRepoError, LocalTokenNotFoundError):
         raise SynthClipError(f"{repo}: needs a token: set HF_TOKEN, or `hf auth login`") from None
     except RepositoryNotFoundError:
@@ -221,10 +223,8 @@ def _hub_errors(repo: str) -> Iterator[None]:
         remedy = "set HF_TOKEN to a token that may do this" if status in (401, 403) else again
         raise SynthClipError(f"{repo}: the hub answered {status}: {remedy}") from None
     except Exception as error:  # the client's HTTP libraries share no base class, and change
-        raise SynthClipError(f"{repo}: the hub cannot be reached ({_short(error)}): {again}") from None
+        raise SynthClipError(
+            f"{repo}: the hub cannot be reached ({first_line(error)[:160]}): {again}"
+        ) from None
     finally:
         log.setLevel(level)
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

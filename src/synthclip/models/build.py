@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.models import open_clip, timm
 from synthclip.models.transformer import (
     is_timm_vit,
@@ -110,7 +110,7 @@ def build_model(config: ModelConfig) -> "LeanCLIP":
             raise
         known = timm.list_models()
         hint = did_you_mean(name, known) if name not in known else ""
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise SynthClipError(f"model.vision.timm={name}: cannot be built: {reason}{hint}") from None
     if config.name == PAPER_MODEL:  # which draws its image projection [width, embed_dim] last
         weight: nn.Parameter = model.visual.head.proj.weight

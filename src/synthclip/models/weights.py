@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise _may_run_code(path, _asked_for(path)) from None
     except Exception as error:  # whatever a malformed file makes the reader raise
-        raise SynthClipError(f"{path}: damaged: {_first_line(error)}: download it again") from None
+        raise SynthClipError(f"{path}: damaged: {first_line(error)[:200]}: download it again") from None
     return checkpoint if isinstance(checkpoint, dict) else {}
 
 
@@ -225,7 +225,7 @@ def _safetensors_fault(path: Path) -> str | None:
         with safe_open(path, "pt"):
             return None
     except (SafetensorError, OSError) as error:
-        return f"damaged or cut short ({_first_line(error)}): download it again"
+        return f"damaged or cut short ({first_line(error)[:200]}): download it again"
 
 
 def refuse_unsafe(path: Path) -> None:
@@ -266,7 +266,3 @@ def _safe_names() -> list[Any]:
     kinds = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name != "ObjectDType"]
     scalar: Any = np.float64(0).__reduce__()[0]
     return [argparse.Namespace, np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar"), *kinds]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

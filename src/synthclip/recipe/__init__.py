@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.recipe.backends import (
     TRUST,
     Kind,
@@ -194,7 +194,7 @@ def _parse(text: str, label: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise SynthClipError(f"{label}{where}: not YAML: {problem}") from None
     finally:
         if loader is not None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, last_line
 from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
 from synthclip.run.durable import disk_errors, is_partial, rejected_by_reason
 from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
-from synthclip.run.progress import Console, last_line
+from synthclip.run.progress import Console
 from synthclip.run.stage import Stage, StageLoad, StageState, Status
 from synthclip.run.store import LOGS, Manifest, RunDirectory
 

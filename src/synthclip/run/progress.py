@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from synthclip.errors import last_line
 from synthclip.run.engine import Done, Failed, Progress, Shard
 
 if TYPE_CHECKING:
@@ -233,8 +234,3 @@ class _PlainBar(StageBar):
             share = f"{self._done / self._size:.0%}"
             shown = f"{self._done}/{self._size} ({share}), {self._rate()}, {left:.0f} s left"
         self._line(f"{self._name:9} {shown} {self._figures}".rstrip())
-
-
-def last_line(error: Exception) -> str:
-    """An error in one line: of a traceback, its last."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

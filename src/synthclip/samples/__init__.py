@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthclip import schema
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import digest
 from synthclip.samples import files
 from synthclip.samples.pictures import MAX_BYTES
@@ -172,7 +172,7 @@ def images(
                     raise OSError(f"image {row['key']} is damaged")
                 yield {**row, "jpeg": jpeg}
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise SynthClipError(f"{tar}: damaged shard ({reason}): make it again") from None
 
 
@@ -202,7 +202,7 @@ def _of_sidecar(path: Path) -> pa.Table:
             lambda: schema.read_table(path, columns=_INDEX.names).cast(_INDEX),
         )
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SynthClipError(f"{path}: cannot be read ({reason}): run `synthclip images` again") from None
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import digest
 
 Place = tuple[Path, int, int]
@@ -181,9 +181,9 @@ def os_errors(path: str) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path):
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = "; the server sends no parts of files: download it" if "bytes than" in lines[0] else ""
-        raise OSError(f"{lines[0]}{hint}") from None
+        reason = first_line(error)
+        hint = "; the server sends no parts of files: download it" if "bytes than" in reason else ""
+        raise OSError(f"{reason}{hint}") from None
 
 
 @cache
@@ -193,7 +193,7 @@ def _filesystem(path: str) -> tuple[Any, str]:
     try:
         fs, inner = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:  # no driver; no such protocol
-        raise SynthClipError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise SynthClipError(f"{path}: {first_line(error)}") from None
     return fs, inner
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.models.weights import TRAINING_FORMAT, archive_fault
 from synthclip.run.store import disk_errors
 
@@ -90,7 +90,7 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError(fault)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SynthClipError(f"{path}: not a checkpoint that can be read ({reason}): remove it") from None
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise SynthClipError(f"{path}: not a training checkpoint of this package: remove it")

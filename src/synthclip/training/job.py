@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from synthclip import schema
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import seed_of
 from synthclip.models import open_clip
 from synthclip.models.build import LeanCLIP, build_model
@@ -119,7 +119,7 @@ def _check_sizes(architecture: dict[str, Any], config: TrainingConfig) -> None:
             except (AssertionError, RuntimeError) as error:
                 raise SynthClipError(
                     f"{setting}: the image tower takes no pictures of {size} px "
-                    f"({str(error).splitlines()[0]}): choose another size, or another tower"
+                    f"({first_line(error)}): choose another size, or another tower"
                 ) from None
 
 
@@ -173,7 +173,7 @@ def _start_from(init: str, model: LeanCLIP) -> LeanCLIP:
             if not _same_features(given.model, model, size):
                 reason = "its towers compute other features in training"
         except (TypeError, KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0][:200]
+            reason = first_line(error)[:200]
     if reason:
         raise SynthClipError(f"training.init={init}: cannot be trained further: {reason}")
     return model

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synthclip.errors import SynthClipError, needs_extra
+from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.training import LoggerName
 from synthclip.run.store import RunDirectory
 
@@ -57,7 +57,7 @@ def _wandb(path: Path, run_id: str) -> _Logger:
     try:
         run: Any = wandb.init(project="synthclip", name=path.name, id=run_id, resume="allow", dir=folder)
     except wandb.errors.Error as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SynthClipError(
             f"training.loggers=[wandb]: {reason}: run `wandb login`, or set WANDB_MODE=offline"
         ) from None
@@ -71,7 +71,7 @@ def _trackio(path: Path, run_id: str) -> _Logger:
     try:
         run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
     except Exception as error:  # trackio and the hub's client share no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise SynthClipError(
             f"training.loggers=[trackio]: {reason}: run `hf auth login`, or unset TRACKIO_SPACE_ID"
         ) from None

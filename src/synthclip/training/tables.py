@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import digest
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import SourceConfig
@@ -249,7 +249,7 @@ def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableS
                 partial.unlink(missing_ok=True)
         return TableSource(target, name, root)
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SynthClipError(f"{path}: cannot be read ({reason}): check training.sources") from None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.evaluation.data import Classification, Picture, Pictures, Split, loose_files
 from synthclip.keys import digest, sha256_of
 
@@ -51,7 +51,7 @@ def read(name: str, root: Path) -> Classification:
         try:
             loaded = getattr(torchvision.datasets, known.cls)(str(root), **arguments)
         except (RuntimeError, OSError) as error:
-            raise SynthClipError(f"{root / known.folder}: {str(error).splitlines()[0]}") from None
+            raise SynthClipError(f"{root / known.folder}: {first_line(error)}") from None
         labels = loaded.targets if hasattr(loaded, "targets") else loaded._labels
         splits[split] = Split(_pictures(loaded, root / known.folder, split), np.array(labels, np.int64))
     class_names = tuple(str(label).replace("_", " ") for label in loaded.classes)

@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from synthclip.errors import SynthClipError, needs_extra
+from synthclip.errors import SynthClipError, first_line, last_line, needs_extra
 from synthclip.recipe.engine import EngineConfig, RayConfig
 from synthclip.run.engine import Done, Event, Failed, Load, Resources, Shard
 from synthclip.run.engine.worker import (
@@ -76,7 +76,7 @@ def _connect(config: RayConfig) -> None:
     try:
         ray.init(config.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise SynthClipError(
             f"engine.ray.address {config.address!r}: no Ray answers there ({reason}): "
             "start one with `ray start --head`, or use 'local'"
@@ -207,7 +207,7 @@ class _Pool:
                 return worker_died(shard, type(error).__name__)
             self._starts_left -= 1
             if self._starts_left < 1:
-                raise SynthClipError(f"Ray cannot start a worker: {str(error).splitlines()[-1]}") from None
+                raise SynthClipError(f"Ray cannot start a worker: {last_line(error)}") from None
             return None
         if event is None or isinstance(event, Done | Failed):
             member.pending = member.shard = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synthclip.errors import SynthClipError, needs_extra
+from synthclip.errors import SynthClipError, last_line, needs_extra
 from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Event, Load, Progress, Resources, Shard
 from synthclip.run.engine.worker import Ledger, Worker, exported, memory_settings, worker_died
@@ -162,7 +162,7 @@ class _Array:
             with exported(self._environment), self._executor.batch():
                 out = [self._executor.submit(job) for job in jobs]
         except Exception as error:
-            raise SynthClipError(f"SLURM refused the jobs: {str(error).strip().splitlines()[-1]}") from None
+            raise SynthClipError(f"SLURM refused the jobs: {last_line(error)}") from None
         self._out += [_Submitted(job, list(sent.left)) for job, sent in zip(out, jobs, strict=True)]
 
     def poll(self, ledger: Ledger) -> Iterator[Event]:
