@@ -49,13 +49,14 @@ from synthclip.recipe.training import (
     TrainingConfig,
     VisionConfig,
 )
+from synthclip.samples import Concatenated
 from synthclip.samples.pictures import decode
 from synthclip.training.augment import resize
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.loop import Trainer, build_optimizer, learning_rate
 from synthclip.training.order import Order
-from synthclip.training.tables import Concatenated, open_parquet
+from synthclip.training.tables import open_parquet
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TEMPLATE = "a photo of a {}."

@@ -19,11 +19,10 @@ IMAGE_SPLITS = (*SPLITS, HELDOUT_PAINTER)
 """The folders of images: the held-out captions may also be painted by a model that training never sees."""
 
 
-def _schema(*fields: tuple[str, pa.DataType], version: str = "1") -> pa.Schema:
-    """A table; `version` is the one of the run directory that last changed its columns."""
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema(
         [pa.field(name, kind) for name, kind in fields],
-        metadata={"synthclip_schema": version},
+        metadata={"synthclip_schema": "1"},
     )
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from synthclip import schema
 from synthclip.errors import SynthClipError
-from synthclip.samples import SampleError, TarSource, any_shards, own_shards
+from synthclip.samples import Concatenated, SampleError, TarSource, any_shards, own_shards
 from synthclip.samples.tars import TarWriter, entries, members, split_name
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
@@ -47,17 +47,17 @@ def tar_of(*files: tuple[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def source(folder: Path, *files: tuple[str, bytes], caption_key: str = "caption") -> TarSource:
+def source(folder: Path, *files: tuple[str, bytes], caption_key: str = "caption") -> Concatenated:
     path = folder / "0.tar"
     path.write_bytes(tar_of(*files))
     return any_shards([str(path)], caption_key)
 
 
-def texts(found: TarSource) -> list[str]:
+def texts(found: Concatenated) -> list[str]:
     return [found.read(index).text for index in range(len(found))]
 
 
-def reasons(found: TarSource) -> dict[str, str]:
+def reasons(found: Concatenated) -> dict[str, str]:
     return {name.rpartition(" ")[2]: reason for name, reason in found.bad_rows.items()}
 
 
@@ -222,7 +222,7 @@ def test_an_index_that_lies_cannot_reach_beyond_the_file(tmp_path: Path) -> None
         row = {"key": "a", "offset": offset, "length": length, "text": "x", "concept_ids": [], "sha256": None}
         index = pa.Table.from_pylist([row])
         with pytest.raises(SampleError, match="unreadable shard"):
-            TarSource([str(path)], [index]).read(0)
+            TarSource(str(path), index).read(0)
 
 
 def test_the_digest_of_an_own_picture_is_checked(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ ModelArgument = Annotated[
         help="A run, an open_clip folder, an official checkpoint_best.pt, NAME:TAG, or hf-hub:ORG/REPO.",
     ),
 ]
-ShardsArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or shards of `import synthci`.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]
 Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository on the hub.")]
 Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]

@@ -200,13 +200,9 @@ def status(directory: RunArgument, trust: Trust = False) -> None:
 
 def show(recipe: RecipeArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Print the resolved recipe with every value."""
-    from synthclip.recipe import inspect_recipe, load_recipe
+    from synthclip.recipe import inspect_recipe
 
-    if trust:
-        found = load_recipe(recipe, overrides or [], trust=True)
-    else:
-        found = inspect_recipe(recipe, overrides or [])
-    typer.echo(found.to_yaml(), nl=False)
+    typer.echo(inspect_recipe(recipe, overrides or [], trust=trust).to_yaml(), nl=False)
 
 
 def plan(

@@ -101,11 +101,11 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, trust: boo
     return _validated(label, raw, trust=True)
 
 
-def inspect_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """As `load_recipe`, to look at and never to run: a backend by its dotted path stays the values of the
-    file (`CustomCode`), and none of its code is imported."""
+def inspect_recipe(source: str | Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
+    """As `load_recipe`, to look at: without `trust` a backend by its dotted path stays the values of the
+    file (`CustomCode`), and none of its code is imported, so that the recipe cannot be run."""
     label, raw = _raw(source, overrides)
-    return _validated(label, raw, trust=False)
+    return _validated(label, raw, trust=trust)
 
 
 def _raw(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -131,7 +131,7 @@ def load_saved_recipe(directory: Path, *, trust: bool = False) -> Recipe:
     """The recipe of a run directory, to look at. Raises SynthClipError where that is no run directory."""
     if not directory.is_dir():
         raise SynthClipError(f"{directory}: no such run directory")
-    return load_recipe(directory, trust=True) if trust else inspect_recipe(directory)
+    return inspect_recipe(directory, trust=trust)
 
 
 def saved_recipe_name(directory: Path) -> str | None:

@@ -255,8 +255,9 @@ def _refuse_damaged_inputs(stage: Stage, checked: set[tuple[str, str]]) -> None:
 
 
 def _remove_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
-    keep = {stage.partial(shard).name for shard in todo}
-    for path in stage.run.stage(stage.name).glob("partial/*"):
+    there = list(stage.run.stage(stage.name).glob("partial/*"))
+    keep = {stage.partial(shard).name for shard in todo} if there else set[str]()
+    for path in there:
         if path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -49,7 +49,7 @@ from synthclip.run.durable import (
 )
 from synthclip.schema import REJECTED, SCHEMA_VERSION
 
-__all__ = ["FileEntry", "Manifest", "Outcome", "RunDirectory", "ShardWriter", "disk_errors"]
+__all__ = ["Manifest", "Outcome", "RunDirectory", "ShardWriter", "disk_errors"]
 
 LOGS = "logs"
 CHECKSUMS = "checksums.json"
@@ -122,8 +122,7 @@ class RunDirectory:
             name = f"{path.parent.name}/stage.json"
             values = self.read_json(name)
             made = values.get("schema", "1") if isinstance(values, dict) else SCHEMA_VERSION
-            as_written = (self.checksums() or {}).get(name) in (None, sha256_of(path))
-            if made != SCHEMA_VERSION and as_written:
+            if made != SCHEMA_VERSION and (self.checksums() or {}).get(name) in (None, sha256_of(path)):
                 raise SynthClipError(
                     f"{self.path}: made by another version of SynthCLIP (data format {made}, this one writes "
                     f"{SCHEMA_VERSION}): choose another --out; training.sources still reads its shards"
@@ -373,7 +372,6 @@ class ShardWriter:
             manifest = Manifest(self._shard, self._fingerprint, entries, outcome.rows, counts, notes)
             self._move(written, entries)
             replace_text(self._run._manifest_path(self._stage, self._shard), seal(asdict(manifest)))
-            self._run.reload(self._stage, self._shard)
         return manifest
 
     def _move(self, written: Sequence[Path], entries: Sequence[FileEntry]) -> None:

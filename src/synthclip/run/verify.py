@@ -52,20 +52,20 @@ def repair(out: Path | str, damaged: list[Damage], console: Console, *, trust: b
         )
     recipe = load_recipe(directory.path, trust=trust)
     with directory.lock():
-        for damage in damaged:
-            if damage.shard and damage.stage in STAGES:
-                directory.remove(str(damage.stage), damage.shard)
-            elif damage.stage and damage.path == f"{damage.stage}/stage.json":
-                directory.write_stage_values(
-                    damage.stage, build_stage(damage.stage, recipe, directory).values
-                )
-            elif damage.path == METRICS:
-                lines = read_lines(directory.path / METRICS)[0]
-                replace_text(directory.path / METRICS, "".join(to_line(line) for line in lines))
-            elif damage.path.startswith(f"{LOGS}/"):  # for people to look at: nothing is made from it
-                directory.record(LOGS)
-            elif damage.path == CHECKSUMS:
-                replace_text(directory.path / CHECKSUMS, seal(_small_files(directory)))
+        paths = {damage.path for damage in damaged}
+        for stage, shard in dict.fromkeys((damage.stage, damage.shard) for damage in damaged):
+            if shard and stage in STAGES:
+                directory.remove(str(stage), shard)
+        for stage in STAGES:
+            if f"{stage}/stage.json" in paths:
+                directory.write_stage_values(stage, build_stage(stage, recipe, directory).values)
+        if METRICS in paths:
+            lines = read_lines(directory.path / METRICS)[0]
+            replace_text(directory.path / METRICS, "".join(to_line(line) for line in lines))
+        if any(path.startswith(f"{LOGS}/") for path in paths):  # nothing is made from them
+            directory.record(LOGS)
+        if CHECKSUMS in paths:
+            replace_text(directory.path / CHECKSUMS, seal(_small_files(directory)))
     stages = [stage for stage in STAGES if any(damage.stage == stage for damage in damaged)]
     there = [stage for stage in STAGES if stage in stages or directory.shard_names(stage)]
     if stages and all(damage.stage for damage in damaged):

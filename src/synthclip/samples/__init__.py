@@ -8,10 +8,10 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,7 +39,6 @@ _FORMAT = "3"
 """Raised when the same tar would be indexed otherwise."""
 _BAD_ROWS = b"bad_rows"
 _MAX_TEXT_BYTES = 2**20
-T = TypeVar("T")
 
 
 class SampleError(Exception):
@@ -85,39 +84,43 @@ class Source(Protocol):
         ...
 
 
-class TarSource:
-    """Pairs in tars, by the index of each. The indexes are mapped from disk, so they take no memory."""
+class Concatenated:
+    """Sources one after the other."""
 
-    def __init__(self, paths: Sequence[str], indexes: Sequence[pa.Table]) -> None:
-        found = [(path, index) for path, index in zip(paths, indexes, strict=True) if index.num_rows]
-        self._shards = [_Shard(path, index.combine_chunks().to_batches()[0]) for path, index in found]
-        self._ends = list(itertools.accumulate(len(shard.batch) for shard in self._shards))
-        self.bad_rows: dict[str, str] = {}
-        for index in indexes:
-            self.bad_rows |= json.loads((index.schema.metadata or {}).get(_BAD_ROWS, b"{}"))
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self._parts = tuple(parts)
+        self._ends = list(itertools.accumulate(len(part) for part in parts))
+        self.bad_rows = {where: reason for part in parts for where, reason in part.bad_rows.items()}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def read(self, index: int) -> Sample:
-        return self._find(index, _Shard.read)
+        part, row = self._find(index)
+        return part.read(row)
 
     def name_of(self, index: int) -> str:
-        return self._find(index, _Shard.name_of)
+        part, row = self._find(index)
+        return part.name_of(row)
 
-    def _find(self, index: int, use: Callable[["_Shard", int], T]) -> T:
+    def _find(self, index: int) -> tuple[Source, int]:
         number = bisect.bisect_right(self._ends, index)
-        return use(self._shards[number], index - (self._ends[number - 1] if number else 0))
+        return self._parts[number], index - (self._ends[number - 1] if number else 0)
 
 
-class _Shard:
-    """The rows of one tar."""
+class TarSource:
+    """Pairs in one tar, by its index. The index is mapped from disk, so it takes no memory."""
 
-    def __init__(self, path: str, batch: pa.RecordBatch) -> None:
-        self.path, self.batch = path, batch
+    def __init__(self, path: str, index: pa.Table) -> None:
+        self.path = path
+        self.bad_rows: dict[str, str] = json.loads((index.schema.metadata or {}).get(_BAD_ROWS, b"{}"))
+        (batch,) = index.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=_INDEX)]
         self._keys, offset, length, self._texts, self._concepts, self._digests = batch.columns
         self._start, self._length = offset.to_numpy(), length.to_numpy()
         self._has_digests = self._digests.null_count < len(batch)
+
+    def __len__(self) -> int:
+        return len(self._start)
 
     def read(self, row: int) -> Sample:
         start, length = int(self._start[row]), int(self._length[row])
@@ -136,18 +139,18 @@ class _Shard:
         return f"{self.path} sample {self._keys[row]}"
 
 
-def own_shards(sidecars: Sequence[Path]) -> TarSource:
+def own_shards(sidecars: Sequence[Path]) -> Concatenated:
     """The images of a run, by the sidecars of their tars."""
-    return TarSource([str(_tar(path)) for path in sidecars], [_of_sidecar(path) for path in sidecars])
+    return Concatenated([TarSource(str(_tar(path)), _of_sidecar(path)) for path in sidecars])
 
 
-def any_shards(paths: Sequence[str], caption_key: str = "caption") -> TarSource:
+def any_shards(paths: Sequence[str], caption_key: str = "caption") -> Concatenated:
     """WebDataset tars, local or remote. An index of each is made on its first use.
 
     Captions stand in `KEY.txt` or, where there is none, in `KEY.json` under `caption_key`. Raises
     SynthClipError where a file is no tar, or compressed, or where no sample can be used.
     """
-    source = TarSource(paths, [_of_tar(path, caption_key) for path in paths])
+    source = Concatenated([TarSource(path, _of_tar(path, caption_key)) for path in paths])
     if not len(source):
         name, reason = next(iter(source.bad_rows.items()), (paths[0], "no files"))
         raise SynthClipError(f"{name}: {reason}; none of its samples can be used: check training.sources")

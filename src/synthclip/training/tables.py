@@ -4,9 +4,7 @@ Neither can be read row by row in random order, so a table is written once, unco
 mapped into memory from there: it takes address space, not memory.
 """
 
-import bisect
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +19,7 @@ from synthclip.keys import digest
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import SourceConfig
 from synthclip.run.store import disk_errors
-from synthclip.samples import Sample, SampleError, Source, any_shards, files, own_shards
+from synthclip.samples import Concatenated, Sample, SampleError, Source, any_shards, files, own_shards
 from synthclip.samples.csv_rows import RowError, numbered_rows
 from synthclip.samples.pictures import MAX_BYTES
 
@@ -81,31 +79,6 @@ class TableSource:
 
     def name_of(self, index: int) -> str:
         return self._name.replace("{}", str(self._place[index].as_py()))
-
-
-class Concatenated:
-    """Tables one after the other."""
-
-    def __init__(self, parts: Sequence[TableSource]) -> None:
-        self.parts = tuple(parts)
-        self._ends = list(itertools.accumulate(len(part) for part in parts))
-        self.bad_rows = {where: reason for part in parts for where, reason in part.bad_rows.items()}
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def read(self, index: int) -> Sample:
-        return self._part(index).read(self._row(index))
-
-    def name_of(self, index: int) -> str:
-        return self._part(index).name_of(self._row(index))
-
-    def _part(self, index: int) -> TableSource:
-        return self.parts[bisect.bisect_right(self._ends, index)]
-
-    def _row(self, index: int) -> int:
-        number = bisect.bisect_right(self._ends, index)
-        return index - (self._ends[number - 1] if number else 0)
 
 
 def open_source(config: SourceConfig, own: Sequence[Path]) -> Source:

@@ -23,6 +23,7 @@ from synthclip.run.engine.worker import (
     exported,
     memory_settings,
     thread_counts,
+    worker_count,
     worker_died,
     worker_stalled,
 )
@@ -58,9 +59,7 @@ class LocalEngine:
         """The environment of each worker: its share of the cores, its GPUs, how it treats freed memory."""
         available = cores()
         gpus = _gpu_ids() if resources.gpus else []
-        useful = len(gpus) // resources.gpus if gpus else available // resources.cpus
-        wanted = useful if self._config.workers == "auto" else self._config.workers
-        count = max(1, min(wanted, shards, resources.max_workers or shards))
+        count = worker_count(self._config, resources, shards, available, len(gpus))
         shared = thread_counts(max(1, available // count)) | memory_settings(resources.keep_memory)
         slots = []
         for rank in range(count):

@@ -22,6 +22,7 @@ from synthclip.run.engine.worker import (
     ask_to_stop,
     memory_settings,
     thread_counts,
+    worker_count,
     worker_died,
 )
 from synthclip.run.threads import cores
@@ -42,18 +43,12 @@ class RayEngine:
         if not shards:
             return
         _connect(self._config.ray)
-        pool = _Pool(load, self._count(resources, len(shards)), resources, self._config.attempts)
+        count = worker_count(self._config, resources, len(shards), *cluster_size())
+        pool = _Pool(load, count, resources, self._config.attempts)
         try:
             yield from pool.run(Ledger(shards, self._config.attempts))
         finally:
             pool.stop()
-
-    def _count(self, resources: Resources, shards: int) -> int:
-        """How many actors: one a GPU where there are any, else one a core."""
-        cpus, gpus = cluster_size()
-        useful = gpus // resources.gpus if resources.gpus and gpus else cpus // resources.cpus
-        wanted = useful if self._config.workers == "auto" else self._config.workers
-        return max(1, min(wanted, shards, resources.max_workers or shards))
 
 
 def _connect(config: RayConfig) -> None:

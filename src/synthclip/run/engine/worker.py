@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from synthclip.errors import SynthClipError
-from synthclip.run.engine import Done, Event, Failed, Load, Progress, Shard, Work
+from synthclip.recipe.engine import EngineConfig
+from synthclip.run.engine import Done, Event, Failed, Load, Progress, Resources, Shard, Work
 
 GRACE_SECONDS = 20.0
 """How long work that is asked to stop may take, for a checkpoint; then its worker is killed."""
@@ -180,6 +181,13 @@ def worker_died(shard: Shard, how: str) -> Failed:
             "run with a smaller engine.workers"
         ),
     )
+
+
+def worker_count(config: EngineConfig, resources: Resources, shards: int, cpus: int, gpus: int) -> int:
+    """How many workers are of use: one a GPU where a worker wants any and there are any, else one a core."""
+    useful = gpus // resources.gpus if resources.gpus and gpus else cpus // resources.cpus
+    wanted = useful if config.workers == "auto" else config.workers
+    return max(1, min(wanted, shards, resources.max_workers or shards))
 
 
 def thread_counts(threads: int) -> dict[str, str]:
