@@ -1,6 +1,5 @@
 """Pictures and texts to features of unit length, computed once and cached by content."""
 
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from synthclip.keys import digest, sha256_of
 from synthclip.models import default_device
 from synthclip.run.store import disk_errors
 from synthclip.run.threads import in_order
+from synthclip.samples.files import replacing
 from synthclip.samples.pictures import decode
 
 if TYPE_CHECKING:
@@ -302,13 +302,11 @@ def _save(path: Path, tensors: "dict[str, Tensor]") -> None:
 
     with disk_errors(path, "--cache"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(whole, partial, {"crc32": _checksum(whole)})
+            with replacing(path) as partial:
+                save_file(whole, partial, {"crc32": _checksum(whole)})
         except SafetensorError as error:
-            partial.unlink(missing_ok=True)
             raise SynthClipError(
                 f"{path.parent}: features cannot be cached ({error}): choose another --cache"
             ) from None
-        partial.replace(path)

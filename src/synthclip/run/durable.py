@@ -14,6 +14,7 @@ from typing import Any
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
+from synthclip.samples.files import replacing
 
 _ADVICE = {
     errno.ENOSPC: "no space left on the disk: free some and run the same command again",
@@ -66,23 +67,17 @@ def replace_text(target: Path, text: str, *, synced: bool = True) -> None:
     Unless `synced`, a power cut may bring the old text back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            if synced:
-                handle.flush()
-                os.fsync(handle.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(target) as partial, partial.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        if synced:
+            handle.flush()
+            os.fsync(handle.fileno())
     if synced:
         sync(target.parent)
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file of this name was left by a `replace_text` that was killed."""
+    """Whether a file of this name was left where `replacing` was killed."""
     return name.startswith(".") and name.endswith(".partial")
 
 

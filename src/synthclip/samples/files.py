@@ -197,6 +197,18 @@ def _filesystem(path: str) -> tuple[Any, str]:
     return fs, inner
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `target` at the end in one step; on an error it is removed."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def derived(name: str, folders: Sequence[Path], make: Callable[[], pa.Table]) -> pa.Table:
     """The table that `make` gives, mapped from a file of that name in one of the folders.
 
@@ -207,17 +219,12 @@ def derived(name: str, folders: Sequence[Path], make: Callable[[], pa.Table]) ->
             return table
     table = make()
     for folder in folders:
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            content = _ipc_bytes(table)
-            partial.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
-            partial.replace(folder / name)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            continue
-        return _mapped(folder / name) or table
+            with replacing(folder / name) as partial:
+                content = _ipc_bytes(table)
+                partial.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
+            return _mapped(folder / name) or table
     return table
 
 

@@ -21,6 +21,7 @@ from synthclip import keys, schema
 from synthclip.errors import SynthClipError
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter, disk_errors
+from synthclip.samples.files import replacing
 from synthclip.schema import CAPTION, MATCH
 
 _READ_CHARS = 1 << 20
@@ -198,7 +199,7 @@ def export_counts(run: RunDirectory, file: Path) -> int:
     )
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as handle:
+        with replacing(file) as partial, partial.open("wb") as handle:
             np.save(handle, counts)
     return len(counts)
 
@@ -221,12 +222,10 @@ def _write(file: Path, rows: Iterable[Any]) -> int:
     count = 0
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        with partial.open("w", encoding="utf-8") as handle:
+        with replacing(file) as partial, partial.open("w", encoding="utf-8") as handle:
             handle.write("[")
             for count, row in enumerate(rows, 1):
                 handle.write(",\n" if count > 1 else "\n")
                 handle.write(json.dumps(row, ensure_ascii=False))
             handle.write("\n]\n")
-        partial.replace(file)
     return count

@@ -6,7 +6,6 @@ mapped into memory from there: it takes address space, not memory.
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,13 +212,9 @@ def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableS
                 raise SynthClipError(
                     f"{target.parent}: cannot be made ({error.strerror}): set XDG_CACHE_HOME elsewhere"
                 ) from None
-            partial = target.with_suffix(f".{os.getpid()}.partial")
-            try:
+            with files.replacing(target) as partial:
                 bad_rows = _write(partial, convert)
                 target.with_suffix(_BAD).write_text(json.dumps(bad_rows), encoding="utf-8")
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
         return TableSource(target, name, root)
     except (OSError, pa.ArrowException) as error:
         reason = first_line(error)

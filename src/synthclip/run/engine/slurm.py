@@ -21,6 +21,7 @@ from synthclip.errors import SynthClipError, last_line, needs_extra
 from synthclip.recipe.engine import EngineConfig
 from synthclip.run.engine import Event, Load, Progress, Resources, Shard
 from synthclip.run.engine.worker import Ledger, Worker, exported, memory_settings, worker_died
+from synthclip.samples.files import replacing
 
 _AUTO_JOBS = 16
 _POLL_SECONDS = 1.0
@@ -223,10 +224,9 @@ class _Array:
 
 
 def _put(path: Path, event: Event) -> None:
-    partial = path.with_name(f".{path.name}")
-    with contextlib.suppress(FileNotFoundError):  # the submitter is gone, and its folder with it
+    # Suppressed: the submitter is gone, and its folder with it.
+    with contextlib.suppress(FileNotFoundError), replacing(path) as partial:
         partial.write_bytes(pickle.dumps(event))
-        partial.replace(path)
 
 
 def _get(path: Path) -> Any:
