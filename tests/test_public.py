@@ -63,6 +63,11 @@ def test_reading_a_recipe_and_a_status_import_nothing_heavy() -> None:
     assert not modules_after(code) & set(HEAVY)
 
 
+def test_what_moves_files_loads_no_model_library() -> None:
+    code = "import synthclip.interop.hub, synthclip.interop.images"
+    assert not modules_after(code) & (set(HEAVY) - {"cv2"})
+
+
 def test_an_error_of_the_user_is_one_line_and_exit_code_2() -> None:
     command = [sys.executable, "-m", "synthclip", "show", "demo", "captions.per_concpt=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

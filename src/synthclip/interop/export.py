@@ -1,10 +1,7 @@
 """Writes a model in the formats of other libraries, reads it back, and holds its embeddings against ours."""
 
-import contextlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +11,7 @@ from synthclip.models.build import is_paper_model
 from synthclip.models.load import Encoders, OpenedModel, open_model
 from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from synthclip.recipe.training import PAPER_MODEL
-from synthclip.run.store import disk_errors
+from synthclip.run.durable import new_folder
 
 Format = Literal["open_clip", "official", "hf", "onnx"]
 TOLERANCE = 1e-4
@@ -136,24 +133,6 @@ def write_onnx(opened: OpenedModel, folder: Path) -> Encoders:
     }
     (folder / "preprocess.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
     return Encoders(run(image), run(text))
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
-    with disk_errors(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SynthClipError(f"{folder}: not an empty folder: choose another")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            yield scratch
-            scratch.chmod(0o755)  # mkdtemp and safetensors let nobody else read
-            for path in scratch.rglob("*"):
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            scratch.replace(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(opened: OpenedModel, folder: Path, format: Format) -> Encoders:

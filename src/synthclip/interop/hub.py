@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
 from synthclip.interop.cards import data_card, model_card, splits_of
-from synthclip.interop.export import write_open_clip
-from synthclip.models.build import build_model
 from synthclip.models.load import open_model
 from synthclip.models.weights import (
     CONFIG_FILE,
@@ -120,6 +118,8 @@ def _paper_weights(path: Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from synthclip.models.build import build_model
+
     try:
         held: Any = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     except SafetensorError as error:
@@ -159,6 +159,8 @@ def push_model(source: str | Path, repo: str, *, private: bool = False) -> str:
 
     `source` is what `load_model` takes. Returns the address.
     """
+    from synthclip.interop.export import write_open_clip
+
     opened = open_model(source)
     with tempfile.TemporaryDirectory() as scratch:
         write_open_clip(opened, Path(scratch))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
-from synthclip.interop.export import new_folder
+from synthclip.run.durable import new_folder
 from synthclip.samples import images
 from synthclip.schema import IMAGE_SPLITS
 

@@ -5,6 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,6 +76,24 @@ def replace_text(target: Path, text: str, *, synced: bool = True) -> None:
             os.fsync(handle.fileno())
     if synced:
         sync(target.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
+    with disk_errors(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise SynthClipError(f"{folder}: not an empty folder: choose another")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield scratch
+            scratch.chmod(0o755)  # mkdtemp and safetensors let nobody else read
+            for path in scratch.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            scratch.replace(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_partial(name: str) -> bool:
