@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from heldout_run import picture
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, MissingDataError, Retrieval, open_dataset
+from synthclip.keys import digest
 
 CLASSES = ("apple", "bus", "hot_dog")
 
@@ -231,6 +233,23 @@ def test_a_torchvision_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
     (tmp_path / "cifar-100-python").mkdir()
     with pytest.raises(SynthClipError, match="cifar-100-python"):
         open_dataset("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize("make", [wds_folder, hf_parquet])
+def test_packed_files_are_hashed_once_and_only_for_a_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path]
+) -> None:
+    make(tmp_path / "mine")
+    hashed: list[str] = []
+
+    def sha256_of(path: Path) -> str:
+        hashed.append(path.name)
+        return path.name
+
+    monkeypatch.setattr("synthclip.evaluation.data.packed.sha256_of", sha256_of)
+    pictures = classification("mine", tmp_path).splits["test"].pictures
+    assert not hashed
+    assert pictures.digest == pictures.digest == digest(*hashed) != digest()
 
 
 def test_a_digest_follows_the_content(tmp_path: Path) -> None:

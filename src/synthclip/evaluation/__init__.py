@@ -135,7 +135,7 @@ def open_heldout(
     image_keys = rows["key"].to_pylist()
     pictures = Pictures(
         image_keys,
-        keys.digest(*image_keys),
+        lambda: keys.digest(*image_keys),
         lambda: (row["jpeg"] for row in images(sidecars, ["key"], where)),
     )
     _, first, text_of_image = np.unique(rows["caption_id"].to_numpy(), return_index=True, return_inverse=True)

@@ -6,6 +6,7 @@ A layout has `fits(folder)` and `read(folder, name)`: `packed` and `files` hold 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 from urllib.parse import parse_qsl
@@ -62,8 +63,8 @@ class Pictures:
 
     names: Sequence[str]
     """One for each, for messages and to pair results."""
-    digest: str
-    """Of packed files their bytes; of loose ones names, sizes and times. Features are cached by it."""
+    digest_of: Callable[[], str]
+    """Makes `digest`, which may read every file."""
     read: Callable[[], Iterator[Picture]]
     """All of them, in order."""
     among: tuple["Pictures", NDArray[np.int64]] | None = None
@@ -72,12 +73,17 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of packed files their bytes; of loose ones names, sizes and times. Features are cached by it."""
+        return self.digest_of()
+
     def only(self, positions: NDArray[np.int64]) -> "Pictures":
         """The pictures at these positions, int64 [M], ascending."""
         wanted = frozenset(positions.tolist())
         return Pictures(
             [self.names[position] for position in positions],
-            digest(self.digest, positions.tobytes()),
+            lambda: digest(self.digest, positions.tobytes()),
             lambda: (picture for position, picture in enumerate(self.read()) if position in wanted),
             (self, positions),
         )
@@ -177,7 +183,7 @@ def loose_files(root: Path, paths: Sequence[Path]) -> Pictures:
     """Images that are files of their own, named relative to `root`."""
     names = [path.relative_to(root).as_posix() for path in paths]
     stats = [path.stat() for path in paths]
-    listing = (f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in zip(names, stats, strict=True))
+    listing = [f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in zip(names, stats, strict=True)]
 
     def read() -> Iterator[Picture]:
         for path in paths:
@@ -186,7 +192,7 @@ def loose_files(root: Path, paths: Sequence[Path]) -> Pictures:
             except OSError:
                 yield b""
 
-    return Pictures(names, digest(*listing), read)
+    return Pictures(names, lambda: digest(*listing), read)
 
 
 def read_lines(path: Path) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def _tar_pictures(tars: list[Path], samples: list[_Sample]) -> Pictures:
     places = [sample.place for sample in samples]
     return Pictures(
         [sample.key for sample in samples],
-        digest(*(sha256_of(path) for path in tars)),
+        lambda: digest(*(sha256_of(path) for path in tars)),
         lambda: read_places(places),
     )
 
@@ -266,7 +266,7 @@ def _parquet_split(split: str, paths: list[Path], image: str, label: str) -> Spl
                     yield data.as_py() or b""
 
     names = [f"{split}/{row}" for row in range(len(joined))]
-    return Split(Pictures(names, digest(*(sha256_of(path) for path in paths)), pictures), joined)
+    return Split(Pictures(names, lambda: digest(*(sha256_of(path) for path in paths)), pictures), joined)
 
 
 LAYOUTS: tuple[Layout, ...] = ((has_tars, read_tars), (has_parquet, read_parquet))

@@ -1,7 +1,8 @@
 """Data sets as torchvision downloads and lays them out below a root."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,26 @@ def read(name: str, root: Path) -> Classification:
     from synthclip.models import torchvision
 
     known = SETS[name]
+    folder = root / known.folder
     splits = {}
+
+    @cache
+    def packed() -> list[str]:
+        """The digests of the files that hold all splits."""
+        return [sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file()]
+
     for split, arguments in known.splits.items():
         try:
             loaded = getattr(torchvision.datasets, known.cls)(str(root), **arguments)
         except (RuntimeError, OSError) as error:
-            raise SynthClipError(f"{root / known.folder}: {first_line(error)}") from None
+            raise SynthClipError(f"{folder}: {first_line(error)}") from None
         labels = loaded.targets if hasattr(loaded, "targets") else loaded._labels
-        splits[split] = Split(_pictures(loaded, root / known.folder, split), np.array(labels, np.int64))
+        splits[split] = Split(_pictures(loaded, folder, split, packed), np.array(labels, np.int64))
     class_names = tuple(str(label).replace("_", " ") for label in loaded.classes)
     return Classification(name, class_names, (), splits)
 
 
-def _pictures(loaded: Any, folder: Path, split: str) -> Pictures:
+def _pictures(loaded: Any, folder: Path, split: str, packed: Callable[[], Sequence[str]]) -> Pictures:
     files = getattr(loaded, "_image_files", None) or getattr(loaded, "_images", None)
     if files is not None:
         return loose_files(folder, [Path(path) for path in files])
@@ -67,6 +75,5 @@ def _pictures(loaded: Any, folder: Path, split: str) -> Pictures:
         for index in range(len(loaded)):
             yield loaded[index][0]
 
-    packed = sorted(path for path in folder.iterdir() if path.is_file())
     names = [f"{split}/{row}" for row in range(len(loaded))]
-    return Pictures(names, digest(split, *(sha256_of(path) for path in packed)), read)
+    return Pictures(names, lambda: digest(split, *packed()), read)
