@@ -173,74 +173,77 @@ def data_card(run: Path, repo: str) -> str:
     """The data card of a run's images, Markdown with the hub's YAML header: counts, models and licences,
     recipe, and that all of it is synthetic. Raises SynthClipError where the run holds no images."""
     directory = RunDirectory(run)
-    images = directory.manifests("images")
-    count = sum(manifest.rows for manifest in images)
-    if not count:
-        raise SynthClipError(f"{run}: holds no images to push: run `synthclip images` first")
-    origins = read_origins(directory)
-    header = {
-        "pretty_name": repo.rsplit("/", 1)[-1],
-        "license": _hub_licence(origins.licences),
-        "task_categories": ["zero-shot-image-classification", "text-to-image"],
-        "tags": [*_synthetic(origins), "clip", "webdataset", "synthclip"],
-        "size_categories": [_size_category(count)],
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"{split}/*.tar"} for split in splits_of(directory)],
-            }
-        ],
-    }
-    body = [
-        f"# {repo.rsplit('/', 1)[-1]}",
-        " ".join(filter(None, (origins.of_synthesis(), origins.of_captions(), origins.of_images()))),
-        f"The method is that of [SynthCLIP]({_PAPER}).",
-        "## Counts",
-        _counts(directory),
-        "## Models and licences",
-        _bullets(
-            [f"Captions: {model}" for model in origins.llms]
-            + [f"Captions: {_IMPORTED}" for _ in range(origins.captions_imported)]
-            + [f"Images: {painter}" for painter in origins.painters]
-            + [f"Licence of the images: {licence}" for licence in origins.licences]
-        ),
-        "## Files",
-        "WebDataset tars with `{key}.jpg`, `{key}.txt` (caption) and `{key}.json` (everything needed "
-        "to make the sample again); beside each a Parquet sidecar with checksum, size and the place of every "
-        "image, and "
-        "`sizes.json` with the number of samples of each tar.",
-        *_recipe(directory, _STAGES),
-    ]
-    return _card(header, body)
+    with directory.cached_manifests():
+        images = directory.manifests("images")
+        count = sum(manifest.rows for manifest in images)
+        if not count:
+            raise SynthClipError(f"{run}: holds no images to push: run `synthclip images` first")
+        origins = read_origins(directory)
+        header = {
+            "pretty_name": repo.rsplit("/", 1)[-1],
+            "license": _hub_licence(origins.licences),
+            "task_categories": ["zero-shot-image-classification", "text-to-image"],
+            "tags": [*_synthetic(origins), "clip", "webdataset", "synthclip"],
+            "size_categories": [_size_category(count)],
+            "configs": [
+                {
+                    "config_name": "default",
+                    "data_files": [
+                        {"split": split, "path": f"{split}/*.tar"} for split in splits_of(directory)
+                    ],
+                }
+            ],
+        }
+        body = [
+            f"# {repo.rsplit('/', 1)[-1]}",
+            " ".join(filter(None, (origins.of_synthesis(), origins.of_captions(), origins.of_images()))),
+            f"The method is that of [SynthCLIP]({_PAPER}).",
+            "## Counts",
+            _counts(directory),
+            "## Models and licences",
+            _bullets(
+                [f"Captions: {model}" for model in origins.llms]
+                + [f"Captions: {_IMPORTED}" for _ in range(origins.captions_imported)]
+                + [f"Images: {painter}" for painter in origins.painters]
+                + [f"Licence of the images: {licence}" for licence in origins.licences]
+            ),
+            "## Files",
+            "WebDataset tars with `{key}.jpg`, `{key}.txt` (caption) and `{key}.json` (everything needed "
+            "to make the sample again); beside each a Parquet sidecar with checksum, size and the place of "
+            "every image, and `sizes.json` with the number of samples of each tar.",
+            *_recipe(directory, _STAGES),
+        ]
+        return _card(header, body)
 
 
 def model_card(source: str | Path, opened: "OpenedModel", repo: str) -> str:
     """The model card: architecture, use, evaluation and recipe where the model comes from a run."""
     path = Path(source)
     run = RunDirectory(path.parent.parent if path.parts[-2:] == ("train", "model") else path)
-    origins = read_origins(run)
-    from_synthetic = bool(origins.sources) and origins.own_images_only and origins.init is None
-    header: dict[str, Any] = {
-        "library_name": "open_clip",
-        "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["clip", "synthclip", *(_synthetic(origins) if from_synthetic else ())],
-    }
-    parameters = sum(value.numel() for value in opened.model.parameters())
-    body = [
-        f"# {repo.rsplit('/', 1)[-1]}",
-        f"A CLIP model of {parameters / 1e6:.1f} million parameters. The method is that of "
-        f"[SynthCLIP]({_PAPER}).",
-        "## Trained on",
-        origins.of_training() or "What it was trained on is not recorded in its files.",
-        *_trained_on(origins),
-        "## Use",
-        "```python\nimport open_clip\n\n"
-        f'model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:{repo}")\n'
-        f'tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")\n```',
-        *_evaluation(run),
-        *_recipe(run, (*_STAGES, "train")),
-    ]
-    return _card(header, body)
+    with run.cached_manifests():
+        origins = read_origins(run)
+        from_synthetic = bool(origins.sources) and origins.own_images_only and origins.init is None
+        header: dict[str, Any] = {
+            "library_name": "open_clip",
+            "pipeline_tag": "zero-shot-image-classification",
+            "tags": ["clip", "synthclip", *(_synthetic(origins) if from_synthetic else ())],
+        }
+        parameters = sum(value.numel() for value in opened.model.parameters())
+        body = [
+            f"# {repo.rsplit('/', 1)[-1]}",
+            f"A CLIP model of {parameters / 1e6:.1f} million parameters. The method is that of "
+            f"[SynthCLIP]({_PAPER}).",
+            "## Trained on",
+            origins.of_training() or "What it was trained on is not recorded in its files.",
+            *_trained_on(origins),
+            "## Use",
+            "```python\nimport open_clip\n\n"
+            f'model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:{repo}")\n'
+            f'tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")\n```',
+            *_evaluation(run),
+            *_recipe(run, (*_STAGES, "train")),
+        ]
+        return _card(header, body)
 
 
 def _trained_on(origins: Origins) -> list[str]:

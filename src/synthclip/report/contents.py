@@ -4,7 +4,6 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,26 +135,29 @@ class Contents:
 
 def read_contents(run: RunDirectory) -> Contents:
     """Read what is there. Tables of captions and images are streamed column by column."""
-    reader = _Reader(run)
-    counts = reader.table("balance", "counts.parquet")
-    results = reader.table("eval", "results.parquet")
-    per_class = reader.table("eval", "per_class.parquet")
-    heldout = [row for row in per_class.to_pylist() if row["dataset"] == HELDOUT] if per_class else []
-    return Contents(
-        funnel=tuple(_funnel(reader)),
-        refused_captions=reader.refused("captions"),
-        refused_images=reader.refused("images"),
-        origins=read_origins(run),
-        caption_words=_caption_words(reader),
-        counts=ConceptCounts(counts["matched"].to_numpy(), counts["selected"].to_numpy()) if counts else None,
-        gallery=_gallery(reader),
-        findings=_findings(reader),
-        curve=reader.table("train", "curve.parquet"),
-        figures=reader.table("train", "figures.parquet"),
-        results=tuple(_beside_untrained(results, reader.table("eval", UNTRAINED))) if results else (),
-        classes=_classes(HELDOUT, heldout, reader.rows("concepts")) if heldout else None,
-        suites=read_suites(run),
-    )
+    with run.cached_manifests():
+        reader = _Reader(run)
+        counts = reader.table("balance", "counts.parquet")
+        results = reader.table("eval", "results.parquet")
+        per_class = reader.table("eval", "per_class.parquet")
+        heldout = [row for row in per_class.to_pylist() if row["dataset"] == HELDOUT] if per_class else []
+        return Contents(
+            funnel=tuple(_funnel(reader)),
+            refused_captions=reader.refused("captions"),
+            refused_images=reader.refused("images"),
+            origins=read_origins(run),
+            caption_words=_caption_words(reader),
+            counts=ConceptCounts(counts["matched"].to_numpy(), counts["selected"].to_numpy())
+            if counts
+            else None,
+            gallery=_gallery(reader),
+            findings=_findings(reader),
+            curve=reader.table("train", "curve.parquet"),
+            figures=reader.table("train", "figures.parquet"),
+            results=tuple(_beside_untrained(results, reader.table("eval", UNTRAINED))) if results else (),
+            classes=_classes(HELDOUT, heldout, reader.rows("concepts")) if heldout else None,
+            suites=read_suites(run),
+        )
 
 
 def _beside_untrained(results: pa.Table, untrained: pa.Table | None) -> Iterator[dict[str, Any]]:
@@ -167,22 +169,21 @@ def _beside_untrained(results: pa.Table, untrained: pa.Table | None) -> Iterator
 
 
 class _Reader:
-    """The files of finished shards; each stage's manifests are read once."""
+    """The files of finished shards."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self.manifests = cache(run.manifests)
 
     def rows(self, stage: str) -> int:
-        return sum(manifest.rows for manifest in self.manifests(stage))
+        return sum(manifest.rows for manifest in self.run.manifests(stage))
 
     def refused(self, stage: str) -> Mapping[str, int]:
         """Rows refused by reason, the most frequent first."""
-        return rejected_by_reason(self.manifests(stage))
+        return rejected_by_reason(self.run.manifests(stage))
 
     def files(self, stage: str, prefix: str = "", suffix: str = ".parquet") -> list[Path]:
         """Files by the beginning and end of their path in the stage, in order; rejects are left out."""
-        paths = {entry.path for manifest in self.manifests(stage) for entry in manifest.files}
+        paths = {entry.path for manifest in self.run.manifests(stage) for entry in manifest.files}
         return [
             self.run.file(stage, path)
             for path in sorted(paths)
@@ -195,7 +196,9 @@ class _Reader:
 
     def shards(self, split: str) -> list[Manifest]:
         """The manifests of a split's images."""
-        return [manifest for manifest in self.manifests("images") if manifest.shard.startswith(f"{split}/")]
+        return [
+            manifest for manifest in self.run.manifests("images") if manifest.shard.startswith(f"{split}/")
+        ]
 
 
 def _funnel(reader: _Reader) -> Iterator[Step]:
@@ -207,7 +210,7 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
         return
     yield Step("Captions written", written, 1.0)
     yield Step("Passed cleaning", kept, kept / written)
-    for manifest in reader.manifests("balance"):
+    for manifest in reader.run.manifests("balance"):
         distinct = kept - int(manifest.notes.get("duplicates", 0))
         matched = distinct - int(manifest.notes.get("unmatched", 0))
         yield Step("Distinct", distinct, distinct / written)
@@ -247,7 +250,7 @@ def _gallery(reader: _Reader) -> tuple[Picture, ...]:
     painted: dict[int, list[dict[str, Any]]] = {caption: [] for caption in chosen.to_pylist()}
     for row in sorted(_jpegs(sidecars, "caption_id", chosen), key=lambda row: str(row["key"])):
         painted[row["caption_id"]].append(row)
-    names = dict(enumerate(read_bank(reader.run))) if reader.manifests("concepts") else {}
+    names = dict(enumerate(read_bank(reader.run))) if reader.run.manifests("concepts") else {}
     return tuple(
         Picture(
             rows[0]["text"],
@@ -303,7 +306,7 @@ def read_suites(run: RunDirectory) -> Suites | None:
         tuple((name, delta.value, delta.complete) for name, delta in deltas if delta is not None),
         tuple(
             str(shareable(warning))
-            for manifest in reader.manifests(ON_PUBLIC_DATA)
+            for manifest in reader.run.manifests(ON_PUBLIC_DATA)
             for warning in manifest.notes.get("warnings", ())
         ),
     )
