@@ -15,6 +15,7 @@ from synthclip.evaluation.data import Pictures
 from synthclip.evaluation.probes import Probe
 from synthclip.keys import digest, sha256_of
 from synthclip.models import default_device
+from synthclip.models.load import local_path, model_folder
 from synthclip.run.store import disk_errors
 from synthclip.run.threads import in_order
 from synthclip.samples.files import replacing
@@ -265,11 +266,11 @@ class Features:
 
 def digest_of_files(model: str) -> str | None:
     """A digest of a model on disk, a file, an open_clip folder or a run; None where there is none."""
-    path = Path(model.removeprefix("local-dir:"))
+    path = local_path(model)
     if path.is_file():
         return sha256_of(path)
     if path.is_dir():
-        folder = path / "train" / "model" if (path / "train" / "model").is_dir() else path
+        folder = model_folder(path) or path
         files = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
         return digest(*(part for file in files for part in (file.name, sha256_of(file))))
     return None

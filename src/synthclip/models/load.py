@@ -78,6 +78,16 @@ def load_model(source: str | Path) -> LoadedModel:
     return _ready(open_model(source))
 
 
+def local_path(source: str | Path) -> Path:
+    """Where a model lies that is on this machine; `local-dir:` may stand before it."""
+    return Path(str(source).removeprefix(_LOCAL))
+
+
+def model_folder(path: Path) -> Path | None:
+    """The open_clip folder that a folder is, or has as a run; None where it is neither."""
+    return next((folder for folder in (path, path / _IN_RUN) if (folder / CONFIG_FILE).is_file()), None)
+
+
 def as_loaded(model: "LeanCLIP") -> LoadedModel:
     """A model that is in memory as `load_model` would load it, in eval mode."""
     return _ready(_opened(model))
@@ -93,8 +103,7 @@ def _ready(opened: OpenedModel) -> LoadedModel:
 
 def open_model(source: str | Path) -> OpenedModel:
     """As `load_model`, with the configuration instead of the ready transform."""
-    name = str(source)
-    path = Path(name.removeprefix(_LOCAL))
+    name, path = str(source), local_path(source)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
@@ -107,7 +116,7 @@ def open_model(source: str | Path) -> OpenedModel:
 
 
 def _from_folder(path: Path) -> OpenedModel:
-    folder = next((at for at in (path, path / _IN_RUN) if (at / CONFIG_FILE).is_file()), None)
+    folder = model_folder(path)
     if folder is None:
         if (path / "recipe.yaml").is_file():
             raise SynthClipError(f"{path}: this run has no trained model yet: run `synthclip train {path}`")

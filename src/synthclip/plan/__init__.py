@@ -9,6 +9,7 @@ from typing import Any
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import plan_of_names
+from synthclip.models.load import local_path
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.imagegen import TAR_BYTES
@@ -147,7 +148,7 @@ def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
         if source.path is not None:
             files.expand(source.path)
     init = config.init or ""
-    if "/" in init and not init.startswith("hf-hub:") and not Path(init.removeprefix("local-dir:")).exists():
+    if "/" in init and not init.startswith("hf-hub:") and not local_path(init).exists():
         raise SynthClipError(f"training.init: {init}: no such file or folder")
     if config.eval.every_epochs is not None:
         if HELDOUT in config.eval.suite and not volumes.heldout_images:
