@@ -222,39 +222,36 @@ def not_current(run: Path) -> list[str]:
             why = f", {held.reason}" if held.reason else ""
             lines.append(f"{run}: the figures on held-out data are not current ({held.state}{why})")
     model = (digest_of_files(str(run)) or "")[:16]
-    for folder in sorted((run / ON_PUBLIC_DATA).glob("*")):
-        path = folder / "results.parquet"
-        if path.is_file() and any(row["checkpoint"] not in (model, None) for row in read_results(path)):
+    for path in _tables(run, "results.parquet"):
+        folder = path.parent
+        if folder.parent != run and any(row["checkpoint"] not in (model, None) for row in read_results(path)):
             lines.append(f"{run}: the figures in {ON_PUBLIC_DATA}/{folder.name} are of another model")
     return [f"{line}: run `synthclip eval {run}` again" for line in lines]
 
 
-def _folders(run: Path) -> list[Path]:
-    return [
-        folder
-        for folder in (run / "eval", *sorted((run / ON_PUBLIC_DATA).glob("*")))
-        if (folder / "results.parquet").is_file()
-    ]
+def _tables(run: Path, name: str) -> list[Path]:
+    """The tables of this name that a run's evaluations wrote: on its held-out set, then on suites."""
+    folders = (run / "eval", *sorted((run / ON_PUBLIC_DATA).glob("*")))
+    return [path for folder in folders if (path := folder / name).is_file()]
+
+
+def _key(row: Mapping[str, Any]) -> _Key:
+    return row["dataset"], row["task"], row["metric"]
 
 
 def _figures(run: Path) -> dict[_Key, float]:
-    folders = _folders(run)
-    if not folders:
+    paths = _tables(run, "results.parquet")
+    if not paths:
         raise SynthClipError(f"{run}: no results of an evaluation: run `synthclip eval {run}` first")
-    return {
-        (row["dataset"], row["task"], row["metric"]): row["value"]
-        for folder in folders
-        for row in read_results(folder / "results.parquet")
-    }
+    return {_key(row): row["value"] for path in paths for row in read_results(path)}
 
 
 def _items(run: Path) -> dict[_Key, dict[str, tuple[float, int | None]]]:
     """Value and group of the items of each figure, by name."""
     found: dict[_Key, dict[str, tuple[float, int | None]]] = {}
-    for folder in _folders(run):
-        for row in schema.read_table(folder / "items.parquet").to_pylist():
-            key = (row["dataset"], row["task"], row["metric"])
-            found.setdefault(key, {})[row["item"]] = row["value"], row.get("group")
+    for path in _tables(run, "results.parquet"):
+        for row in schema.read_table(path.with_name("items.parquet")).to_pylist():
+            found.setdefault(_key(row), {})[row["item"]] = row["value"], row.get("group")
     return found
 
 
@@ -291,8 +288,8 @@ def never_tested(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def class_table(run: Path) -> list[dict[str, Any]]:
     """A run's zero-shot results by class, from all its evaluations: rows of `schema.EVAL_CLASS`."""
-    paths = [run / "eval" / "per_class.parquet", *sorted((run / ON_PUBLIC_DATA).glob("*/per_class.parquet"))]
-    rows = [row for path in paths if path.is_file() for row in schema.read_table(path).to_pylist()]
+    paths = _tables(run, "per_class.parquet")
+    rows = [row for path in paths for row in schema.read_table(path).to_pylist()]
     if not rows:
         raise SynthClipError(f"{run}: no zero-shot results by class: run `synthclip eval {run}` first")
     return rows
