@@ -43,11 +43,16 @@ class Encoded:
     unreadable: tuple[int, ...] = ()
     """The positions of the others."""
 
-    def only(self, positions: NDArray[np.int64]) -> "Encoded":
-        """Those of the pictures at these positions, int64 [M], ascending."""
+    @property
+    def row(self) -> NDArray[np.int64]:
+        """The row of `features` of each of the pictures given, int64; -1 where it could not be read."""
         row = np.full(len(self.kept) + len(self.unreadable), -1, np.int64)
         row[self.kept] = np.arange(len(self.kept))
-        wanted = row[positions]
+        return row
+
+    def only(self, positions: NDArray[np.int64]) -> "Encoded":
+        """Those of the pictures at these positions, int64 [M], ascending."""
+        wanted = self.row[positions]
         unreadable = np.flatnonzero(wanted < 0).tolist()
         return Encoded(self.features[wanted[wanted >= 0]], np.flatnonzero(wanted >= 0), tuple(unreadable))
 

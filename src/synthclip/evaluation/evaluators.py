@@ -73,9 +73,7 @@ def evaluate_retrieval(features: Features, dataset: DataSet, settings: Settings)
 
 def readable_pairs(dataset: Retrieval, encoded: Encoded) -> NDArray[np.int64]:
     """The pairs whose image could be read, as (text, row of the features), int64 [P, 2]."""
-    row = np.full(len(dataset.pictures), -1, np.int64)
-    row[encoded.kept] = np.arange(len(encoded.kept))
-    pairs = np.stack([dataset.pairs[:, 0], row[dataset.pairs[:, 1]]], axis=1)
+    pairs = np.stack([dataset.pairs[:, 0], encoded.row[dataset.pairs[:, 1]]], axis=1)
     return pairs[pairs[:, 1] >= 0]
 
 
