@@ -32,6 +32,8 @@ OFFICIAL_MODELS = "hammh0a/synthclip-67cd946f99a9fb6582e39939"
 _OFFICIAL_PAGE = "https://github.com/hammoudhasan/SynthCLIP"
 _WEIGHTS = ("*.safetensors", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.tar")
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.|clip\.)+")
+"""What wrappers of a model put before its keys."""
 _FILES_A_COMMIT = 500
 """A commit of thousands of tars runs into the hub's limits."""
 
@@ -126,20 +128,15 @@ def _paper_weights(path: Path) -> "dict[str, Tensor]":
         raise SynthClipError(f"{path}: damaged: {error}: download it again") from None
     for key in ("state_dict", "model_state_dict", "model"):
         held = held[key] if isinstance(held.get(key), Mapping) else held
-    state = {_bare(str(key)): value for key, value in held.items() if isinstance(value, torch.Tensor)}
+    state = {
+        _WRAPPERS.sub("", str(key)): value for key, value in held.items() if isinstance(value, torch.Tensor)
+    }
     with torch.device("meta"):
         expected = build_model(ModelConfig(name=PAPER_MODEL)).state_dict()
     if "image_projection" in state:
         state = from_official(state)
     refuse_other_architecture(path, state, expected, PAPER_MODEL)
     return state
-
-
-def _bare(key: str) -> str:
-    """A key without what wrappers of a model put before it."""
-    while key.startswith(wrappers := ("module.", "_orig_mod.", "model.", "clip.")):
-        key = key.removeprefix(next(wrapper for wrapper in wrappers if key.startswith(wrapper)))
-    return key
 
 
 def push_images(run: Path, repo: str, *, private: bool = False) -> str:
