@@ -1,6 +1,7 @@
 """The Arrow schema of every hand-over between stages, and how a hand-over is read."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,20 @@ def row_groups(path: Path) -> int:
     """How many row groups a hand-over has."""
     with _damage(path):
         return int(_open(path).num_row_groups)
+
+
+def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    """The names behind columns of class numbers, as Hugging Face's `datasets` keeps them in a file's
+    metadata."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {
+            column: tuple(feature["names"])
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _open(path: Path) -> pq.ParquetFile:

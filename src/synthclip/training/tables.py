@@ -21,6 +21,7 @@ from synthclip.run.store import disk_errors
 from synthclip.samples import Concatenated, Sample, SampleError, Source, any_shards, files, own_shards
 from synthclip.samples.csv_rows import RowError, numbered_rows
 from synthclip.samples.pictures import MAX_BYTES
+from synthclip.schema import class_names
 
 _SCHEMA = pa.schema(
     [
@@ -118,7 +119,7 @@ def open_parquet(path: str, config: SourceConfig) -> TableSource:
                     f"{path}: column {image_column!r} holds {kind}, not image files: set image_column in "
                     "training.sources"
                 )
-            names = _class_names(schema, text_column)
+            names = class_names(schema).get(text_column, ())
             kind = schema.field(text_column).type
             if not (_holds_texts(kind) or (names and pa.types.is_integer(kind))):
                 raise SynthClipError(
@@ -188,15 +189,6 @@ def _texts(value: Any, names: Sequence[str], template: str | None) -> list[str |
         value = names[value] if 0 <= value < len(names) else None
     texts = value if isinstance(value, list) else [value]
     return [template.replace("{}", text) if template and text is not None else text for text in texts]
-
-
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names behind a column of class numbers, as `datasets` keeps them in a file's metadata."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])
-        return list(features["info"]["features"][column]["names"])
-    except (KeyError, TypeError, ValueError):
-        return []
 
 
 def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableSource:

@@ -7,12 +7,11 @@ Hugging Face's layout is `train-00000-of-00001.parquet`, …, in the folder or i
 is a struct with `bytes`; the label is a number, its class names in the schema's metadata.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +35,7 @@ from synthclip.evaluation.data import (
 from synthclip.keys import digest, sha256_of
 from synthclip.samples.files import Place, read_places
 from synthclip.samples.tars import Entry, entries
+from synthclip.schema import class_names
 
 _ROWS_AT_ONCE = 256
 
@@ -212,14 +212,7 @@ def _columns(
     folder: Path, schema: pa.Schema, wanted: Mapping[str, str], notes: list[str]
 ) -> tuple[str, str, tuple[str, ...]]:
     """The columns of images and labels, and the class names where the metadata has them."""
-    features: dict[str, Any] = {}
-    if schema.metadata and b"huggingface" in schema.metadata:
-        features = json.loads(schema.metadata[b"huggingface"]).get("info", {}).get("features", {})
-    named = {
-        column: tuple(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
+    named = class_names(schema)
     structs = [
         field.name
         for field in schema
