@@ -94,8 +94,6 @@ def write_onnx(opened: OpenedModel, folder: Path) -> Encoders:
         def forward(self, batch: Tensor) -> Tensor:
             return self.encode(batch)
 
-    size = opened.preprocess["size"]
-    height, width = (size, size) if isinstance(size, int) else size
     ids = opened.tokenizer(["a dog", "a cat"])
 
     weights_bytes = sum(value.nbytes for value in opened.model.state_dict().values())
@@ -122,7 +120,7 @@ def write_onnx(opened: OpenedModel, folder: Path) -> Encoders:
         (put,), (get,) = session.get_inputs(), session.get_outputs()
         return lambda batch: torch.from_numpy(session.run([get.name], {put.name: batch.numpy()})[0])
 
-    pixels = torch.zeros(2, 3, height, width)
+    pixels = torch.zeros(2, 3, *opened.image_size)
     image = export(opened.model.encode_image, pixels, "image.onnx", "pixel_values", "image_embeds")
     text = export(opened.model.encode_text, ids, "text.onnx", "input_ids", "text_embeds")
     bias = getattr(opened.model, "logit_bias", None)
@@ -151,9 +149,7 @@ def _difference(opened: OpenedModel, written: Encoders) -> float:
     import torch
     from torch.nn.functional import normalize
 
-    size = opened.preprocess["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(2, 3, *opened.image_size, generator=torch.Generator().manual_seed(0))
     ids = opened.tokenizer(["a photo of a dog", "two red umbrellas on a rainy street at night"])
     with torch.no_grad():
         pairs = (

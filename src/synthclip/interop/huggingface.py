@@ -59,7 +59,7 @@ def write_huggingface(opened: OpenedModel, folder: Path) -> Encoders:
         processor = transformers.CLIPProcessor
     model.load_state_dict({**vision, **dict(_text(state)), "logit_scale": state["logit_scale"].reshape(())})
     model.save_pretrained(folder)
-    processor(_image_processor(opened.preprocess), _tokenizer(opened)).save_pretrained(folder)
+    processor(_image_processor(opened), _tokenizer(opened)).save_pretrained(folder)
 
     back = transformers.AutoModel.from_pretrained(folder).eval()
     return Encoders(
@@ -205,12 +205,11 @@ def _timm_vision(state: "Mapping[str, Tensor]") -> "Iterator[tuple[str, Tensor]]
     yield "visual_projection.weight", state["visual.head.proj.weight"]
 
 
-def _image_processor(preprocess: Mapping[str, Any]) -> Any:
+def _image_processor(opened: OpenedModel) -> Any:
     import transformers
     from PIL.Image import Resampling
 
-    size = preprocess["size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    preprocess, (height, width) = opened.preprocess, opened.image_size
     squash = preprocess["resize_mode"] == "squash"
     if not squash and (height != width or preprocess["resize_mode"] != "shortest"):
         raise SynthClipError(

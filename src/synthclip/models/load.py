@@ -55,6 +55,12 @@ class OpenedModel:
     """open_clip's `preprocess_cfg`."""
     tokenizer: Any
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that it takes, in pixels."""
+        size = self.preprocess["size"]
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
 
 class Encoders(NamedTuple):
     """A written model, read back. Both give features float32 [B, embed_dim], not normalised."""
