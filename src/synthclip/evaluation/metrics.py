@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synthclip.models import cuda_or_cpu
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -134,7 +136,7 @@ def ranking(features_ND: "Tensor", against_CD: "Tensor", k: int) -> NDArray[np.i
 
     k = min(k, len(against_CD))
     rows = max(1, _SCORES_PER_CHUNK // max(1, len(against_CD)))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = cuda_or_cpu()
     against_DC = against_CD.to(device).T
     best = [(chunk.to(device) @ against_DC).topk(k, dim=1).indices.cpu() for chunk in features_ND.split(rows)]
     return torch.cat(best).numpy() if best else np.empty((0, k), np.int64)

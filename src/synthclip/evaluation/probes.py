@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.metrics import Interval, Measurement, mean_per_class, normal_interval, proportion
+from synthclip.models import cuda_or_cpu
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,7 @@ class LogisticRegression:
     def __init__(self, features_ND: "Tensor", labels: Indices, classes: int) -> None:
         import torch
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = cuda_or_cpu()
         features_ND = features_ND.to(device)
         self._mean_D = features_ND.mean(dim=0)
         centred_ND = features_ND - self._mean_D
@@ -262,7 +263,7 @@ def episode_accuracy(
     import torch
     from torch.nn.functional import normalize
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = cuda_or_cpu()
     support_ND, query_MD = support_ND.to(device), query_MD.to(device)
     truth_W1 = torch.arange(support.shape[1], device=device)[:, None]
     accuracy = []

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError, first_line
+from synthclip.models import cuda_or_cpu
 from synthclip.recipe.imagegen import LOCAL, FiltersConfig
 from synthclip.samples.pictures import perceptual_hash
 
@@ -94,8 +95,6 @@ class ClipScore:
     """
 
     def __init__(self, model: str, minimum: float) -> None:
-        import torch
-
         from synthclip.models import open_clip
 
         name, pretrained = (model, None) if ":" in model else model.rpartition("/")[::2]
@@ -108,7 +107,7 @@ class ClipScore:
                 f"images.filters.clip_model: {model}: cannot be loaded: {reason}; give "
                 f"NAME/PRETRAINED of open_clip, hf-hub:OWNER/NAME or {LOCAL}PATH"
             ) from None
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = cuda_or_cpu()
         self._model.eval().to(self._device)
         self._minimum = minimum
 

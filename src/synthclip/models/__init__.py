@@ -30,9 +30,15 @@ def default_device() -> "torch.device":
     """The GPU of this process, NVIDIA's or Apple's, or the CPU where there is none."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = cuda_or_cpu()
+    return torch.device("mps") if device.type == "cpu" and torch.backends.mps.is_available() else device
+
+
+def cuda_or_cpu() -> "torch.device":
+    """NVIDIA's GPU or the CPU, for what Apple's lacks: float64, and eigenvalues (`torch.linalg.eigh`)."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache

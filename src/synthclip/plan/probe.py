@@ -10,6 +10,7 @@ import numpy as np
 
 from synthclip import keys
 from synthclip.backends import TextToImage, build_llm, build_text_to_image
+from synthclip.models import cuda_or_cpu
 from synthclip.plan import Rates
 from synthclip.recipe import Recipe
 
@@ -91,7 +92,7 @@ def _train(recipe: Recipe, seconds: float) -> float:
     from synthclip.models.build import build_model, open_clip_config
 
     shape = open_clip_config(recipe.model)["model_cfg"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = cuda_or_cpu()
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.training.precision)
     model = build_model(recipe.model).to(device)
     optimiser = torch.optim.AdamW(model.parameters())
