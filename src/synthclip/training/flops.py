@@ -2,7 +2,9 @@
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe.section import nearest
@@ -10,8 +12,10 @@ from synthclip.recipe.training import ModelConfig, TrainingConfig
 from synthclip.run.engine.local import query_gpus
 from synthclip.run.threads import cores
 
+if TYPE_CHECKING:
+    from synthclip.models.build import LeanCLIP
 
-@functools.cache
+
 def clip_pair(
     config: ModelConfig, tokens: int | None = None, image_size_px: int | None = None
 ) -> tuple[float, int]:
@@ -20,20 +24,46 @@ def clip_pair(
     The caption has `tokens` tokens (None: the whole context), the image is of `image_size_px` (None: the
     model's own size). Counted on the model itself, on torch's meta device, where nothing is computed.
     """
+    model = _on_meta(config)
+    text_cfg = model.architecture["model_cfg"]["text_cfg"]
+    flops = _image_flops(config, image_size_px or config.image_size_px)
+    flops += _text_flops(config, tokens or text_cfg["context_length"])
+    return float(flops), sum(weight.numel() for weight in model.parameters())
+
+
+@functools.cache
+def _on_meta(config: ModelConfig) -> "LeanCLIP":
+    import torch
+
+    from synthclip.models.build import build_model
+
+    with torch.device("meta"):
+        return build_model(config)
+
+
+@functools.cache
+def _image_flops(config: ModelConfig, size_px: int) -> int:
+    import torch
+
+    image = torch.empty(1, 3, size_px, size_px, device="meta")
+    return _flops_of(lambda: _on_meta(config).encode_image(image))
+
+
+@functools.cache
+def _text_flops(config: ModelConfig, tokens: int) -> int:
+    import torch
+
+    text = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
+    return _flops_of(lambda: _on_meta(config).encode_text(text))
+
+
+def _flops_of(work: Callable[[], object]) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from synthclip.models.build import build_model, open_clip_config
-
-    shape = open_clip_config(config)["model_cfg"]
-    size, length = image_size_px or config.image_size_px, tokens or shape["text_cfg"]["context_length"]
-    with torch.device("meta"):
-        model = build_model(config)
-        image, text = torch.empty(1, 3, size, size), torch.zeros(1, length, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.encode_image(image)
-            model.encode_text(text)
-    return float(counter.get_total_flops()), sum(weight.numel() for weight in model.parameters())
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return int(counter.get_total_flops())
 
 
 def mean_pair(model: ModelConfig, training: TrainingConfig) -> float:
