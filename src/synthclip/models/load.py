@@ -1,7 +1,7 @@
 """Loads a CLIP model from wherever one comes."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ from synthclip.models.weights import (
     refuse_other_architecture,
     to_official,
     weight_files,
+    weights_of,
 )
 from synthclip.recipe.section import did_you_mean
 from synthclip.recipe.training import PAPER_MODEL, ModelConfig
@@ -129,17 +130,24 @@ def _from_folder(path: Path) -> OpenedModel:
         if (path / foreign.CONFIG_FILE).is_file():
             return _transformers(path)
         raise SynthClipError(f"{path}: neither a run directory nor a model folder: no {CONFIG_FILE} in it")
-    return _from_open_clip(f"{_LOCAL}{folder}", None, weight_files(folder))
+    files = weight_files(folder)
+    return _from_open_clip(
+        f"{_LOCAL}{folder}", None, lambda model: _load(model, files[0], read_weights(files))
+    )
 
 
 def _from_file(path: Path) -> OpenedModel:
     checkpoint = read_checkpoint(path)
     if checkpoint.get("format") == TRAINING_FORMAT:
         return _from_training(path, checkpoint)
+
+    def load(model: Any) -> None:
+        _load(model, path, weights_of(checkpoint))
+
     if (path.parent / CONFIG_FILE).is_file() and "image_projection" not in checkpoint.get("state_dict", {}):
-        return _from_open_clip(f"{_LOCAL}{path.parent}", None, [path])
+        return _from_open_clip(f"{_LOCAL}{path.parent}", None, load)
     if (trained := foreign.open_clip_training(path, checkpoint)) is not None:
-        return _from_open_clip(trained.name, None, [path], trained.options)
+        return _from_open_clip(trained.name, None, load, trained.options)
     return _from_official(path, checkpoint)
 
 
@@ -213,9 +221,13 @@ def _name_and_tag(name: str) -> tuple[str, str]:
 
 
 def _from_open_clip(
-    name: str, tag: str | None, files: Sequence[Path] = (), options: Mapping[str, Any] | None = None
+    name: str,
+    tag: str | None,
+    load: Callable[[Any], None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> OpenedModel:
-    """A model that open_clip builds by name, with the weights in `files` or else open_clip's for the tag."""
+    """A model that open_clip builds by name; `load` puts in the weights, else they are open_clip's for the
+    tag."""
     from synthclip.models import build, open_clip
 
     label = name.removeprefix(_LOCAL) if tag is None else f"{name}:{tag}"
@@ -225,14 +237,14 @@ def _from_open_clip(
         options["force_quick_gelu"] = True
     try:
         model = open_clip.create_model(
-            name, pretrained=tag, load_weights=not files, require_pretrained=not files, **options
+            name, pretrained=tag, load_weights=load is None, require_pretrained=load is None, **options
         )
         config = open_clip.get_model_config(name)
         if options.get("force_quick_gelu"):
             config["quick_gelu"] = True
         tokenizer = _tokenizer(config) if build.is_paper_model(config) else open_clip.get_tokenizer(name)
-        if files:
-            _load(model, files)
+        if load is not None:
+            load(model)
     except SynthClipError:
         raise
     except Exception as error:  # open_clip, its readers and the hub client share no base class
@@ -241,13 +253,13 @@ def _from_open_clip(
     return OpenedModel(model.eval(), config, open_clip.model.get_model_preprocess_cfg(model), tokenizer)
 
 
-def _load(model: Any, files: Sequence[Path]) -> None:
+def _load(model: Any, path: Path, weights: "dict[str, Tensor]") -> None:
     from synthclip.models import open_clip
 
-    state, wanted = open_clip.convert.convert_state_dict(model, read_weights(files)), model.state_dict()
+    state, wanted = open_clip.convert.convert_state_dict(model, weights), model.state_dict()
     if "positional_embedding" in state and "positional_embedding" not in wanted:
         state = open_clip.model.convert_to_custom_text_state_dict(state)
     for name in {"logit_scale", "logit_bias"} & state.keys() & wanted.keys():
         state[name] = state[name].reshape(wanted[name].shape)
-    refuse_other_architecture(files[0], state, wanted, "its architecture")
+    refuse_other_architecture(path, state, wanted, "its architecture")
     model.load_state_dict(state)

@@ -87,12 +87,14 @@ def read_weights(files: Sequence[Path]) -> "dict[str, Tensor]":
 
     state: dict[str, Tensor] = {}
     for path in files:
-        if path.suffix == ".safetensors":
-            state |= load_file(path)
-        else:
-            held = read_checkpoint(path)
-            state |= held["state_dict"] if isinstance(held.get("state_dict"), dict) else held
-    return plain_names(state)
+        state |= weights_of(load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+    return state
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> "dict[str, Tensor]":
+    """The weights in a checkpoint, beside other values or alone, without prefixes of wrappers."""
+    state = checkpoint.get("state_dict")
+    return plain_names(state if isinstance(state, dict) else checkpoint)
 
 
 def plain_names(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
