@@ -7,9 +7,9 @@ from typing import Literal
 
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.interop.huggingface import write_huggingface
-from synthclip.models.build import is_paper_model
+from synthclip.models.build import PREPROCESS_KEYS, is_paper_model, write_folder
 from synthclip.models.load import Encoders, OpenedModel, open_model
-from synthclip.models.weights import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from synthclip.models.weights import write_checkpoint
 from synthclip.recipe.training import PAPER_MODEL
 from synthclip.run.durable import new_folder
 
@@ -45,18 +45,11 @@ def export_model(source: str | Path, folder: Path, format: Format) -> float:
 
 def write_open_clip(opened: OpenedModel, folder: Path) -> Encoders:
     """An open_clip folder."""
-    from safetensors.torch import save_file
-
     if "hf_tokenizer_name" in opened.config["text_cfg"]:
         opened.tokenizer.save_pretrained(folder)  # open_clip looks for it in the folder, not on the hub
-    kept = ("mean", "std", "interpolation", "resize_mode")
-    config = {
-        "model_cfg": opened.config,
-        "preprocess_cfg": {key: opened.preprocess[key] for key in kept if key in opened.preprocess},
-    }
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    state = {name: value.contiguous() for name, value in opened.model.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE)
+    preprocess = {key: opened.preprocess[key] for key in PREPROCESS_KEYS if key in opened.preprocess}
+    architecture = {"model_cfg": opened.config, "preprocess_cfg": preprocess}
+    write_folder(folder, architecture, opened.model.state_dict())
     model = open_model(folder).model
     return Encoders(model.encode_image, model.encode_text)
 

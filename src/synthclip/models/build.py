@@ -4,7 +4,7 @@ Shapes: B images or texts of a batch, L positions of a sequence, D width of a to
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -57,6 +57,8 @@ _PREPROCESS: dict[str, Any] = {
     "resize_mode": "shortest",
 }
 """open_clip's words for torchvision's Resize and CenterCrop, with ImageNet's mean and std."""
+PREPROCESS_KEYS = tuple(_PREPROCESS)
+"""What an open_clip folder says of the preprocessing; all else follows from the model."""
 
 
 def open_clip_config(config: ModelConfig) -> dict[str, Any]:
@@ -172,11 +174,15 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
 def save_open_clip(model: LeanCLIP, folder: Path) -> None:
     """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(model.architecture, indent=2) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_folder(folder, model.architecture, model.state_dict())
+
+
+def write_folder(folder: Path, architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write an architecture, as `open_clip_config` gives it, and its weights into an open_clip folder."""
+    (folder / CONFIG_FILE).write_text(json.dumps(architecture, indent=2) + "\n", encoding="utf-8")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     try:
-        save_file(state, folder / WEIGHTS_FILE)
+        save_file(weights, folder / WEIGHTS_FILE)
     except SafetensorError as error:  # a full disk, say: it is no OSError
         raise SynthClipError(
             f"{folder}: the model cannot be written ({error}): run the same command again"

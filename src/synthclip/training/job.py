@@ -21,7 +21,7 @@ from synthclip import schema
 from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import seed_of
 from synthclip.models import open_clip
-from synthclip.models.build import LeanCLIP, build_model
+from synthclip.models.build import PREPROCESS_KEYS, LeanCLIP, build_model
 from synthclip.recipe import inspect_recipe
 from synthclip.recipe.training import ModelConfig, TrainingConfig
 from synthclip.run.engine import Shard
@@ -152,7 +152,7 @@ def _start_from(init: str, model: LeanCLIP) -> LeanCLIP:
             f"training.init={init}: another architecture than the recipe's model: {misfit}: "
             "change model or training.init"
         )
-    preprocess = {name: given.preprocess[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+    preprocess = {key: given.preprocess[key] for key in PREPROCESS_KEYS}
     model_cfg = {
         **given.config,
         "vision_cfg": {**given.config["vision_cfg"], "image_size": size},
