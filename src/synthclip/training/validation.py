@@ -29,7 +29,6 @@ class Validation:
 
     def __init__(self, recipe: Recipe, run: RunDirectory, architecture: dict[str, Any]) -> None:
         self._recipe, self._config = recipe, recipe.training.eval
-        self._architecture = architecture
         self._sets: list[tuple[DataSet, tuple[str, ...]]] = []
         if HELDOUT in self._config.suite:
             self._sets += [(dataset, self._evaluators(dataset)) for dataset in _heldout(recipe, run)]
@@ -49,16 +48,16 @@ class Validation:
             for task, metrics in METRICS[evaluator].items()
             for metric in metrics
         )
+        self._model = LeanCLIP(architecture)
 
     def __call__(self, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
         """The figures of the model with these weights: rows of `schema.EVAL_RESULT`.
 
         Raises SynthClipError where the recipe's metric is not among them.
         """
-        model = LeanCLIP(self._architecture)
-        model.load_state_dict(weights)
+        self._model.load_state_dict(weights)
         batch_size = self._recipe.evaluation.batch_size
-        features = Features(Encoder(*as_loaded(model), batch_size=batch_size))
+        features = Features(Encoder(*as_loaded(self._model), batch_size=batch_size))
         tables = Tables()
         for dataset, evaluators in self._sets:
             for evaluator in evaluators:
@@ -66,6 +65,7 @@ class Validation:
                     tables.add(dataset.name, EVALUATORS[evaluator](features, dataset, Settings()), None)
                 except SynthClipError as error:
                     raise SynthClipError(f"training.eval, {dataset.name}, {evaluator}: {error}") from None
+        self._model.cpu()  # training needs the GPU's memory
         self._check_metric(map(figure_name, tables.results))
         return tables.results
 
