@@ -173,10 +173,7 @@ def _renamed(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         parts = [state.pop(f"{block}.self_attn.{part}_proj.{kind}", None) for part in "qkv"]
         if all(part is not None for part in parts):
             state[f"{block}.attn.in_proj_{kind}"] = torch.cat([part for part in parts if part is not None])
-    for theirs, ours in (
-        ("text_projection.weight", "text_projection"),
-        ("visual_projection.weight", "visual.proj"),
-    ):
+    for theirs, ours in _PROJECTIONS.items():
         if theirs in state:
             state[ours] = state.pop(theirs).T.contiguous()
     return state

@@ -104,7 +104,7 @@ class Trainer:
         pending = _Pending()
         batches = self.loader.batches(step, self.steps)
         try:
-            if step == 0:
+            if step == 0 and self._evaluates_at(step):
                 self._evaluate(step)
             while step < self.steps:
                 waited = time.monotonic()
@@ -175,8 +175,6 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         """Take the figures, and the weights where they are the best so far."""
-        if self.config.eval.every_epochs is None:
-            return
         weights = whole(self.average or self.model.state_dict(), self.group)
         if self.validate is None:
             return

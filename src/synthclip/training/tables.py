@@ -138,7 +138,7 @@ def open_parquet(path: str, config: SourceConfig) -> TableSource:
         return {}
 
     how = f"parquet {image_column} {text_column} {template}"
-    return _open(path, how, f"{path} row {{}}", config.root or path.rpartition("/")[0] or ".", convert)
+    return _open(path, config, how, "row", convert)
 
 
 def open_csv(path: str, config: SourceConfig) -> TableSource:
@@ -168,7 +168,7 @@ def open_csv(path: str, config: SourceConfig) -> TableSource:
         return bad
 
     how = f"csv {config.image_column} {config.text_column} {config.separator}"
-    return _open(path, how, f"{path} line {{}}", config.root or path.rpartition("/")[0] or ".", convert)
+    return _open(path, config, how, "line", convert)
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -191,8 +191,12 @@ def _texts(value: Any, names: Sequence[str], template: str | None) -> list[str |
     return [template.replace("{}", text) if template and text is not None else text for text in texts]
 
 
-def _open(path: str, how: str, name: str, root: str, convert: Convert) -> TableSource:
-    """A table from the cache; what is not there, or is damaged, is made by `convert`."""
+def _open(path: str, config: SourceConfig, how: str, unit: str, convert: Convert) -> TableSource:
+    """A table from the cache; what is not there, or is damaged, is made by `convert`.
+
+    `unit` is what the places of its rows count.
+    """
+    name, root = f"{path} {unit} {{}}", config.root or path.rpartition("/")[0] or "."
     try:
         target = files.cache_folder() / "tables" / f"{digest(files.identity(path), how, _FORMAT)[:32]}.arrow"
         with contextlib.suppress(OSError, ValueError):
