@@ -155,6 +155,11 @@ EVAL_NEAREST = _schema(
 """The images nearest to a few held-out captions; `right` where an image was painted from that caption."""
 
 
+def split_tables(stage: Path, split: str) -> list[Path]:
+    """The hand-overs of one of `IMAGE_SPLITS` in a stage's folder, in order."""
+    return sorted((stage / split).glob("*.parquet"))
+
+
 def read_table(
     path: Path, columns: Sequence[str] | None = None, *, row_group: int | None = None, **options: Any
 ) -> pa.Table:

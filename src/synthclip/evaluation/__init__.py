@@ -125,7 +125,7 @@ def open_heldout(
     exactly one concept, so that there is one right answer among the whole bank. The second is missing where
     no caption does; both are where the run holds no such image.
     """
-    sidecars = sorted((run.stage("images") / split).glob("*.parquet"))
+    sidecars = schema.split_tables(run.stage("images"), split)
     ids = [schema.read_table(path, columns=["caption_id"])["caption_id"].to_numpy() for path in sidecars]
     drawn = _draw(np.unique(np.concatenate([np.empty(0, np.uint64), *ids])), config.captions, seed)
     if not len(drawn):
@@ -153,12 +153,12 @@ def open_heldout(
 
 
 def heldout_inputs(stage: Stage) -> dict[str, str]:
-    """What tells when the held-out set that a stage reads changes."""
+    """Digests that change when the held-out set that a stage reads does, by the stages that made it."""
     return {name: _digest_of(stage.manifests_of(name), start) for name, start in _PARTS.items()}
 
 
 def _digest_of(manifests: Iterable[Manifest], start: str) -> str:
-    """What tells when the files whose paths begin with `start` change."""
+    """A digest that changes when the files whose paths begin with `start` do."""
     entries = [entry for manifest in manifests for entry in manifest.files if entry.path.startswith(start)]
     return keys.digest(*(part for entry in entries for part in (entry.path, entry.sha256)))
 

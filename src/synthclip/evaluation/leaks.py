@@ -55,11 +55,11 @@ def find_leaks(run: RunDirectory, datasets: Iterable[DataSet], sources: Iterable
     """
     known = _Known(list(datasets))
     leaks: list[Leak] = []
-    for path in sorted((run.stage("balance") / "train").glob("*.parquet")):
+    for path in schema.split_tables(run.stage("balance"), "train"):
         for batch in schema.read_batches(path, ["text"], _ROWS_AT_ONCE):
             for text in batch.column(0).to_pylist():
                 leaks += known.near_text(text)
-    rows = images(sorted((run.stage("images") / "train").glob("*.parquet")), ["key"])
+    rows = images(schema.split_tables(run.stage("images"), "train"), ["key"])
     for name, value in in_order(lambda row: (row["key"], hash_of(row["jpeg"])), rows):
         leaks += known.near_image(name, value)
     for source in sources:

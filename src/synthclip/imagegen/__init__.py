@@ -239,7 +239,7 @@ class Images(Stage):
             sizes = {
                 f"{manifest.shard.removeprefix(f'{split}/')}.tar": manifest.rows
                 for manifest in manifests
-                if manifest.shard.startswith(f"{split}/")
+                if manifest.split == split
             }
             if sizes or split in schema.SPLITS:
                 self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)

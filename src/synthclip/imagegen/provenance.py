@@ -106,7 +106,7 @@ def repaint(path: Path | str, key: str, *, trust: bool = False) -> Repainted:
 def _image(run: RunDirectory, key: str) -> dict[str, Any]:
     """The image's sidecar row and its JSON, as one."""
     for split in IMAGE_SPLITS:
-        for sidecar in sorted(run.stage("images").glob(f"{split}/*.parquet")):
+        for sidecar in schema.split_tables(run.stage("images"), split):
             rows = schema.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
             if rows:
                 return {**read_metadata(sidecar.with_suffix(".tar"), key), **rows[0]}

@@ -140,7 +140,7 @@ def read_origins(run: RunDirectory) -> Origins:
     trained = run.manifests("train")
     sources = training.get("sources") or [{"kind": "run"}]
     pairs = trained[0].notes.get("pairs") if trained else None
-    own_pairs = sum(one.rows for one in manifests if one.shard.startswith("train/"))
+    own_pairs = sum(one.rows for one in manifests if one.split == "train")
     used = [
         TrainedOn(
             "the images of this run" if own else f"{source['kind']}: {shareable(source['path'])}",
@@ -165,8 +165,8 @@ def read_origins(run: RunDirectory) -> Origins:
 
 def splits_of(run: RunDirectory) -> list[str]:
     """The splits that a run has images of."""
-    shards = [manifest.shard for manifest in run.manifests("images") if manifest.rows]
-    return [split for split in IMAGE_SPLITS if any(shard.startswith(f"{split}/") for shard in shards)]
+    there = {manifest.split for manifest in run.manifests("images") if manifest.rows}
+    return [split for split in IMAGE_SPLITS if split in there]
 
 
 def data_card(run: Path, repo: str) -> str:

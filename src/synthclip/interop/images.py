@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from synthclip.errors import SynthClipError
 from synthclip.run.durable import new_folder
 from synthclip.samples import images
-from synthclip.schema import IMAGE_SPLITS
+from synthclip.schema import IMAGE_SPLITS, split_tables
 
 ImageFormat = Literal["synthci", "parquet"]
 _ROWS_A_GROUP = 500
@@ -52,7 +52,7 @@ def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
 
     Raises SynthClipError where there are no images, a shard is damaged, or `folder` is not empty.
     """
-    shards = {split: sorted((run / "images" / split).glob("*.parquet")) for split in IMAGE_SPLITS}
+    shards = {split: split_tables(run / "images", split) for split in IMAGE_SPLITS}
     if not shards["train"]:
         raise SynthClipError(f"{run}: holds no images: expected {run}/images/train/<n>.tar")
     with new_folder(folder) as partial:

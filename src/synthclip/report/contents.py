@@ -196,9 +196,7 @@ class _Reader:
 
     def shards(self, split: str) -> list[Manifest]:
         """The manifests of a split's images."""
-        return [
-            manifest for manifest in self.run.manifests("images") if manifest.shard.startswith(f"{split}/")
-        ]
+        return [manifest for manifest in self.run.manifests("images") if manifest.split == split]
 
 
 def _funnel(reader: _Reader) -> Iterator[Step]:

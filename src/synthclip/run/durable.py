@@ -172,6 +172,11 @@ class Manifest:
     rejected: Mapping[str, int]
     notes: Mapping[str, Any]
 
+    @property
+    def split(self) -> str:
+        """One of `schema.IMAGE_SPLITS` where the shard is called `train/00000`, say."""
+        return self.shard.partition("/")[0]
+
     def digest(self, path: str) -> str:
         """The SHA-256 of one of the shard's files."""
         return next(entry.sha256 for entry in self.files if entry.path == path)

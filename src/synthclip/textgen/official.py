@@ -187,7 +187,7 @@ def export_matches(run: RunDirectory, folder: Path) -> int:
 def export_selection(run: RunDirectory, file: Path) -> int:
     """Write the captions selected for training as one list."""
     _whole(run, "balance")
-    parts = sorted(run.stage("balance").glob("train/*.parquet"))
+    parts = schema.split_tables(run.stage("balance"), "train")
     return _write(file, (text for part in parts for text in _column(part, "text")))
 
 

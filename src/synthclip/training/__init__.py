@@ -50,7 +50,7 @@ class Train(Stage):
         inputs: dict[str, str] = {}
         tables: dict[str, int] = {}
         for manifest in self.manifests_of("images"):
-            if manifest.shard.startswith("train/"):
+            if manifest.split == "train":
                 table = f"{manifest.shard}.parquet"
                 inputs[table] = manifest.digest(table)
                 tables[table] = manifest.rows
