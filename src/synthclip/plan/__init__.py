@@ -329,8 +329,7 @@ class _Planner:
 
 
 def _gguf_bytes(recipe: Recipe, llm_params: float | None) -> float:
-    """The size of llama.cpp's model: of so many parameters, or of its file. Raises SynthClipError where the
-    file is missing."""
+    """The size of llama.cpp's model. Raises SynthClipError where neither parameters nor a file give it."""
     if llm_params is not None:
         return llm_params * _BITS_PER_WEIGHT / 8
     from synthclip.backends.llm_llamacpp import gguf
@@ -386,7 +385,7 @@ def diffusion_image(config: BackendConfig) -> float:
 
 
 def llm_parameters(config: BackendConfig) -> float:
-    """The parameters of a language model, by its name. Raises SynthClipError where that does not tell."""
+    """The parameters of a language model, by its name. Raises SynthClipError where it gives none."""
     name = Path(str(getattr(config, "model", ""))).name
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([MB])(?![a-z])", name, re.IGNORECASE)
     if match is None:

@@ -16,7 +16,7 @@ class Report(Stage):
     """One self-contained HTML file.
 
     `report/report.html` follows from the run's files alone. The copy at the top of the run, which is the
-    one to open, says in addition how long each stage took, which the log tells.
+    one to open, says in addition how long each stage took, from the log.
     """
 
     name = "report"
