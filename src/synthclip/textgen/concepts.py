@@ -109,6 +109,11 @@ def bank(
     return list(found.items())[: config.limit]
 
 
+def printable(text: str) -> bool:
+    """Whether all characters can be seen, or are plain spaces or joiners."""
+    return JOINERS.sub("", text).isprintable()
+
+
 def _judged(entry: Any, config: ConceptsConfig, pattern: re.Pattern[str] | None) -> tuple[str, str | None]:
     """(concept, None), or (what stands there, why it is refused)."""
     if isinstance(entry, RowError):
@@ -123,7 +128,7 @@ def _judged(entry: Any, config: ConceptsConfig, pattern: re.Pattern[str] | None)
         return text, "too short"
     if len(text) > config.max_chars:
         return text, "too long"
-    if not JOINERS.sub("", text).isprintable():
+    if not printable(text):
         return text, "unprintable characters"
     if pattern and not pattern.fullmatch(text):
         return text, "pattern"

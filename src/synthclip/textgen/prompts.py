@@ -13,7 +13,7 @@ from synthclip import keys
 from synthclip.backends import Refused
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
-from synthclip.textgen.concepts import JOINERS
+from synthclip.textgen.concepts import printable
 
 _MAX_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
 _QUOTES = str.maketrans("", "", '"“”„«»')
@@ -30,7 +30,6 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+(?=\S)")
-_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # categories of Unicode that no caption needs
 _MIN_PROBABILITY = 0.05
 """A caption is refused where its language is less probable than this; five words seldom say more."""
 
@@ -113,17 +112,17 @@ def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) ->
         return text, "empty"
     if "\n" in text or "\r" in text:
         return text, "several lines"
-    text = " ".join(text.split())
-    if "�" in text or any(unicodedata.category(one) in _UNSEEN for one in JOINERS.sub("", text)):
+    words = text.split()
+    text = " ".join(words)
+    if "�" in text or not printable(text):
         return text, "control characters"
     if _REFUSAL.search(text):
         return text, "refusal"
     if _MARKUP.search(text):
         return text, "markup"
-    words = len(text.split())
-    if words < (template.min_words or config.min_words):
+    if len(words) < (template.min_words or config.min_words):
         return text, "too short"
-    if words > (template.max_words or config.max_words):
+    if len(words) > (template.max_words or config.max_words):
         return text, "too long"
     if config.must_contain_concept and not contains(text, concept):
         return text, "concept missing"
