@@ -43,20 +43,15 @@ def measure(recipe: Recipe, seconds: float = 20.0, tell: Callable[[str], None] =
 
 def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[float, list[str], float]:
     """Captions a second, those that cleaning kept, and their share."""
-    from synthclip.textgen.prompts import Prompts, judge
+    from synthclip.textgen.prompts import Prompts, answered
 
     llm, prompts = build_llm(recipe.llm), Prompts(recipe.captions, recipe.seed)
-    asked = ((concept, prompts.draw(concept, round)) for round in range(10**6) for concept in concepts)
+    asked = (prompts.draw(concept, round) for round in range(10**6) for concept in concepts)
     kept: list[str] = []
 
     def step() -> int:
         batch = list(islice(asked, llm.batch_size))
-        texts = [prompt.sent(llm.continues) for _, prompt in batch]
-        answers = llm.generate(texts, [prompt.seed for _, prompt in batch])
-        for (concept, prompt), answer in zip(batch, answers, strict=True):
-            text, reason = judge(answer, concept, recipe.captions, prompt, llm.continues)
-            if reason is None:
-                kept.append(text)
+        kept.extend(text for text, reason in answered(llm, batch, recipe.captions) if reason is None)
         return len(batch)
 
     rate, done = _timed(step, seconds)

@@ -23,7 +23,7 @@ from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.textgen import official
 from synthclip.textgen.concepts import entries, read_bank
 from synthclip.textgen.match import captions_by_concept
-from synthclip.textgen.prompts import Prompts, check_language, judge
+from synthclip.textgen.prompts import Prompts, answered, check_language
 
 if TYPE_CHECKING:
     from synthclip.run.progress import Console
@@ -94,10 +94,8 @@ class Captions(Stage):
         ]
         for batch in _groups(asked, llm.batch_size):
             drawn = [self._prompts.draw(bank[number], attempt) for number, attempt in batch]
-            texts = [prompt.sent(llm.continues) for prompt in drawn]
-            answers = llm.generate(texts, [prompt.seed for prompt in drawn])
-            for (number, _), prompt, answer in zip(batch, drawn, answers, strict=True):
-                text, reason = judge(answer, bank[number], config, prompt, llm.continues)
+            found = answered(llm, drawn, config)
+            for (number, _), prompt, (text, reason) in zip(batch, drawn, found, strict=True):
                 row = {
                     "caption_id": keys.text_id(text),
                     "concept_id": number,

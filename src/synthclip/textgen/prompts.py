@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.backends import Refused
+from synthclip.backends import LLM, Refused
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
 from synthclip.textgen.concepts import printable
@@ -38,6 +39,7 @@ _MIN_PROBABILITY = 0.05
 class Prompt:
     """One question to the model."""
 
+    concept: str
     text: str
     prefill: str
     """How the caption begins, for a model that goes on from it."""
@@ -84,21 +86,23 @@ class Prompts:
             ) from None
         prefill = " ".join(prefill.split())
         seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
-        return Prompt(text, prefill, self._templates[chosen], seed)
+        return Prompt(concept, text, prefill, self._templates[chosen], seed)
 
     def _share(self, concept: str, stream: str, attempt: int) -> float:
         """A number in [0, 1)."""
         return float(keys.uniform(keys.text_id(concept), stream=stream, seed=self._seed, index=attempt))
 
 
-def judge(
-    answer: str | Refused, concept: str, config: CaptionsConfig, prompt: Prompt, continues: bool
-) -> tuple[str, str | None]:
-    """(caption, None), or (what was said, why it is refused), for the answer to `prompt.sent(continues)`."""
-    if isinstance(answer, Refused):
-        return answer.text, answer.reason
-    said = prompt.prefill + answer if continues else answer
-    return clean(said.encode("utf-8", "replace").decode(), concept, config, prompt.template)
+def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Iterator[tuple[str, str | None]]:
+    """(caption, None), or (what was said, why it is refused), for each of a batch."""
+    texts = [prompt.sent(llm.continues) for prompt in prompts]
+    answers = llm.generate(texts, [prompt.seed for prompt in prompts])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if isinstance(answer, Refused):
+            yield answer.text, answer.reason
+        else:
+            said = prompt.prefill + answer if llm.continues else answer
+            yield clean(said.encode("utf-8", "replace").decode(), prompt.concept, config, prompt.template)
 
 
 def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) -> tuple[str, str | None]:
