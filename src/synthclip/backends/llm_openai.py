@@ -56,10 +56,7 @@ class OpenAIServer:
         if not isinstance(choice, dict):
             raise self._server.malformed("a choice is no object")
         if choice.get("error"):
-            found = self._server.fault_in(choice["error"])
-            if isinstance(found, Refused):
-                return found
-            raise found
+            return self._server.fault_in(choice["error"])
         said: Any = choice if self.continues else choice.get("message") or {}
         if not isinstance(said, dict):
             raise self._server.malformed("a message is no object")

@@ -176,20 +176,18 @@ class Server:
 
         Raises SynthClipError with the server's words where the service is at fault and waiting does not help.
         """
-        config = self._config
-        for attempt in range(config.max_retries + 1):
+        retries, attempt = self._config.max_retries, 0
+        while True:
             try:
-                answer = await self._once(path, body)
+                return await self._once(path, body)
             except _ServiceError as fault:
-                if fault.passing and attempt < config.max_retries:
-                    self._announce(fault, attempt + 1)
-                    pause = min(_MAX_PAUSE_SECONDS, 0.5 * 2 ** min(attempt, 8)) * random.uniform(0.75, 1)
-                    await asyncio.sleep(pause if fault.pause_seconds is None else fault.pause_seconds)
-                    continue
-                tried = f" after {config.max_retries} retries" if fault.passing else ""
-                raise self._error(f"{fault.what}{tried}{fault.detail}", fault.remedy) from None
-            return answer
-        raise AssertionError("unreachable")
+                if not fault.passing or attempt == retries:
+                    tried = f" after {retries} retries" if fault.passing else ""
+                    raise self._error(f"{fault.what}{tried}{fault.detail}", fault.remedy) from None
+                pause = min(_MAX_PAUSE_SECONDS, 0.5 * 2 ** min(attempt, 8)) * random.uniform(0.75, 1)
+                attempt += 1
+                self._announce(fault, attempt)
+                await asyncio.sleep(pause if fault.pause_seconds is None else fault.pause_seconds)
 
     def malformed(self, what: str) -> SynthClipError:
         """For an answer that is not of OpenAI's form; `what` says where it differs."""
@@ -198,10 +196,12 @@ class Server:
             f"check {self._section}.base_url (it ends in /v1 as a rule)",
         )
 
-    def fault_in(self, error: Any) -> Refused | SynthClipError:
-        """What an `error` object inside an answer means for its sample, or for the shard."""
-        found = self._judged(200, {"error": error}, None)
-        return found if isinstance(found, Refused) else self._error(found.what + found.detail, found.remedy)
+    def fault_in(self, error: Any) -> Refused:
+        """What an `error` inside an answer means. Raises SynthClipError where the service is at fault."""
+        try:
+            return self._judged(200, {"error": error}, None)
+        except _ServiceError as fault:
+            raise self._error(fault.what + fault.detail, fault.remedy) from None
 
     async def _once(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Refused:
         import httpx
@@ -231,10 +231,7 @@ class Server:
             raise self.malformed("no JSON object")
         if status == 200 and not answer.get("error") and answer.get("object") != "error":
             return dict(answer)
-        found = self._judged(status, answer, response.headers.get("retry-after"))
-        if isinstance(found, Refused):
-            return found
-        raise found
+        return self._judged(status, answer, response.headers.get("retry-after"))
 
     async def _read(self, response: "httpx.Response") -> bytes:
         """The body, up to its limit."""
@@ -248,8 +245,8 @@ class Server:
             parts.append(part)
         return b"".join(parts)
 
-    def _judged(self, status: int, answer: Any, retry_after: str | None) -> "Refused | _ServiceError":
-        """Whose fault it is: of the sample's content, or of the service."""
+    def _judged(self, status: int, answer: Any, retry_after: str | None) -> Refused:
+        """The content filter's refusal. Raises _ServiceError where the fault is the service's."""
         config, section = self._config, self._section
         answer = answer[0] if isinstance(answer, list) and answer else answer
         error = (answer.get("error") or answer) if isinstance(answer, dict) else answer
@@ -272,10 +269,10 @@ class Server:
             or status == 402
             or (status == 429 and retry_after is None and _ACCOUNT_WORDS.search(words))
         ):
-            return _ServiceError(what, detail, "look at the account's quota and billing", passing=False)
+            raise _ServiceError(what, detail, "look at the account's quota and billing", passing=False)
         if status in (408, 409, 425, 429) or status >= 500 or (status == 200 and codes & _PASSING_CODES):
             remedy = f"wait, or lower {section}.concurrency" if status == 429 else "look at the server"
-            return _ServiceError(what, detail, remedy, passing=True, pause_seconds=_seconds(retry_after))
+            raise _ServiceError(what, detail, remedy, passing=True, pause_seconds=_seconds(retry_after))
         remedies = {
             401: f"set {config.api_key_variable}",
             403: f"set {config.api_key_variable} to a key that may use the model",
@@ -284,7 +281,7 @@ class Server:
         remedy = f"check {section}.base_url" if status < 400 else f"check the recipe's {section} section"
         if status in (200, 400, 422):
             what = f"refused a request: {what}"
-        return _ServiceError(what, detail, remedies.get(status, remedy), passing=False)
+        raise _ServiceError(what, detail, remedies.get(status, remedy), passing=False)
 
     def _announce(self, fault: _ServiceError, attempt: int) -> None:
         """One line for each further attempt, however many requests wait for the same server."""
