@@ -22,7 +22,7 @@ from synthclip.run.store import Outcome, ShardWriter
 from synthclip.run.threads import in_order
 from synthclip.schema import BALANCE_COUNT, NEAR_DUPLICATE, SELECTED, SPLITS
 from synthclip.textgen import near_duplicates
-from synthclip.textgen.match import Matches, Part, SortedByBucket, first_of_equal, matched_parts
+from synthclip.textgen.match import Matches, Part, SortedByBucket, first_of_equal, lists, matched_parts
 
 _SAMPLE = 2_000_000  # captions from which t is solved for a target size
 _STEPS = 60
@@ -122,27 +122,23 @@ class Balance(Stage):
     def _write(self, buckets: SortedByBucket, writer: ShardWriter) -> dict[str, int]:
         """Write both splits, ascending by caption id; returns the rows of each."""
         config, seed = self.recipe.balance, self.recipe.seed
-        waiting: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
+        waiting = dict.fromkeys(SPLITS, SELECTED.empty_table())
         files = dict.fromkeys(SPLITS, 0)
         rows = dict.fromkeys(SPLITS, 0)
 
         def flush(split: str, least: int) -> None:
-            there = pa.concat_tables(waiting[split]) if waiting[split] else SELECTED.empty_table()
-            while there.num_rows >= least:
+            while waiting[split].num_rows >= least:
                 with writer.table(f"{split}/{files[split]:05d}.parquet", SELECTED) as out:
-                    out.write_table(there.slice(0, config.captions_per_shard))
-                there = there.slice(config.captions_per_shard)
+                    out.write_table(waiting[split].slice(0, config.captions_per_shard))
+                waiting[split] = waiting[split].slice(config.captions_per_shard)
                 files[split] += 1
-                if not there.num_rows:
-                    break
-            waiting[split] = [there]
 
         for table in buckets:
             held = keys.uniform(table["caption_id"].to_numpy(), stream="heldout", seed=seed) < config.heldout
             for split, mask in (("train", ~held), ("heldout", held)):
                 part = table.filter(pa.array(mask))
                 rows[split] += part.num_rows
-                waiting[split].append(part)
+                waiting[split] = pa.concat_tables([waiting[split], part])
                 flush(split, config.captions_per_shard)
         for split in SPLITS:
             flush(split, 1)
@@ -154,7 +150,7 @@ def _counted(piece: tuple[Part, NDArray[np.bool_]], distinct: int) -> tuple[int,
     part, fresh = piece
     matches = part.matches()
     some = matches.rows(fresh & in_sample(matches.ids, distinct))
-    return len(fresh), matches.concepts[np.repeat(fresh, np.diff(matches.offsets))], some
+    return len(fresh), matches.rows(fresh).concepts, some
 
 
 def _drawn(
@@ -165,9 +161,9 @@ def _drawn(
     ids, offsets, concepts = part.matches()
     chance = keep_probability(offsets, concepts, dropped)
     rows = np.flatnonzero(fresh & (draws(ids, seed) < chance))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(concepts)).take(pa.array(rows))
+    named = lists(offsets, concepts).take(pa.array(rows))
     texts = part.texts().take(pa.array(rows))
-    columns = [pa.array(ids[rows]), texts, lists, pa.array(chance[rows].astype(np.float32))]
+    columns = [pa.array(ids[rows]), texts, named, pa.array(chance[rows].astype(np.float32))]
     unmatched = int((fresh & (np.diff(offsets) == 0)).sum())
     return pa.Table.from_arrays(columns, schema=SELECTED), unmatched, len(fresh)
 
@@ -211,7 +207,12 @@ def draws(ids: U64, seed: int) -> NDArray[np.float64]:
 
 def in_sample(ids: U64, captions: int) -> NDArray[np.bool_]:
     """Which of `captions` different captions t is solved from, bool [N]: all, where they are few."""
-    return keys.uniform(ids, stream="sample", seed=0) < _SAMPLE / max(captions, 1)
+    return keys.uniform(ids, stream="sample", seed=0) < _share(captions)
+
+
+def _share(captions: int) -> float:
+    """The chance of each of `captions` to be in the sample."""
+    return min(1.0, _SAMPLE / max(captions, 1))
 
 
 class Curve:
@@ -220,7 +221,7 @@ class Curve:
     def __init__(self, sample: Matches, counts: NDArray[np.int64], captions: int, seed: int) -> None:
         """`sample` is what `in_sample` picks of `captions` different ones."""
         self._sample, self._counts = sample, counts
-        self._share = min(1.0, _SAMPLE / max(captions, 1))
+        self._share = _share(captions)
         self._draws = draws(sample.ids, seed)
 
     def size(self, t: float | None) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -70,8 +70,7 @@ class Match(Stage):
             for group in range(row_groups(captions)):
                 table = read_table(captions, ["caption_id", "text"], row_group=group)
                 offsets, ids = self._concepts.match(table["text"].combine_chunks())
-                lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids))
-                columns = [table["caption_id"], pa.chunked_array([lists])]
+                columns = [table["caption_id"], pa.chunked_array([lists(offsets, ids)])]
                 out.write_table(pa.Table.from_arrays(columns, schema=MATCH))
                 rows += table.num_rows
                 unmatched += int((np.diff(offsets) == 0).sum())
@@ -104,17 +103,25 @@ class Matches(NamedTuple):
     def rows(self, mask: NDArray[np.bool_]) -> "Matches":
         """The captions where `mask` [N] holds."""
         lengths = np.diff(self.offsets)
-        offsets = np.concatenate([[0], np.cumsum(lengths[mask])])
-        return Matches(self.ids[mask], offsets, self.concepts[np.repeat(mask, lengths)])
+        return Matches(self.ids[mask], _offsets(lengths[mask]), self.concepts[np.repeat(mask, lengths)])
 
     @staticmethod
     def concatenated(parts: Sequence["Matches"]) -> "Matches":
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         return Matches(
             np.concatenate([part.ids for part in parts]),
-            np.concatenate([[0], np.cumsum(lengths)]),
+            _offsets(lengths),
             np.concatenate([part.concepts for part in parts]),
         )
+
+
+def _offsets(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def lists(offsets: NDArray[np.int64], concepts: NDArray[np.int32]) -> pa.ListArray:
+    """What is in CSR form as Arrow's lists of int32."""
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(concepts))
 
 
 class Part(NamedTuple):
@@ -132,10 +139,9 @@ class Part(NamedTuple):
 
     def matches(self) -> Matches:
         table = read_table(self.match, row_group=self.group)
-        lists = table["concept_ids"].combine_chunks()
-        lengths = pc.list_value_length(lists).to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        return Matches(table["caption_id"].to_numpy(), offsets, pc.list_flatten(lists).to_numpy())
+        concepts = table["concept_ids"].combine_chunks()
+        offsets = _offsets(pc.list_value_length(concepts).to_numpy())
+        return Matches(table["caption_id"].to_numpy(), offsets, pc.list_flatten(concepts).to_numpy())
 
     def texts(self) -> pa.ChunkedArray:
         return read_table(self.captions, ["text"], row_group=self.group)["text"]
