@@ -66,8 +66,9 @@ def sketch(texts: pa.ChunkedArray, threshold: float) -> Sketch:
     """The words and the bands of each text."""
     split = pc.split_pattern_regex(pc.utf8_lower(texts), r"[^\p{L}\p{N}\p{M}]+").combine_chunks()
     coded = pc.dictionary_encode(pc.list_flatten(split))
-    hashes = keys.text_ids(coded.dictionary.to_pylist())
-    used = np.array([bool(word) for word in coded.dictionary.to_pylist()], bool)
+    spelled = coded.dictionary.to_pylist()
+    hashes = keys.text_ids(spelled)
+    used = np.array([bool(word) for word in spelled], bool)
     rows = pc.list_parent_indices(split).to_numpy()
     codes = coded.indices.to_numpy()
     places = np.unique((rows.astype(np.int64) << 32) | codes)

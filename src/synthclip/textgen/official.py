@@ -132,7 +132,7 @@ def make_matches(shard: Shard, writer: ShardWriter, tick: Tick, concepts: int) -
                     )
                 unmatched += not ids
             columns = [
-                pa.array([keys.text_id(text) for text, _ in kept], pa.uint64()),
+                pa.array(keys.text_ids(text for text, _ in kept)),
                 pa.array([ids for _, ids in kept], pa.list_(pa.int32())),
             ]
             out.write_table(pa.Table.from_arrays(columns, schema=MATCH))
@@ -214,7 +214,7 @@ def _whole(run: RunDirectory, stage: str) -> list[str]:
 
 def _column(path: Path, name: str) -> Iterator[Any]:
     for batch in schema.read_batches(path, [name]):
-        yield from pa.Table.from_batches([batch])[name].to_pylist()
+        yield from batch[name].to_pylist()
 
 
 def _write(file: Path, rows: Iterable[Any]) -> int:
