@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from synthclip_compositor import Artist, artists, scenery
 from synthclip_compositor.language import COLOURS, Place, Relation, Scene, Thing, Time, Weather, read
+from synthclip_compositor.scenery import Canvas, Rng
 
-Canvas = NDArray[np.uint8]
-Rng = np.random.Generator
 Colour = tuple[int, int, int]
 
 _TILT_DEGREES = 12.0
@@ -58,9 +57,7 @@ class _Member:
 _Column = list[_Member]
 
 
-def place(
-    scene: Scene, floating: bool, height: Callable[[str], float], rng: np.random.Generator
-) -> list[Piece]:
+def place(scene: Scene, floating: bool, height: Callable[[str], float], rng: Rng) -> list[Piece]:
     """The pieces in the order in which they are drawn.
 
     `floating`: nothing needs ground under it. `height` of a glyph is a share of its longer side.
@@ -76,7 +73,7 @@ def place(
     return sorted(pieces, key=lambda piece: piece.depth)
 
 
-def _columns(scene: Scene, rng: np.random.Generator) -> list[_Column]:
+def _columns(scene: Scene, rng: Rng) -> list[_Column]:
     columns: list[_Column] = [[_Member(0)]] if scene.things else []
     for relation in scene.relations:
         subject, other = relation.subject, relation.object
@@ -91,7 +88,7 @@ def _columns(scene: Scene, rng: np.random.Generator) -> list[_Column]:
     return columns
 
 
-def _slot(relation: Relation, new_is_object: bool, home: int, columns: int, rng: np.random.Generator) -> int:
+def _slot(relation: Relation, new_is_object: bool, home: int, columns: int, rng: Rng) -> int:
     """Before which column the new one goes."""
     if relation.place == "left":
         return home + 1 if new_is_object else home
@@ -120,7 +117,7 @@ def _column(
     span: tuple[float, float],
     floating: bool,
     height: Callable[[str], float],
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> Iterator[Piece]:
     width = span[1] - span[0]
     lifts = [_LIFT.get(member.place, 1.0) for member in column[1:]]
@@ -153,7 +150,7 @@ _LIFT: dict[Place, float] = {"on": 0.85, "in": 0.6, "above": 1.05, "behind": 0.4
 """By how much of what is below a thing its lower edge is raised."""
 
 
-def _rows(thing: Thing, rng: np.random.Generator) -> list[range]:
+def _rows(thing: Thing, rng: Rng) -> list[range]:
     count = int(rng.integers(3, 6)) if thing.count is None else min(thing.count, _MOST_OF_A_KIND)
     if count <= 3:
         return [range(count)]
@@ -168,7 +165,7 @@ def _crowd(
     side: float,
     raised: float,
     depth: int,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> Iterator[Piece]:
     """The pieces of one thing, the row at the back first."""
     middle = (span[0] + span[1]) / 2 + rng.uniform(-0.08, 0.08)

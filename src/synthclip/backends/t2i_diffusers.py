@@ -169,6 +169,8 @@ class Diffusers:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
         """Images uint8 [B, H, W, 3] in RGB. Refuses as `nan` what is not finite, as `unsafe` what the
         safety checker refuses. Raises SynthClipError where memory does not hold one image."""
+        import torch
+
         images: list[NDArray[np.uint8]] = []
         refused: dict[int, str] = {}
         done = 0
@@ -176,7 +178,7 @@ class Diffusers:
             part = slice(done, done + self.batch_size)
             try:
                 painted, bad = self._paint(prompts[part], seeds[part])
-            except _out_of_memory() as error:
+            except torch.OutOfMemoryError as error:
                 # The error holds the frames that hold the tensors: it must go before memory is freed.
                 reason = first_line(error)
             else:
@@ -370,9 +372,3 @@ def _readers(pipeline: Any) -> list[tuple[Any, int]]:
         limit = tokenizer.model_max_length if is_clip or longest is None else longest.default
         readers.append((tokenizer, int(limit)))
     return readers
-
-
-def _out_of_memory() -> "type[torch.OutOfMemoryError]":
-    import torch
-
-    return torch.OutOfMemoryError
