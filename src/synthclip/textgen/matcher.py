@@ -9,6 +9,7 @@ machine map one copy of it from a file.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -54,7 +55,6 @@ class ConceptMatcher:
         self._trie, name = _Trie.of(_CONCEPT(b"".join(coded), bounds))
         self._positions = np.argsort(name, kind="stable").astype(np.int32)
         self._repeats = np.bincount(name)
-        self._starts = np.cumsum(self._repeats) - self._repeats
 
     def match(self, texts: Sequence[str] | pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(offsets int64 [N + 1], concept_ids int32 [offsets[-1]]) in CSR form.
@@ -93,6 +93,11 @@ class ConceptMatcher:
         pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]
         return pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32)
 
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Where the positions of each name begin in `_positions`."""
+        return np.cumsum(self._repeats) - self._repeats
+
     def save(self, path: Path) -> None:
         """Write the matcher for `load`."""
         parts = self._trie.keys, self._repeats, self._trie.names, self._positions
@@ -115,7 +120,6 @@ class ConceptMatcher:
         matcher._lowercase = bool(lowercase)
         keys, matcher._repeats, names, matcher._positions = parts
         matcher._trie = _Trie(keys, names)
-        matcher._starts = np.cumsum(matcher._repeats) - matcher._repeats
         return matcher
 
 
