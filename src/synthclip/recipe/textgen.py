@@ -54,7 +54,7 @@ class ConceptsConfig(Section):
     """Entries that are, or hold as whole words in any case, a line of one of these text files are refused;
     `nsfw` is the list of the package better-profanity."""
     limit: int | None = Field(None, ge=1)
-    """Keep only the first so many: for a trial run."""
+    """Keep only this many, the first: for a trial run."""
 
     @field_validator("pattern")
     @classmethod
@@ -79,8 +79,8 @@ class Template(Section):
     """Instead of the recipe's, for captions by this template."""
     max_words: int | None = Field(None, ge=1)
     sentences: int | None = Field(None, ge=1)
-    """Take an answer of several lines as one text, and keep its first so many sentences: for long captions,
-    of which training can draw parts. None takes an answer of one line as it is."""
+    """Take an answer of several lines as one text, and keep at most this many sentences, the first: for long
+    captions, of which training can draw parts. None takes an answer of one line as it is."""
 
     def compile(self, axes: Collection[str] = ()) -> tuple[Any, Any]:
         """The two as `jinja2.Template`. Raises ValueError where one is none, or names what is not there."""
