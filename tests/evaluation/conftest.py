@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
-from heldout_run import save_model
+from heldout_run import MODEL_CONFIG
+
+from small_inputs import save_model
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
+    return save_model(tmp_path_factory.mktemp("model"), **MODEL_CONFIG)

@@ -1,7 +1,6 @@
 """A run on disk as the stages before `eval` leave it."""
 
 import io
-import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from small_inputs import save_model
 from synthclip import schema
 from synthclip.keys import image_key, text_id
 from synthclip.run.store import Outcome, RunDirectory
@@ -24,7 +24,7 @@ CAPTIONS = {
     "the house": (7,),
 }
 
-MODEL_CONFIG = {
+MODEL_CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
@@ -45,22 +45,6 @@ def picture(seed: int, side: int = 40) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
-
-
-def save_model(folder: Path, config: dict[str, Any] = MODEL_CONFIG, seed: int = 0) -> Path:
-    """An open_clip folder with random weights."""
-    import torch
-    from safetensors.torch import save_file
-
-    from synthclip.models import open_clip
-
-    torch.manual_seed(seed)
-    model = open_clip.CLIP(**config["model_cfg"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, folder / "open_clip_model.safetensors")
-    return folder
 
 
 def write_run(path: Path, *, images_per_caption: int = 2, broken: int = 0) -> RunDirectory:
@@ -108,6 +92,6 @@ def write_run(path: Path, *, images_per_caption: int = 2, broken: int = 0) -> Ru
             writer.rows(f"heldout/{number:05d}.parquet", schema.IMAGE, sidecar)
             writer.commit(Outcome(len(sidecar)))
     with run.begin("train", "all", "x") as writer:
-        save_model(writer.path("model/weights").parent)
+        save_model(writer.path("model/weights").parent, **MODEL_CONFIG)
         writer.commit(Outcome(1))
     return run

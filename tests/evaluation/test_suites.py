@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from heldout_run import MODEL_CONFIG, picture, save_model
+from heldout_run import MODEL_CONFIG, picture
 from safetensors.torch import save_file
 from test_datasets import class_folders, hash_of, tar_of
 from typer.testing import CliRunner
 
+from small_inputs import save_model
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
@@ -123,7 +124,7 @@ def test_another_model_or_other_images_are_encoded_anew(
     (root / "shapes" / "test" / "class 0" / "0.jpg").write_bytes(picture(4242))
     judge(model_folder, "shapes", root, tmp_path, tasks)
     assert (16, 36) in tasks.steps
-    other = save_model(tmp_path / "other", seed=1)
+    other = save_model(tmp_path / "other", **MODEL_CONFIG, seed=1)
     assert judge(other, "shapes", root, tmp_path).results[0]["checkpoint"] != first.results[0]["checkpoint"]
 
 
@@ -250,7 +251,7 @@ def test_the_papers_suite_is_its_table() -> None:
 def test_a_model_of_another_resolution_has_its_own(root: Path, tmp_path: Path) -> None:
     config = json.loads(json.dumps(MODEL_CONFIG))
     config["model_cfg"]["vision_cfg"]["image_size"] = 48
-    model = save_model(tmp_path / "model", config)
+    model = save_model(tmp_path / "model", **config)
     found = judge(model, "shapes", root, tmp_path)
     assert found.results[0]["n"] == 36
 

@@ -8,11 +8,11 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 import synthclip
+from small_inputs import save_model
 from synthclip.errors import SynthClipError
 from synthclip.interop.export import Format, export_model
 from synthclip.models.build import PAPER_MODEL_CFG, is_paper_model
@@ -36,15 +36,7 @@ _GREY = {
 
 def _folder(path: Path, config: dict[str, Any]) -> Path:
     """An open_clip folder with random weights."""
-    torch.manual_seed(0)
-    path.mkdir()
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": _GREY}))
-    weights = open_clip.CLIP(**config).state_dict()
-    save_file(
-        {name: value + 0.02 * torch.rand(value.shape) for name, value in weights.items()},
-        path / "open_clip_model.safetensors",
-    )
-    return path
+    return save_model(path, config, _GREY, noise=0.02)
 
 
 def _close(embeddings: Tensor, wanted: Tensor) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import synthclip
+from small_inputs import save_model
 from synthclip.errors import SynthClipError
 from synthclip.models.build import build_model
 from synthclip.models.weights import read_checkpoint
@@ -33,12 +34,7 @@ WEIGHTS = "open_clip_model.safetensors"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An open_clip folder with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL, "preprocess_cfg": GREY}))
-    save_file(open_clip.CLIP(**SMALL).state_dict(), path / WEIGHTS)
-    return path
+    return save_model(tmp_path / "model", SMALL, GREY)
 
 
 def loads_as(source: Path, state: dict[str, Tensor]) -> None:

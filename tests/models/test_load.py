@@ -13,9 +13,9 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import synthclip
+from small_inputs import save_model
 from synthclip.errors import SynthClipError
 from synthclip.models.build import PaperTokenizer, build_model
 from synthclip.models.weights import to_official
@@ -37,13 +37,7 @@ _GREY = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An open_clip folder with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path / "model"
-    path.mkdir()
-    config = {"model_cfg": _SMALL, "preprocess_cfg": _GREY}
-    (path / "open_clip_config.json").write_text(json.dumps(config))
-    save_file(open_clip.CLIP(**_SMALL).state_dict(), path / "open_clip_model.safetensors")
-    return path
+    return save_model(tmp_path / "model", _SMALL, _GREY)
 
 
 @torch.no_grad()

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from shape_runs import train, with_training
 
 import synthclip
+from small_inputs import save_model
 from synthclip.errors import SynthClipError
 from synthclip.models.build import open_clip_config
 from synthclip.recipe import Recipe
@@ -27,16 +26,6 @@ OTHER = {
 }
 
 
-def save_model(folder: Path, model_cfg: dict[str, Any], preprocess: dict[str, Any]) -> Path:
-    """An open_clip folder with random weights."""
-    torch.manual_seed(5)
-    folder.mkdir()
-    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    save_file(open_clip.CLIP(**model_cfg).state_dict(), folder / "open_clip_model.safetensors")
-    return folder
-
-
 def test_activation_heads_and_preprocessing_are_taken_over(
     run: RunDirectory, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
@@ -44,7 +33,7 @@ def test_activation_heads_and_preprocessing_are_taken_over(
     ours = open_clip_config(tiny_recipe.model)["model_cfg"]
     vision, text = {**ours["vision_cfg"], "head_width": 8}, {**ours["text_cfg"], "heads": 4}
     theirs = {**ours, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
-    folder = save_model(tmp_path / "theirs", theirs, OTHER)
+    folder = save_model(tmp_path / "theirs", theirs, OTHER, seed=5)
     rates = {"lr": 1e-12, "lr_start": 1e-12, "lr_end": 1e-12, "weight_decay": 0}
     train(with_training(tiny_recipe, init=str(folder), **rates), run)
     written = json.loads(run.file("train", "model/open_clip_config.json").read_text())
@@ -84,6 +73,6 @@ def test_what_training_does_not_compute_is_refused(
 ) -> None:
     ours = open_clip_config(tiny_recipe.model)["model_cfg"]
     theirs = {**ours, section: {**ours[section], **change}}
-    folder = save_model(tmp_path / "theirs", theirs, {**OTHER, **preprocess})
+    folder = save_model(tmp_path / "theirs", theirs, {**OTHER, **preprocess}, seed=5)
     with pytest.raises(SynthClipError, match=f"training.init=.*{why}"):
         train(with_training(tiny_recipe, init=str(folder)), run)
