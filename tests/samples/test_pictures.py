@@ -10,15 +10,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from small_inputs import smooth
 from synthclip.samples.pictures import SNIFF_BYTES, checked_jpeg_size, decode, is_picture, size
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9 + k) * np.cos(y / 11 - k) for k in range(3)]
-    return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
@@ -29,14 +24,16 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "LA", "1"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
-def test_decode_equals_pillow(kind: str, mode: str) -> None:
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (32, 48)])
+def test_decode_equals_pillow(height: int, width: int, kind: str, mode: str) -> None:
     try:
-        content = encoded(Image.fromarray(smooth(40, 60)).convert(mode), kind)
+        content = encoded(Image.fromarray(smooth(height, width)).convert(mode), kind)
     except (OSError, ValueError):
         return  # a mode that this format has not
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert expected.shape == (height, width, 3)
     assert np.array_equal(decode(content), expected)
-    assert size(content) == (40, 60)
+    assert size(content) == (height, width)
     assert is_picture(content[:SNIFF_BYTES])
 
 

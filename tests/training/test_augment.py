@@ -1,4 +1,4 @@
-"""Decoding and cropping, against Pillow and torchvision."""
+"""Cropping, against Pillow and torchvision, and pictures that are refused."""
 
 import io
 from collections.abc import Callable
@@ -9,41 +9,17 @@ import simplejpeg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 from shape_runs import with_training
 from torch import Tensor
 
+from small_inputs import smooth
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
 from synthclip.samples.pictures import decode
 from synthclip.training import Train
 from synthclip.training.augment import DRAWS, crop_box, random_crop, resize
 from synthclip.training.job import build_trainer
-
-
-def smooth(height: int, width: int) -> NDArray[np.uint8]:
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9 + k) * np.cos(y / 11 - k) for k in range(3)]
-    return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_decode_equals_pillow(kind: str) -> None:
-    content = encoded(Image.fromarray(smooth(40, 60)), kind)
-    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    assert np.abs(decode(content).astype(int) - expected).max() <= 2
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_other_colour_spaces_become_rgb(mode: str) -> None:
-    assert decode(encoded(Image.fromarray(smooth(32, 48)).convert(mode), "JPEG")).shape == (32, 48, 3)
 
 
 @pytest.mark.parametrize(
