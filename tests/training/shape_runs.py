@@ -1,9 +1,6 @@
 """Makes runs whose images stage is there: pictures of one coloured shape each, with captions that say so."""
 
 import hashlib
-import io
-import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from synthclip.recipe import Recipe
 from synthclip.recipe.training import TrainingConfig
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter
+from synthclip.samples.tars import TarWriter
 from synthclip.schema import CONCEPT, IMAGE, SELECTED
 from synthclip.training import Train
 
@@ -54,15 +52,6 @@ def picture(colour: str, shape: str, rng: np.random.Generator, size: int = 48) -
     else:
         cv2.rectangle(image, (0, y - radius // 3), (size, y + radius // 3), COLOURS[colour], -1)
     return image
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Add a file; the offset of its bytes in the tar."""
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    offset = tar.offset + tarfile.BLOCKSIZE
-    tar.addfile(entry, io.BytesIO(content))
-    return offset
 
 
 Damage = Callable[[int], bool]
@@ -129,7 +118,7 @@ def _write_tar(
     damage: Damage | None,
 ) -> list[dict[str, object]]:
     table: list[dict[str, object]] = []
-    with tarfile.open(writer.path(f"{name}.tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+    with TarWriter(writer.path(f"{name}.tar")) as tar:
         for row in rows:
             colour, shape = list(COLOURS)[row % len(COLOURS)], SHAPES[row // len(COLOURS) % len(SHAPES)]
             text = caption(row)
@@ -137,16 +126,10 @@ def _write_tar(
             if damage and damage(row):
                 jpeg = jpeg[: len(jpeg) // 2]
             key = image_key(text_id(text), 0)
-            offset = add(tar, f"{key}.jpg", jpeg)
-            add(tar, f"{key}.txt", text.encode())
             concepts = [row % len(COLOURS), len(COLOURS) + row // len(COLOURS) % len(SHAPES)]
             if name.startswith("heldout/"):
                 concepts = concepts[:1]  # only the colours are in its bank
-            add(
-                tar,
-                f"{key}.json",
-                json.dumps({"caption_id": text_id(text), "concept_ids": concepts}).encode(),
-            )
+            place = tar.add(key, jpeg, text, {"caption_id": text_id(text), "concept_ids": concepts})
             table.append(
                 {
                     "key": key,
@@ -161,8 +144,8 @@ def _write_tar(
                     "height_px": 48,
                     "scores": [],
                     "shard": f"{name}.tar",
-                    "offset": offset,
-                    "length": len(jpeg),
+                    "offset": place.offset,
+                    "length": place.length,
                 }
             )
     return table

@@ -14,7 +14,7 @@ import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shape_runs import add, losses, picture, train, with_training, write_images
+from shape_runs import losses, picture, train, with_training, write_images
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
@@ -44,7 +44,9 @@ def tar_of(files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=kind) as tar:
         for name, content in files.items():
-            add(tar, name, content)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     return out.getvalue()
 
 
