@@ -16,11 +16,6 @@ from synthclip.errors import SynthClipError
 from synthclip.samples import SampleError, any_shards, files
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def jpeg(level: int) -> bytes:
     return bytes(simplejpeg.encode_jpeg(full((16, 16, 3), level, uint8)))
 

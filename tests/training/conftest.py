@@ -12,6 +12,13 @@ from synthclip.run.store import RunDirectory
 assert open_clip, "imported here first, so that tests can import it and timm themselves"
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what is derived from data files is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def tiny_recipe() -> Recipe:
     return load_recipe("demo", TINY)

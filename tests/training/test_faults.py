@@ -26,12 +26,6 @@ from synthclip.training.loop import Trainer
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[bytes]:
     """Image files, 32 of them, also as `0.jpg` and so on in the folder of the test."""

@@ -31,11 +31,6 @@ SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "sh
 CLASSES = SourceConfig(kind="parquet", path="x", text_column="label", template="a photo of a {}.")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def jpeg(seed: int = 0) -> bytes:
     return bytes(simplejpeg.encode_jpeg(picture("red", "circle", np.random.default_rng(seed))))
 

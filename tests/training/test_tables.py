@@ -26,11 +26,6 @@ from synthclip.training.tables import open_csv, open_parquet
 CASES = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared")) / "cases"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def jpeg(seed: int = 0) -> bytes:
     noise = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     return bytes(simplejpeg.encode_jpeg(noise))
