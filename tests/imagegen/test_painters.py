@@ -111,9 +111,8 @@ def test_a_painter_kept_from_training_paints_the_held_out_captions_alone(run: Ru
     assert {row["text"] for row in unseen} == set(CAPTIONS[6:])
     assert len(unseen) == len(heldout) == 4
     assert not {row["key"] for row in unseen} & {row["key"] for row in heldout}
-    assert {entry["text_to_image"]["size_px"] for entry in about(run, schema.HELDOUT_PAINTER).values()} == {
-        96
-    }  # type: ignore[index]
+    said = about(run, schema.HELDOUT_PAINTER).values()
+    assert {entry["text_to_image"]["size_px"] for entry in said} == {96}  # type: ignore[index]
     sizes = json.loads((run.stage("images") / schema.HELDOUT_PAINTER / "sizes.json").read_text())
     assert sum(sizes.values()) == 4
 
