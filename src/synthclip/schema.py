@@ -16,8 +16,10 @@ SCHEMA_VERSION = "2"
 SPLITS = ("train", "heldout")
 """What the selected captions, and the images of them, are divided into: the folders of their shards."""
 HELDOUT_PAINTER = "heldout_painter"
-IMAGE_SPLITS = (*SPLITS, HELDOUT_PAINTER)
-"""The folders of images: the held-out captions may also be painted by a model that training never sees."""
+COMPOSITION = "composition"
+IMAGE_SPLITS = (*SPLITS, HELDOUT_PAINTER, COMPOSITION)
+"""The folders of images: the held-out captions may also be painted by a model that training never sees, and
+there may be captions of exchanged words."""
 
 
 def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:

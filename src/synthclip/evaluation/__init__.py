@@ -13,17 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synthclip import keys, schema
-from synthclip.evaluation.data import Classification, DataSet, Pictures, Retrieval, Split
+from synthclip.evaluation.data import Classification, Composition, DataSet, Pictures, Retrieval, Split
 from synthclip.evaluation.encoder import Encoder, Features
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators, readable_pairs
 from synthclip.evaluation.metrics import ranking
 from synthclip.evaluation.results import Tables
+from synthclip.imagegen import composition_pairs
+from synthclip.recipe import Recipe
 from synthclip.recipe.training import HELDOUT, EvaluationConfig
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.samples import images
-from synthclip.schema import HELDOUT_PAINTER
+from synthclip.schema import COMPOSITION, HELDOUT_PAINTER
 from synthclip.textgen.concepts import read_bank
 
 _PARTS = {"concepts": "", "images": f"{HELDOUT}/"}
@@ -45,9 +47,11 @@ class Eval(Stage):
 
     def shards(self) -> Sequence[Shard]:
         inputs = heldout_inputs(self) | {"train": _digest_of(self.manifests_of("train"), "model/")}
-        if self.recipe.images.heldout_painter is not None:
-            inputs[HELDOUT_PAINTER] = _digest_of(self.manifests_of("images"), f"{HELDOUT_PAINTER}/")
-        count = sum(one.rows for one in self.manifests_of("images") if one.shard.startswith(HELDOUT))
+        images, config = self.manifests_of("images"), self.recipe.images
+        for split, wanted in ((HELDOUT_PAINTER, config.heldout_painter), (COMPOSITION, config.composition)):
+            if wanted:
+                inputs[split] = _digest_of(images, f"{split}/")
+        count = sum(one.rows for one in images if not one.shard.startswith("train/"))
         return [Shard("all", inputs, {"checkpoint": inputs["train"][:16]}, size=max(1, count))]
 
     def resources(self) -> Resources:
@@ -78,7 +82,7 @@ class Eval(Stage):
             if isinstance(dataset, Retrieval):
                 notes |= {"heldout_captions": len(dataset.texts), "heldout_images": len(dataset.pictures)}
                 nearest = _nearest(features, dataset)
-            else:
+            elif isinstance(dataset, Classification):
                 notes["one_concept_images"] = len(dataset.splits["test"].labels)
         for names in tables.unreadable.values():
             for name in names:
@@ -92,11 +96,16 @@ class Eval(Stage):
         writer.rows("nearest.parquet", schema.EVAL_NEAREST, nearest)
         return Outcome(len(tables.results), notes=notes)
 
-    def _datasets(self) -> list[Retrieval | Classification]:
+    def _datasets(self) -> list[DataSet]:
         """The held-out set, and what else of the run is there to be judged on."""
         config, seed = self.recipe.evaluation, self.recipe.seed
         splits = [HELDOUT] + [HELDOUT_PAINTER] * (self.recipe.images.heldout_painter is not None)
-        return [dataset for split in splits for dataset in open_heldout(self.run, config, seed, split)]
+        found: list[DataSet] = []
+        for split in splits:
+            found += open_heldout(self.run, config, seed, split)
+        if self.recipe.images.composition:
+            found += open_composition(self.run, self.recipe)
+        return found
 
     def _untrained(self) -> Encoder:
         import torch
@@ -150,6 +159,28 @@ def open_heldout(
     labels = np.array([concept_ids[image][0] for image in single], np.int64)
     test = Split(pictures.only(single), labels, text_of_image[single])
     return captions, Classification(split, tuple(names), config.templates, {"test": test})
+
+
+def open_composition(run: RunDirectory, recipe: Recipe) -> tuple[Composition, ...]:
+    """The pairs of captions of exchanged words whose images the run holds; none where it holds no such
+    pair."""
+    sidecars = sorted((run.stage("images") / COMPOSITION).glob("*.parquet"))
+    rows = [row for path in sidecars for row in schema.read_table(path).to_pylist()]
+    number = {row["text"]: at for at, row in enumerate(rows)}
+    pairs = [
+        pair
+        for pair in composition_pairs(recipe, read_bank(run))
+        if {pair.caption, pair.exchanged} <= number.keys()
+    ]
+    if not pairs:
+        return ()
+    image_keys = [row["key"] for row in rows]
+    pictures = Pictures(
+        image_keys, keys.digest(*image_keys), lambda: (row["jpeg"] for row in images(sidecars, ["key"]))
+    )
+    place_N2 = np.array([(number[pair.caption], number[pair.exchanged]) for pair in pairs], np.int64)
+    kinds = tuple(pair.kind for pair in pairs)
+    return (Composition(COMPOSITION, pictures, tuple(number), place_N2, place_N2, kinds),)
 
 
 def heldout_inputs(stage: Stage) -> dict[str, str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import metrics
-from synthclip.evaluation.data import KNOWN, Classification, DataSet, Retrieval, read_lines
+from synthclip.evaluation.data import KNOWN, Classification, Composition, DataSet, Retrieval, read_lines
 from synthclip.evaluation.encoder import Encoded, Features
 from synthclip.evaluation.probes import EPISODES, Probe, few_shot, fit_probe, judge_probe
 from synthclip.evaluation.results import Evaluation, class_rows
@@ -117,6 +117,43 @@ def evaluate_few_shot(features: Features, dataset: DataSet, settings: Settings) 
     return Evaluation([(figure, names)], unreadable=support.unreadable + query.unreadable)
 
 
+def evaluate_composition(features: Features, dataset: DataSet, settings: Settings) -> Evaluation:
+    """Which caption belongs to which image, where both have nearly the same words: over all items, and by
+    kind.
+
+    Scores are Winoground's (arXiv 2204.03162, Section 4.1): text, image and group. With one image an item
+    the text score asks that each right caption is nearer than the wrong one; with two right captions the
+    text-only score asks the same of texts alone (SugarCrepe++, arXiv 2406.11171, Section 4).
+    """
+    if not isinstance(dataset, Composition):
+        raise SynthClipError(
+            f"{dataset.name}: has no captions of exchanged words: composition needs such a set"
+        )
+    encoded, texts_TD = features.images(dataset.pictures), features.texts(dataset.texts)
+    row = np.full(len(dataset.pictures), -1, np.int64)
+    row[encoded.kept] = np.arange(len(encoded.kept))
+    there = (row[dataset.image_NI] >= 0).all(axis=1)
+    image_NI, caption_NT = row[dataset.image_NI[there]], dataset.caption_NT[there]
+    kinds = np.array(dataset.kinds)[there]
+    image_NID, text_NTD = encoded.features[image_NI].numpy(), texts_TD[caption_NT].numpy()
+    hits = metrics.composition(np.einsum("nid,ntd->nit", image_NID, text_NTD))
+    if caption_NT.shape[1] == 3:
+        right = np.einsum("nd,nd->n", text_NTD[:, 0], text_NTD[:, 1])
+        wrong = np.einsum("nd,ntd->nt", text_NTD[:, 2], text_NTD[:, :2]).max(axis=1)
+        hits["text_only_score"] = right > wrong, 1 / 3
+    items = zip(np.flatnonzero(there).tolist(), caption_NT[:, 0].tolist(), strict=True)
+    names = np.array([f"{item}: {dataset.texts[caption]}" for item, caption in items])
+    parts = {"": np.full(len(names), True)}
+    if len(set(kinds)) > 1:
+        parts |= {f" of {kind}": kinds == kind for kind in sorted(set(kinds) - {""})}
+    figures = [
+        (metrics.proportion("composition", f"{metric}{said}", found[part], chance), names[part].tolist())
+        for said, part in parts.items()
+        for metric, (found, chance) in hits.items()
+    ]
+    return Evaluation(figures, unreadable=_names(dataset.pictures.names, encoded.unreadable))
+
+
 Evaluator = Callable[[Features, DataSet, Settings], Evaluation]
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -124,6 +161,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
     "linear_probe": evaluate_linear_probe,
     "few_shot": evaluate_few_shot,
+    "composition": evaluate_composition,
 }
 
 
@@ -131,13 +169,17 @@ def able_evaluators(dataset: DataSet) -> tuple[str, ...]:
     """The evaluators that a data set has what it takes for."""
     if isinstance(dataset, Retrieval):
         return ("retrieval",)
+    if isinstance(dataset, Composition):
+        return ("composition",)
     return ("zero_shot", "linear_probe", "few_shot") if "train" in dataset.splits else ("zero_shot",)
 
 
 def _classification(dataset: DataSet) -> Classification:
     if isinstance(dataset, Classification):
         return dataset
-    raise SynthClipError(f"{dataset.name}: has captions and no classes: only retrieval can be evaluated")
+    raise SynthClipError(
+        f"{dataset.name}: has captions and no classes: only {able_evaluators(dataset)[0]} can be evaluated"
+    )
 
 
 class _Readable(NamedTuple):

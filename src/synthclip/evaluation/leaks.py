@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import schema
-from synthclip.evaluation.data import DataSet, Picture, Retrieval, test_pictures
+from synthclip.evaluation.data import Classification, DataSet, Picture, test_pictures
 from synthclip.run.store import RunDirectory
 from synthclip.run.threads import in_order
 from synthclip.samples import SampleError, Source, images
@@ -87,7 +87,7 @@ class _Known:
         self._found: set[tuple[str, str, str]] = set()
         hashes: list[int] = []
         for data in datasets:
-            for text in data.texts if isinstance(data, Retrieval) else ():
+            for text in () if isinstance(data, Classification) else data.texts:
                 for gram in ngrams(text):
                     self._texts[gram].append((data.name, text))
             pictures = test_pictures(data)

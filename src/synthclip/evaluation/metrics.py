@@ -105,6 +105,20 @@ def group_interval(hits: NDArray[Any], strata: NDArray[np.int64], groups: NDArra
     return wilson(value * n, n)
 
 
+def composition(score_NIT: NDArray[Any]) -> dict[str, tuple[NDArray[np.bool_], float]]:
+    """Which items are right, and the level of chance, by metric; from the similarity of each image of an
+    item to each of its captions. With two images see Winoground (arXiv 2204.03162, Section 4.1), whose
+    group score guessing reaches in one item of six; with one, the last caption is the wrong one. Equal
+    scores are no hits."""
+    if score_NIT.shape[1] == 1:
+        right = score_NIT[:, 0, :-1].min(axis=1) > score_NIT[:, 0, -1]
+        return {"text_score": (right, 1 / score_NIT.shape[2])}
+    own_N2 = np.einsum("nii->ni", score_NIT)
+    text = (own_N2 > np.stack([score_NIT[:, 0, 1], score_NIT[:, 1, 0]], axis=1)).all(axis=1)
+    image = (own_N2 > np.stack([score_NIT[:, 1, 0], score_NIT[:, 0, 1]], axis=1)).all(axis=1)
+    return {"text_score": (text, 1 / 4), "image_score": (image, 1 / 4), "group_score": (text & image, 1 / 6)}
+
+
 def normal_interval(mean: float, variance: float) -> Interval:
     """The 95 % interval of a share whose estimate has this variance, by the normal approximation."""
     half = _Z95 * math.sqrt(variance)

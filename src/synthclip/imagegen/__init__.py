@@ -13,13 +13,15 @@ from synthclip.errors import SynthClipError
 from synthclip.imagegen import imported
 from synthclip.imagegen.filters import load_filters
 from synthclip.imagegen.painting import Attempt, Job, Painting, preferred_painters
+from synthclip.keys import text_id
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.samples.tars import TarWriter
-from synthclip.textgen.concepts import listed_bank
+from synthclip.textgen.composition import Pair, exchanged_pairs
+from synthclip.textgen.concepts import listed_bank, read_bank
 
 _MAX_NAMED = 5
 
@@ -42,12 +44,19 @@ class Images(Stage):
             return imported.shards(self._imported)
         (balance,) = self.manifests_of("balance")
         filters = self.recipe.images.filters.inputs()
-        splits = schema.SPLITS if self.recipe.images.heldout_painter is None else schema.IMAGE_SPLITS
-        return [
+        images = self.recipe.images
+        splits = [*schema.SPLITS] + [schema.HELDOUT_PAINTER] * (images.heldout_painter is not None)
+        shards = [
             shard
             for split in splits
             for shard in self._shards(split, balance, self._painter(split).inputs() | filters)
         ]
+        if images.composition:
+            names = {f"concepts/{e.path}": e.sha256 for m in self.manifests_of("concepts") for e in m.files}
+            inputs = names | self.recipe.text_to_image.inputs() | filters
+            payload = {"split": schema.COMPOSITION}
+            shards.append(Shard(f"{schema.COMPOSITION}/00000", inputs, payload, size=2 * images.composition))
+        return shards
 
     def _painter(self, split: str) -> BackendConfig:
         heldout = self.recipe.images.heldout_painter
@@ -55,8 +64,9 @@ class Images(Stage):
 
     def values_of(self, shard: Shard) -> dict[str, object]:
         values, images = self.values, self.recipe.images.results()
-        if not shard.name.startswith(schema.HELDOUT_PAINTER):
-            images.pop("heldout_painter", None)
+        for split in (schema.HELDOUT_PAINTER, schema.COMPOSITION):
+            if not shard.name.startswith(split):
+                images.pop(split, None)
         return values | {"images": images}
 
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
@@ -146,7 +156,10 @@ class Images(Stage):
             return imported.make(shard, writer, tick, self._csv_captions)
         split = shard.payload["split"]
         models, configs = self._models(split), self._painter(split).members
-        jobs, undrawable = self._jobs(shard, configs)
+        if split == schema.COMPOSITION:
+            jobs, undrawable = self._exchanged(), list[Job]()
+        else:
+            jobs, undrawable = self._jobs(shard, configs)
         kept: list[dict[str, Any]] = []
         lost: list[int] = []
         cut = 0
@@ -232,6 +245,23 @@ class Images(Stage):
                 (undrawable if unseen and not able else jobs).append(job)
         return jobs, undrawable
 
+    def _exchanged(self) -> list[Job]:
+        """Both images of every pair of captions: from one seed, by one painter."""
+        recipe, painters = self.recipe, self.recipe.text_to_image.members
+        names = read_bank(self.run)
+        number = {name: at for at, name in enumerate(names)}
+        jobs: dict[int, Job] = {}
+        for pair in composition_pairs(recipe, names):
+            said, first = (pair.caption, pair.exchanged), text_id(pair.caption)
+            able = [at for at, one in enumerate(painters) if not one.undrawable(said)]
+            wanted = preferred_painters(first, 0, recipe.text_to_image.shares, recipe.seed)
+            painter = next((at for at in wanted if at in able), wanted[0])
+            concept_ids = tuple(sorted(number[name] for name in pair.things))
+            for text in said:
+                job = Job(text_id(text), text, concept_ids, 0, recipe.seed, painter=painter, seed_id=first)
+                jobs.setdefault(job.caption_id, job)
+        return list(jobs.values())
+
     def finish(self, manifests: Sequence[Manifest]) -> None:
         """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
         shutil.rmtree(self._csv_captions, ignore_errors=True)
@@ -243,6 +273,13 @@ class Images(Stage):
             }
             if sizes or split in schema.SPLITS:
                 self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)
+
+
+def composition_pairs(recipe: Recipe, names: Sequence[str]) -> list[Pair]:
+    """The pairs of captions of `images.composition`, over the concepts that the painters draw."""
+    undrawable = set(recipe.text_to_image.undrawable(names))
+    able = [name for name in names if name not in undrawable]
+    return exchanged_pairs(able, recipe.images.composition, recipe.seed)
 
 
 def _row(attempt: Attempt, model: TextToImage) -> dict[str, Any]:

@@ -34,12 +34,15 @@ class Job:
     attempt: int = 0
     painter: int = 0
     """Which of the models paints it."""
+    seed_id: int | None = None
+    """The caption whose seed it is painted from, where that is another one."""
 
     @property
     def seed(self) -> int:
         """What follows from the caption, the variant and the attempt."""
         index = self.variant + MAX_VARIANTS * self.attempt
-        return int(seeds(self.caption_id, stream="image", seed=self.run_seed, index=index))
+        drawn_by = self.caption_id if self.seed_id is None else self.seed_id
+        return int(seeds(drawn_by, stream="image", seed=self.run_seed, index=index))
 
     @property
     def key(self) -> str:

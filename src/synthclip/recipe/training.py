@@ -112,7 +112,7 @@ class SourceConfig(Section):
         return self
 
 
-EvaluatorName = Literal["zero_shot", "retrieval", "linear_probe", "few_shot"]
+EvaluatorName = Literal["zero_shot", "retrieval", "linear_probe", "few_shot", "composition"]
 
 HELDOUT = "heldout"
 """The run's own held-out captions and images, by the name that results give them."""
@@ -124,6 +124,7 @@ METRICS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "retrieval": {"image_retrieval": _RECALL, "text_retrieval": _RECALL},
     "linear_probe": {"linear_probe": ("top1", "mean_per_class")},
     "few_shot": {"few_shot": ("top1",)},
+    "composition": {"composition": ("text_score", "image_score", "group_score", "text_only_score")},
 }
 """What each evaluator measures: metrics by task. A set may be too small for some of them."""
 

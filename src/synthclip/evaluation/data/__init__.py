@@ -167,12 +167,37 @@ class Retrieval:
             raise SynthClipError(f"{self.name}: {len(self.pictures)} images and {len(self.texts)} captions")
 
 
-DataSet = Classification | Retrieval
+@dataclass(frozen=True)
+class Composition:
+    """N items whose captions have nearly the same words and not the same meaning.
+
+    With two images an item, caption i belongs to image i (Winoground); with one, its last caption is wrong
+    and all others are right (SugarCrepe, SugarCrepe++).
+    """
+
+    name: str
+    pictures: Pictures
+    texts: tuple[str, ...]
+    image_NI: NDArray[np.int64]
+    """Positions among the pictures, I = 1 or 2."""
+    caption_NT: NDArray[np.int64]
+    """Positions among the texts, T = 2 or 3."""
+    kinds: tuple[str, ...]
+    """What is exchanged in each item, empty where that is not said."""
+    notes: tuple[str, ...] = ()
+    """As of `Classification`."""
+
+    def __post_init__(self) -> None:
+        if not len(self.image_NI):
+            raise SynthClipError(f"{self.name}: no items with their images")
+
+
+DataSet = Classification | Retrieval | Composition
 
 
 def test_pictures(dataset: DataSet) -> Pictures:
     """What a model is judged on."""
-    return dataset.pictures if isinstance(dataset, Retrieval) else dataset.splits["test"].pictures
+    return dataset.splits["test"].pictures if isinstance(dataset, Classification) else dataset.pictures
 
 
 Layout = tuple[Callable[[Path], bool], Callable[[Path, str], DataSet]]
@@ -301,7 +326,7 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> DataSet:
 
     Raises MissingDataError where there is none, SynthClipError where it is there and not as it should be.
     """
-    from synthclip.evaluation.data import files, packed, torchvision_sets
+    from synthclip.evaluation.data import composition, files, packed, torchvision_sets
 
     name, _, columns = name.partition("?")
     if not columns and torchvision_sets.fits(name, root):
@@ -313,7 +338,7 @@ def open_dataset(name: str, root: Path, *, download: bool = False) -> DataSet:
         raise _missing(name, root)
     if columns:
         return packed.read_parquet(folder, f"{name}?{columns}", dict(parse_qsl(columns)))
-    for fits, read in (*packed.LAYOUTS, *files.LAYOUTS):
+    for fits, read in (*composition.LAYOUTS, *packed.LAYOUTS, *files.LAYOUTS):
         if fits(folder):
             return read(folder, name)
     raise SynthClipError(
