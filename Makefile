@@ -1,9 +1,11 @@
 # `make demo`, `make check` and `make test` do everything on a fresh machine. PYTHON picks the interpreter (3.11 to 3.13),
-# VENV the virtual environment. Where pip has no CPU build of torch at hand and the machine has no GPU, point
-# PIP_EXTRA_INDEX_URL at PyTorch's CPU index first, or pip installs CUDA packages too.
+# VENV the virtual environment, JOBS how many test files run at once. Where pip has no CPU build of torch at hand and
+# the machine has no GPU, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index first, or pip installs CUDA packages too.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo check test lint clean
@@ -14,11 +16,11 @@ demo: $(VENV)/.demo
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test: $(VENV)/.test
 	./tests/install_chromium.sh
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -11,6 +11,14 @@ settings.register_profile("synthclip", deadline=None, suppress_health_check=[Hea
 settings.load_profile("synthclip")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist, the tests of a file share a process, which makes their fixtures once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def official_state() -> dict[str, Any]:
     """Random weights under the official names, every tensor away from its trivial start."""

@@ -18,6 +18,7 @@ from synthclip.run.engine.worker import WorkError
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),  # one cluster on this machine at a time
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'synthclip[ray]'"
     ),

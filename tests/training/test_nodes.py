@@ -22,7 +22,10 @@ from synthclip.run.stage import StageLoad
 from synthclip.run.store import RunDirectory
 from synthclip.training import Train
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),  # one cluster on this machine at a time
+]
 
 SMOOTH = {"eps": 1e-3}
 """With the usual eps, Adam makes steps of full length of gradients that are zero but for rounding."""
