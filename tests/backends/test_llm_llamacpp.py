@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synthclip.backends import LLM, build_llm
+from synthclip.backends import LLM, Unfinished, build_llm
 from synthclip.backends.llm_llamacpp import Config, gguf
 from synthclip.errors import SynthClipError
 
@@ -38,7 +38,9 @@ def test_a_text_depends_on_prompt_and_seed_alone(llm: LLM) -> None:
 
 
 def test_it_stops_at_the_line(llm: LLM) -> None:
-    assert all("\n" not in str(text) for text in llm.generate([FEW_SHOT.format("dog")] * 3, [1, 2, 3]))
+    texts = llm.generate([FEW_SHOT.format("dog")] * 3, [1, 2, 3])
+    assert all("\n" not in str(text) for text in texts)
+    assert any(isinstance(text, Unfinished) for text in texts), "six tokens end few sentences"
 
 
 def test_a_prompt_that_does_not_fit_is_refused(llm: LLM) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from synthclip.backends import build_llm
+from synthclip.backends import Unfinished, build_llm
 from synthclip.backends.llm_transformers import Config
 from synthclip.errors import SynthClipError
 
@@ -34,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]"
     )
-    tokenizer.chat_template = "{% for m in messages %}a {{ m.content }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'the' if enable_thinking is false else 'a' }} {{ m.content }}{% endfor %}"
+    )
     tokenizer.save_pretrained(path)
     torch.manual_seed(0)
     shape = transformers.LlamaConfig(
@@ -77,6 +79,14 @@ def test_no_temperature_is_greedy_and_chat_uses_the_template(folder: Path) -> No
     chat = build_llm(config(folder, temperature=0, chat=True))
     assert chat.generate(["cat"], [1]) == greedy.generate(["a cat"], [1])
     assert not chat.continues
+    off = build_llm(config(folder, temperature=0, chat=True, chat_template_kwargs={"enable_thinking": False}))
+    assert off.generate(["cat"], [1]) == greedy.generate(["the cat"], [1])
+
+
+def test_an_answer_that_reaches_no_end_is_unfinished(folder: Path) -> None:
+    texts = build_llm(config(folder, stop=["dog"], max_tokens=4)).generate(["a red"] * 24, range(24))
+    assert {isinstance(text, Unfinished) for text in texts} == {True, False}
+    assert all(isinstance(text, Unfinished) == (len(str(text).split()) == 4) for text in texts)
 
 
 def test_penalties_keep_a_greedy_model_from_repeating_itself(folder: Path) -> None:

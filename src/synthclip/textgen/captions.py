@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _FILLS, _FILL = "captions/fills/", "fill-"
 _MAX_ATTEMPTS = 16  # of the coverage loop, for one matched caption
+_ADVICE = {
+    "unfinished": "raise llm.max_tokens, or switch the model's thinking off (docs/language-models.md)",
+    "thinking without an answer": "switch the model's thinking off (docs/language-models.md)",
+}
 _MIN_CHECKED = 100  # answers of a shard, below which its share of refused ones may be chance
 
 
@@ -122,9 +126,10 @@ class Captions(Stage):
         refused = rejected.total()
         if refused > self.recipe.captions.max_refused * (kept + refused):
             [(reason, count)] = rejected.most_common(1)
+            advice = _ADVICE.get(reason, "check llm and captions.templates")
             raise SynthClipError(
                 f"captions{where}: {refused} of {kept + refused} captions refused, most often as {reason!r} "
-                f"({count} times): check llm and captions.templates, or raise captions.max_refused"
+                f"({count} times): {advice}, or raise captions.max_refused"
             )
 
     def _bank(self) -> list[str]:

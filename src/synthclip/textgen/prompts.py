@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip import keys
-from synthclip.backends import LLM, Refused
+from synthclip.backends import LLM, Refused, Unfinished
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
+from synthclip.textgen.answers import unwrapped, without_thinking
 from synthclip.textgen.concepts import printable
 
 _MAX_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
@@ -22,7 +23,7 @@ _MARKUP = re.compile(r"</?[a-zA-Z!][^>]*>|&[a-z]+;|\]\(|https?://|```|\*\*|<\|")
 _LEAD = re.compile(
     r"^(?:(?:\d{1,2}[.)]|[-*•])\s+"
     r"|(?:(?:sure|certainly|of course|okay|ok)\b[^:\n]{0,80}|here(?:'s| is| are)\b[^:\n]{0,80}"
-    r"|(?:image |photo |picture )?caption)\s*:\s*)+",
+    r"|(?:image |photo |picture )?caption|(?:final )?answer)\s*:\s*)+",
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
@@ -101,11 +102,29 @@ def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Ite
         if isinstance(answer, Refused):
             yield answer.text, answer.reason
         else:
-            said = prompt.prefill + answer if llm.continues else answer
-            yield clean(said.encode("utf-8", "replace").decode(), prompt.concept, config, prompt.template)
+            said = (prompt.prefill if llm.continues else "") + answer.encode("utf-8", "replace").decode()
+            finished = not isinstance(answer, Unfinished)
+            yield answered_with(said, prompt.concept, config, prompt.template, finished)
 
 
-def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) -> tuple[str, str | None]:
+def answered_with(
+    said: str, concept: str, config: CaptionsConfig, template: Template, finished: bool = True
+) -> tuple[str, str | None]:
+    """(caption, None), or (what was said, reason)."""
+    answer = without_thinking(said)
+    text = unwrapped(answer)
+    if not finished and not (template.sentences and answer):
+        return said, "unfinished"
+    if said.strip() and not answer:
+        return said, "thinking without an answer"
+    if text is None:
+        return answer, "JSON"
+    return clean(text, concept, config, template, finished)
+
+
+def clean(
+    raw: str, concept: str, config: CaptionsConfig, template: Template, finished: bool = True
+) -> tuple[str, str | None]:
     """(caption, None), or (what is left of the text, reason)."""
     if len(raw) > _MAX_CHARS:
         return raw, "too long"
@@ -114,6 +133,8 @@ def clean(raw: str, concept: str, config: CaptionsConfig, template: Template) ->
         text = _first_sentences(text, template.sentences)
     if not text:
         return text, "empty"
+    if not finished and text[-1] not in ".!?":
+        return text, "unfinished"
     if "\n" in text or "\r" in text:
         return text, "several lines"
     words = text.split()

@@ -1,0 +1,64 @@
+"""What an answer in the form of OpenAI's API says: servers answer so, and llama.cpp inside this process."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from synthclip.backends import Refused, Unfinished
+
+_TEXT_PARTS = ("text", "output_text")
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details")
+
+
+def said(answer: dict[str, Any], chat: bool) -> str | Refused:
+    """The text of the first choice of a `chat` or of a plain completion; empty where there is none.
+
+    Fields and parts that hold the model's thinking are left out; marks of thinking inside the text are not.
+    Raises ValueError, which says where the answer is not of OpenAI's form.
+    """
+    choice = first_choice(answer)
+    message: Any = (choice.get("message") or {}) if chat else choice
+    if not isinstance(message, dict):
+        raise ValueError("a message is no object")
+    content = message.get("content" if chat else "text")
+    text = "".join(_texts(content))
+    ended = choice.get("finish_reason")
+    if ended == "content_filter":
+        return Refused("content filter", text)
+    if ended in ("length", "max_tokens"):
+        return Unfinished(text)
+    if text:
+        return text
+    refusals = [message, *(part for part in content or () if isinstance(part, dict))]
+    refusal = next((one["refusal"] for one in refusals if one.get("refusal")), None)
+    if isinstance(refusal, str):
+        return Refused("refusal", refusal)
+    if thoughts := [message[name] for name in _THOUGHTS if message.get(name)]:
+        return Refused("thinking without an answer", thoughts[0] if isinstance(thoughts[0], str) else "")
+    return ""
+
+
+def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """The first choice, empty where the list is. Raises ValueError as `said` does."""
+    choices = answer.get("choices", answer)
+    if choices is answer or not isinstance(choices, list | None):
+        raise ValueError("no list of choices")
+    choice = choices[0] if choices else {}
+    if not isinstance(choice, dict):
+        raise ValueError("a choice is no object")
+    return choice
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """A text, or the texts of a list of parts, without those of thinking and of no text."""
+    if content is None or isinstance(content, str):
+        yield content or ""
+        return
+    if not isinstance(content, list):
+        raise ValueError(f"a text is of type {type(content).__name__}")
+    for part in content:
+        text = part
+        if isinstance(part, dict):
+            text = part.get("text", "") if part.get("type", "text") in _TEXT_PARTS else ""
+        if not isinstance(text, str):
+            raise ValueError(f"a part of a text is of type {type(text).__name__}")
+        yield text

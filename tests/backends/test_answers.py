@@ -1,0 +1,145 @@
+"""What servers answer, family by family, from HTTP to the caption or the reason why there is none."""
+
+from typing import Any
+
+import pytest
+from scripted_server import Answer, scripted
+
+from synthclip.backends import build_llm, llm_openai
+from synthclip.recipe.textgen import CaptionsConfig, Template
+from synthclip.textgen.answers import without_thinking
+from synthclip.textgen.prompts import Prompts, answered
+
+pytest.importorskip("httpx", reason="needs the package httpx")
+
+A = "A dog runs on the beach."
+NO_ANSWER, UNFINISHED = "thinking without an answer", "unfinished"
+T = 'Okay, a dog. {"x": 1} The user wants\n\none line.'
+HARMONY = (
+    f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>final<|message|>{A}<|return|>"
+)
+
+
+def message(content: Any, ended: str = "stop", **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content, **fields}, "finish_reason": ended}]}
+
+
+CAPTION: dict[str, Any] = {
+    "plain": message(A),
+    "think (DeepSeek, Qwen, GLM)": message(f"<think>\n{T}\n</think>\n\n{A}"),
+    "think, empty": message(f"<think>\n\n</think>\n\n{A}"),
+    "think, not opened": message(f"{T}\n</think>\n{A}"),
+    "think, twice": message(f"<think>{T}</think><think>again</think>{A}"),
+    "think, opened again inside": message(f"<think>a <think> b</think> c</think>{A}"),
+    "think, after the answer and not closed": message(f"{A}\n<think>Was that right?"),
+    "thinking": message(f"<thinking>{T}</thinking>{A}"),
+    "thought (Gemini, EXAONE)": message(f"<thought>{T}</thought>{A}"),
+    "reasoning (Reka)": message(f"<reasoning>{T}</reasoning>\n{A}"),
+    "seed:think (Seed-OSS)": message(f"<seed:think>{T}</seed:think>{A}"),
+    "longcat_think": message(f"<longcat_think>{T}</longcat_think>{A}"),
+    "upper case": message(f"<THINK>{T}</THINK>{A}"),
+    "THINK (Magistral)": message(f"[THINK]{T}[/THINK]{A}"),
+    "Kimi": message(f"◁think▷{T}◁/think▷{A}"),
+    "Cohere": message(f"<|START_THINKING|>{T}<|END_THINKING|><|START_RESPONSE|>{A}<|END_RESPONSE|>"),
+    "OpenThinker": message(
+        f"<|begin_of_thought|>{T}<|end_of_thought|><|begin_of_solution|>{A}<|end_of_solution|>"
+    ),
+    "Apertus": message(f"<|inner_prefix|>{T}<|inner_suffix|>{A}"),
+    "Solar": message(f"<|think|>{T}<|end|><|begin|>assistant<|content|>{A}<|end|>"),
+    "Gemma": message(f"<|channel>thought\n{T}<channel|>{A}<turn|>"),
+    "MedGemma": message(f"<unused94>thought\n{T}<unused95>{A}"),
+    "Granite": message(f"Here is my thought process:\n{T}\nHere is my response:\n{A}"),
+    "harmony (gpt-oss)": message(HARMONY),
+    "harmony without its special tokens": message(f"analysis{T}assistantfinal{A}"),
+    "answer in a frame (Hunyuan, R1)": message(f"<think>{T}</think>\n<answer>\n{A}\n</answer>"),
+    "reasoning_content": message(A, reasoning_content=T),
+    "reasoning": message(A, reasoning=T, reasoning_details=[{"type": "reasoning.text", "text": T}]),
+    "parts (Mistral)": message(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": T}]}, {"type": "text", "text": A}]
+    ),
+    "parts (Anthropic)": message([{"type": "thinking", "thinking": T}, {"type": "text", "text": A}]),
+    "parts, reasoning with a text": message([{"type": "reasoning", "text": T}, {"type": "text", "text": A}]),
+    "end tokens": message(f"{A}<|im_end|>\n<|endoftext|>"),
+    "JSON": message(f'{{"caption": "{A}"}}'),
+    "JSON after thinking": message(f'<think>{T}</think>{{"caption": "{A}", "words": 6}}'),
+    "JSON in a block of code": message(f'```json\n{{"text": "{A}"}}\n```'),
+    "JSON list of one": message(f'["{A}"]'),
+    "JSON string": message(f'"{A}"'),
+    "block of code": message(f"```\n{A}\n```"),
+    "final answer": message(f"Final answer: {A}"),
+}
+REFUSED: dict[str, tuple[Any, str]] = {
+    "thinking not closed": (message(f"<think>{T}"), NO_ANSWER),
+    "thinking cut short": (message(f"<think>{T}", "length"), UNFINISHED),
+    "harmony without an answer": (message(f"<|channel|>analysis<|message|>{T}<|end|>"), NO_ANSWER),
+    "bare harmony cut short": (message("analysisWe need one sentence", "length"), UNFINISHED),
+    "an answer in the thinking's field": (message(None, reasoning_content=A), NO_ANSWER),
+    "cut in the field of thinking": (message(None, "length", reasoning_content=T), UNFINISHED),
+    "only parts of thinking": (message([{"type": "thinking", "thinking": A}]), "empty"),
+    "cut": (message("A dog runs on the", "length"), UNFINISHED),
+    "cut where a sentence ends": (message(A, "length"), UNFINISHED),
+    "cut, the server's own word": (message("A dog runs on the", "max_tokens"), UNFINISHED),
+    "JSON list of several": (message(f'["{A}", "{A}"]'), "JSON"),
+    "JSON of other things": (message('{"concept": "dog", "words": 3}'), "JSON"),
+    "broken JSON": (message(f'{{"caption": "{A}'), "JSON"),
+    "nested deeply": (message("[" * 5000), "JSON"),
+    "refusal": (message(None, refusal="No."), "refusal"),
+    "refusal in a part": (message([{"type": "refusal", "refusal": "No."}]), "refusal"),
+}
+
+
+def ask(url: str, count: int, **values: Any) -> list[tuple[str, str | None]]:
+    config = llm_openai.Config.model_validate(
+        {"backend": "openai", "model": "m", "base_url": url, "concurrency": 1, **values}
+    )
+    captions = CaptionsConfig(templates=(Template(name="t", text="{{ concept }}"),))
+    prompts = Prompts(captions, 0)
+    return list(answered(build_llm(config), [prompts.draw("dog", n) for n in range(count)], captions))
+
+
+def test_the_answer_is_the_caption_and_thinking_never_is() -> None:
+    with scripted(*map(Answer, CAPTION.values())) as server:
+        found = dict(zip(CAPTION, ask(server.url, len(CAPTION)), strict=True))
+    assert found == dict.fromkeys(CAPTION, (A, None))
+
+
+def test_what_is_no_answer_is_refused_for_what_it_is() -> None:
+    with scripted(*(Answer(body) for body, _ in REFUSED.values())) as server:
+        found = dict(zip(REFUSED, ask(server.url, len(REFUSED)), strict=True))
+    assert {kind: reason for kind, (_, reason) in found.items()} == {
+        kind: reason for kind, (_, reason) in REFUSED.items()
+    }
+
+
+def test_any_field_can_be_left_out_and_any_other_added() -> None:
+    with scripted(Answer(message(A))) as server:
+        ask(server.url, 1)
+        plain = server.requests[-1]
+        ask(server.url, 1, max_completion_tokens=500, temperature=None, top_p=None, seeded=False)
+        few = server.requests[-1]
+        extra = {
+            "chat_template_kwargs": {"enable_thinking": False},
+            "seed": None,
+            "max_tokens": None,
+            "presence_penalty": 0.5,
+        }
+        ask(server.url, 1, extra_body=extra)
+        more = server.requests[-1]
+    sent = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens", "seed"}
+    assert sent <= plain.keys()
+    assert sent & few.keys() == {"presence_penalty", "frequency_penalty"}
+    assert few["max_completion_tokens"] == 500
+    assert sent & more.keys() == sent - {"seed", "max_tokens"}
+    assert more["chat_template_kwargs"] == {"enable_thinking": False}
+    assert more["presence_penalty"] == 0.5
+    with pytest.raises(ValueError, match="'messages' is not a field to set here"):
+        ask("http://localhost/v1", 1, extra_body={"messages": []})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("<think>" * 20_000, 0), ("```" + "\n" * 100_000, 3), ("x" + " " * 100_000 + "x", 100_002)],
+)
+def test_a_long_answer_takes_no_long_time(text: str, left: int) -> None:
+    assert len(without_thinking(text)) == left
