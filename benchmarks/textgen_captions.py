@@ -1,6 +1,6 @@
 """Captions of the small model: what is kept by prompt, how much they differ, and what the pipeline costs.
 
-    python benchmarks/textgen_captions.py [prompts|overhead] [--concepts 40] [--per-concept 5]
+    python benchmarks/textgen_captions.py [prompts|lists|overhead] [--concepts 40] [--per-concept 5]
 
 All with SmolLM2-135M-Instruct by llama.cpp and the recipe demo, whose prompt is the first of the table.
 Distinct-n is the share of different n-grams among all (Li et al., 2016), over as many captions of each
@@ -9,6 +9,7 @@ one concept.
 """
 
 import argparse
+import json
 import re
 import tempfile
 import time
@@ -26,6 +27,8 @@ from synthclip.backends import LLM, Refused, build_llm
 from synthclip.recipe.backends import BackendConfig
 from synthclip.run.progress import Console
 from synthclip.textgen import captions
+from synthclip.textgen.concepts import bank
+from synthclip.textgen.prompts import Prompts, answered
 
 EXAMPLES = (("umbrella", "A red umbrella lies in the street."), ("apple", "Two green apples shine."))
 BY_WORD = "".join(f"{word}: {caption}\n" for word, caption in EXAMPLES) + "{{ concept }}:"
@@ -122,6 +125,55 @@ def prompts(sizes: Sequence[str]) -> None:
         print(f"| {name} | {shares} | {self_similarity(groups):.3f} |")
 
 
+LINES = {
+    "umbrella": ["A red umbrella lies in the street.", "An umbrella stands by the door."],
+    "apple": ["Two green apples shine.", "An apple falls from a tree."],
+}
+ONE = "".join(f"{word}: {texts[0]}\n" for word, texts in LINES.items()) + "{{ concept }}:"
+MANY = "".join(f"{word}: {json.dumps(texts)}\n" for word, texts in LINES.items()) + "{{ concept }}: "
+LISTS = {
+    "examples, one a request": (1, [f"text: {json.dumps(ONE)}"], ["llm.stop=['\\n']"]),
+    "examples, 4 a request": (4, [f"text: {json.dumps(MANY)}"], []),
+    "examples, 8 a request": (8, [f"text: {json.dumps(MANY)}"], []),
+    "chat, one a request": (1, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),
+    "chat, 4 a request": (4, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),
+    "chat, 8 a request": (8, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),
+}
+
+
+def lists(sizes: Sequence[str]) -> None:
+    """One caption a request against several, on one thread of one process; seconds are of the processor."""
+    print("| captions a request | kept | of them different | captions/s | kept and different/s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, (count, template, overrides) in LISTS.items():
+        recipe = load_recipe(
+            "demo",
+            [
+                *sizes,
+                "captions.axes={}",
+                f"captions.templates=[{{name: list, {', '.join(template)}}}]",
+                f"captions.per_request={count}",
+                "llm={backend: llamacpp, max_tokens: 40, stop: [], context: 1024}",
+                *overrides,
+            ],
+        )
+        texts = [text for text, _ in bank(recipe.concepts)]
+        llm, drawn = build_llm(recipe.llm), Prompts(recipe.captions, recipe.seed)
+        per_concept = recipe.captions.per_concept
+        asked = [drawn.draw(text, first) for text in texts for first in range(0, per_concept, count)]
+        list(answered(llm, asked[:2], recipe.captions))
+        started = time.process_time()
+        judged = [one for few in answered(llm, asked, recipe.captions) for one in few]
+        seconds = time.process_time() - started
+        kept = [text for text, reason in judged if reason is None]
+        total = count * len(asked)
+        print(
+            f"| {name} | {len(kept) / total:.2f} of {total} | {len(set(kept)) / max(len(kept), 1):.2f} | "
+            f"{total / seconds:.2f} | {len(set(kept)) / seconds:.2f} |",
+            flush=True,
+        )
+
+
 class Timed:
     """A language model that keeps what it was asked, and how long it took."""
 
@@ -131,9 +183,11 @@ class Timed:
         self.seconds = 0.0
         self.asked: list[tuple[list[str], list[int]]] = []
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str | Refused]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Sequence[str | Refused]:
         started = time.perf_counter()
-        said = self._llm.generate(prompts, seeds)
+        said = self._llm.generate(prompts, seeds, counts)
         self.seconds += time.perf_counter() - started
         self.asked.append((list(prompts), list(seeds)))
         return said
@@ -167,12 +221,12 @@ def overhead(sizes: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("part", nargs="?", choices=("prompts", "overhead"))
+    parser.add_argument("part", nargs="?", choices=("prompts", "lists", "overhead"))
     parser.add_argument("--concepts", type=int, default=40)
     parser.add_argument("--per-concept", type=int, default=5)
     chosen = parser.parse_args()
     sizes = [f"concepts.limit={chosen.concepts}", f"captions.per_concept={chosen.per_concept}"]
-    for part in (prompts, overhead):
+    for part in (prompts, lists, overhead):
         if chosen.part in (None, part.__name__):
             part([*sizes, "captions.concepts_per_shard=10"])
             print()

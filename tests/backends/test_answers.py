@@ -1,13 +1,17 @@
 """What servers answer, family by family, from HTTP to the caption or the reason why there is none."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted_server import Answer, scripted
 
 from synthclip.backends import build_llm, llm_openai
 from synthclip.recipe.textgen import CaptionsConfig, Template
-from synthclip.textgen.answers import without_thinking
+from synthclip.textgen.answers import listed, without_thinking
 from synthclip.textgen.prompts import Prompts, answered
 
 pytest.importorskip("httpx", reason="needs the package httpx")
@@ -88,11 +92,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-def ask(url: str, count: int, **values: Any) -> list[tuple[str, str | None]]:
+def ask(
+    url: str, count: int, template: str = "{{ concept }}", per_request: int = 1, **values: Any
+) -> list[list[tuple[str, str | None]]]:
+    """What comes of each of `count` requests."""
     config = llm_openai.Config.model_validate(
         {"backend": "openai", "model": "m", "base_url": url, "concurrency": 1, **values}
     )
-    captions = CaptionsConfig(templates=(Template(name="t", text="{{ concept }}"),))
+    captions = CaptionsConfig(templates=(Template(name="t", text=template),), per_request=per_request)
     prompts = Prompts(captions, 0)
     return list(answered(build_llm(config), [prompts.draw("dog", n) for n in range(count)], captions))
 
@@ -100,15 +107,88 @@ def ask(url: str, count: int, **values: Any) -> list[tuple[str, str | None]]:
 def test_the_answer_is_the_caption_and_thinking_never_is() -> None:
     with scripted(*map(Answer, CAPTION.values())) as server:
         found = dict(zip(CAPTION, ask(server.url, len(CAPTION)), strict=True))
-    assert found == dict.fromkeys(CAPTION, (A, None))
+    assert found == {kind: [(A, None)] for kind in CAPTION}
 
 
 def test_what_is_no_answer_is_refused_for_what_it_is() -> None:
     with scripted(*(Answer(body) for body, _ in REFUSED.values())) as server:
         found = dict(zip(REFUSED, ask(server.url, len(REFUSED)), strict=True))
-    assert {kind: reason for kind, (_, reason) in found.items()} == {
+    assert {kind: reason for kind, [(_, reason)] in found.items()} == {
         kind: reason for kind, (_, reason) in REFUSED.items()
     }
+
+
+B, C = "A dog sleeps in the snow.", "A small dog and a ball."
+MISSING = "missing from the list"
+LISTS: dict[str, tuple[Any, list[str | None]]] = {
+    "JSON list": (message(f'["{A}", "{B}", "{C}"]'), [None, None, None]),
+    "JSON object": (message(f'{{"captions": ["{A}",\n "{B}", "{C}"]}}'), [None, None, None]),
+    "JSON objects": (message(f'[{{"caption": "{A}"}}, {{"text": "{B}"}}, ["{C}"]]'), [None, None, None]),
+    "after thinking, in a block": (
+        message(f'<think>{T}</think>\n```json\n["{A}", "{B}", "{C}"]\n```'),
+        [None, None, None],
+    ),
+    "after a preamble": (message(f'Here you are: ["{A}", "{B}", "{C}"] Enjoy!'), [None, None, None]),
+    "numbered lines": (message(f"Here are 3 captions:\n\n1. {A}\n2. {B}\n3. {C}"), [None, None, None]),
+    "cut short": (message(f'["{A}", "{B}", "A small', "length"), [None, None, UNFINISHED]),
+    "cut in the first": (message('["A dog', "length"), [UNFINISHED] * 3),
+    "not closed": (message(f'["{A}", "{B}"'), [None, None, MISSING]),
+    "broken in the middle": (message(f'["{A}", "{B}" and "{C}"]'), [None, None, MISSING]),
+    "a number in it": (message(f'["{A}", 7, "{C}"]'), [None, "JSON", None]),
+    "one that is no caption": (
+        message(f'["{A}", "A cat sleeps here.", "{C}"]'),
+        [None, "concept missing", None],
+    ),
+    "too many": (message(f'["{A}", "{B}", "{C}", "{A}"]'), [None, None, None, "more than asked for"]),
+    "empty": (message("[]"), [MISSING] * 3),
+    "prose": (message("I cannot do that, as I am an AI."), ["refusal", MISSING, MISSING]),
+    "filtered": (message("", "content_filter"), ["content filter"] * 3),
+    "only thinking": (message(f"<think>{T}"), [NO_ANSWER] * 3),
+}
+
+
+def test_a_malformed_list_gives_what_is_whole_and_the_rest_its_reason() -> None:
+    with scripted(*(Answer(body) for body, _ in LISTS.values())) as server:
+        found = ask(server.url, len(LISTS), per_request=3)
+    kept = [text for judged in found for text, reason in judged if reason is None]
+    assert set(kept) == {A, B, C}
+    assert {kind: [reason for _, reason in judged] for kind, judged in zip(LISTS, found, strict=True)} == {
+        kind: reasons for kind, (_, reasons) in LISTS.items()
+    }
+
+
+GUIDES: dict[str, Callable[[Any], Any]] = {
+    "response_format": lambda sent: sent["json_schema"]["schema"]["properties"]["captions"],
+    "structured_outputs": lambda sent: sent["json"],
+    "guided_json": lambda sent: sent,
+    "json_schema": lambda sent: sent,
+}
+
+
+def test_a_list_is_asked_for_in_words_and_by_a_schema() -> None:
+    with scripted(Answer(message(f'["{A}", "{B}", "{C}"]'))) as server:
+        for guide, schema in GUIDES.items():
+            ask(server.url, 1, per_request=3, guide=guide, max_tokens=50)
+            asked = server.requests[-1]
+            assert "JSON list of 3 strings" in asked["messages"][0]["content"]
+            listed = schema(asked[guide])
+            assert (listed["type"], listed["minItems"], listed["maxItems"]) == ("array", 3, 3)
+            assert asked["max_tokens"] == 150
+        ask(server.url, 1, per_request=3, guide=None)
+        assert not GUIDES.keys() & server.requests[-1].keys()
+        ask(server.url, 1, "{{ count }} captions of {{ concept }}", per_request=3)
+        assert server.requests[-1]["messages"][0]["content"] == "3 captions of dog"
+        ask(server.url, 1)
+        assert not GUIDES.keys() & server.requests[-1].keys()
+
+
+@given(st.lists(st.text(max_size=8), max_size=4), st.integers(0, 40))
+def test_a_list_cut_anywhere_gives_its_first_items(texts: list[str], length: int) -> None:
+    whole = json.dumps(texts)
+    assert listed(whole) == texts
+    cut = listed("[" + whole[1:][:length])
+    assert cut == texts[: len(cut)]
+    assert listed(r'["\ud800 and \ud83d\ude00"]') == ["? and 😀"], "half a character is no text"
 
 
 def test_any_field_can_be_left_out_and_any_other_added() -> None:

@@ -10,6 +10,8 @@ from synthclip import keys
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
 from synthclip.recipe.textgen import CaptionsConfig
+from synthclip.run.pipeline import check
+from synthclip.run.store import RunDirectory
 from synthclip.textgen.prompts import Prompts
 
 REASONS = {
@@ -43,6 +45,31 @@ def test_captions_do_not_depend_on_workers_or_batches(run_text: RunText) -> None
     one = run_text("concepts.limit=20", "llm.batch=1", out="one")
     two = run_text("concepts.limit=20", "llm.batch=7", "engine.workers=2", out="two")
     assert contents(one, "captions", "match", "balance") == contents(two, "captions", "match", "balance")
+
+
+def test_lists_of_captions_do_not_depend_on_workers_or_batches_and_lose_none(run_text: RunText) -> None:
+    lists = ("concepts.limit=20", "captions.per_request=4")
+    one = run_text(*lists, "llm.batch=1", out="one")
+    two = run_text(*lists, "llm.batch=7", "engine.workers=2", out="two")
+    assert contents(one, "captions", "match") == contents(two, "captions", "match")
+    refused = table(one, "captions", "rejected")["reason"].to_pylist()
+    assert table(one, "captions").num_rows + len(refused) == 20 * 6
+    assert "missing from the list" in refused
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("llm.stop=['.']", "set llm.stop="),
+        ("llm={backend: llamacpp, stop: []}", "'few-shot' begins a single"),
+    ],
+)
+def test_what_no_list_comes_of_is_refused_before_anything_is_asked(
+    override: str, told: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe("demo", [override, "captions.per_request=4"])
+    with pytest.raises(SynthClipError, match=told):
+        check(recipe, RunDirectory(tmp_path / "run"), ["captions"])
 
 
 def test_another_seed_gives_other_captions(run_text: RunText) -> None:

@@ -35,7 +35,8 @@ class SamplingConfig(BackendConfig):
     frequency_penalty: float | None = 0.0
     """The same, as often as the token stands there."""
     max_tokens: int | None = Field(64, ge=1)
-    """Of an answer; thinking counts. What is not finished by then is refused."""
+    """Of an answer, and as many for each further caption that it lists; thinking counts. What is not finished
+    by then is refused."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these."""
 
@@ -52,6 +53,11 @@ class LocalSamplingConfig(SamplingConfig):
 
     chat_template_kwargs: dict[str, Any] = later({})
     """Arguments of the model's chat template, such as `{enable_thinking: false}` to switch thinking off."""
+
+
+def caption_list(count: int) -> dict[str, Any]:
+    """The JSON schema of a list of `count` captions."""
+    return {"type": "array", "items": {"type": "string"}, "minItems": count, "maxItems": count}
 
 
 class Unfinished(str):
@@ -80,8 +86,13 @@ class LLM(Protocol):
     continues: bool
     """Whether an answer goes on from the prompt's last word; that of a chat model does not."""
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str | Refused]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Sequence[str | Refused]:
         """One completion for each prompt; the same prompt and seed give the same text.
+
+        `counts` say how many captions each shall list; a model that can is bound to `caption_list`. A backend
+        without that parameter is asked without it.
 
         It is `Unfinished` where the model was cut short. Thinking may stand in it, between the marks of the
         model's family.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import LocalSamplingConfig, Refused
+from synthclip.backends import LocalSamplingConfig, Refused, caption_list
 from synthclip.backends.completions import said
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.keys import quick_digest
@@ -97,11 +97,18 @@ class LlamaCpp:
         except Exception as error:
             raise SynthClipError(f"llm.model: {path}: llama.cpp cannot load it: {error}") from None
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str | Refused]:
-        return [self._one(prompt, seed % _MAX_SEED) for prompt, seed in zip(prompts, seeds, strict=True)]
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[str | Refused]:
+        asked = zip(prompts, seeds, counts or [1] * len(prompts), strict=True)
+        return [self._one(prompt, seed % _MAX_SEED, count) for prompt, seed, count in asked]
 
-    def _one(self, prompt: str, seed: int) -> str | Refused:
-        sampling = {"seed": seed, **self._sampling}
+    def _one(self, prompt: str, seed: int, count: int) -> str | Refused:
+        sampling: dict[str, Any] = {"seed": seed, **self._sampling}
+        if count > 1:
+            sampling["json_schema"] = caption_list(count)
+            if self._config.max_tokens is not None:
+                sampling["max_tokens"] = count * self._config.max_tokens
         if self._config.chat:
             asked = {
                 "messages": [{"role": "user", "content": prompt}],

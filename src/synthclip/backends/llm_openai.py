@@ -4,11 +4,11 @@ Servers that batch requests do not promise the same text twice, whatever the see
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from synthclip.backends import Refused, SamplingConfig
+from synthclip.backends import Refused, SamplingConfig, caption_list
 from synthclip.backends.completions import first_choice, said
 from synthclip.backends.servers import Server, ServerConfig
 from synthclip.recipe.section import later
@@ -26,6 +26,12 @@ class Config(SamplingConfig, ServerConfig):
     extra_body: dict[str, Any] = later({})
     """More fields of every request, such as `{chat_template_kwargs: {enable_thinking: false}}` or
     `{reasoning_effort: low}`; one that is null is not sent."""
+
+    guide: Literal["response_format", "structured_outputs", "guided_json", "json_schema"] | None = later(
+        "response_format"
+    )
+    """The field that binds an answer to a JSON list, where `captions.per_request` asks for one: OpenAI's,
+    those of vLLM and of vLLM before 0.12, or llama.cpp's. null for servers that know none."""
 
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
@@ -56,20 +62,22 @@ class OpenAIServer:
         self._config = config
         self._sampling: dict[str, Any] = {"model": config.model, **config.sampling()}
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str | Refused]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[str | Refused]:
         """One completion for each prompt; an empty one where the model gives none.
 
         What the server's content filter holds back is refused. Raises SynthClipError where the server is at
         fault.
         """
-        return self._server.all(self._one, prompts, seeds)
+        return self._server.all(self._one, prompts, seeds, counts or [1] * len(prompts))
 
-    async def _one(self, prompt: str, seed: int) -> str | Refused:
+    async def _one(self, prompt: str, seed: int, count: int) -> str | Refused:
         path = "completions" if self.continues else "chat/completions"
-        answer = await self._server.post(path, self._body(prompt, seed))
+        answer = await self._server.post(path, self._body(prompt, seed, count))
         return answer if isinstance(answer, Refused) else self._completion(answer)
 
-    def _body(self, prompt: str, seed: int) -> dict[str, Any]:
+    def _body(self, prompt: str, seed: int, count: int) -> dict[str, Any]:
         body = dict(self._sampling)
         if self._config.seeded:
             body["seed"] = seed % 2**31  # which every server takes
@@ -77,6 +85,12 @@ class OpenAIServer:
             body["prompt"] = prompt
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
+        if count > 1:
+            for limit in ("max_tokens", "max_completion_tokens"):
+                if limit in body:
+                    body[limit] *= count
+            if self._config.guide is not None:
+                body[self._config.guide] = _guide(self._config.guide, count)
         body |= self._config.extra_body
         return {name: value for name, value in body.items() if value is not None}
 
@@ -88,3 +102,15 @@ class OpenAIServer:
             return said(answer, not self.continues)
         except ValueError as error:
             raise self._server.malformed(str(error)) from None
+
+
+def _guide(field: str, count: int) -> dict[str, Any]:
+    """What the field takes to bind an answer to a list of captions."""
+    listed = caption_list(count)
+    if field == "structured_outputs":
+        return {"json": listed}
+    if field != "response_format":
+        return listed
+    named = {"captions": listed}  # OpenAI takes objects alone
+    schema = {"type": "object", "properties": named, "required": list(named), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "captions", "strict": True, "schema": schema}}

@@ -68,10 +68,13 @@ class Transformers:
         self.batch_size = config.batch_size
         self.continues = not config.chat
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[str]:
         import torch
 
         config = self._config
+        limits = [config.max_tokens * count for count in counts or [1] * len(prompts)]
         if config.chat:
             prompts = [self._in_template(prompt) for prompt in prompts]
         encoded = self._tokenizer(
@@ -88,7 +91,7 @@ class Transformers:
                 tokens = self._model.generate(
                     **encoded,
                     do_sample=False,
-                    max_new_tokens=config.max_tokens,
+                    max_new_tokens=max(limits),
                     logits_processor=self._sampling(seeds, start),
                     pad_token_id=self._tokenizer.pad_token_id,
                     stopping_criteria=[stopped] if config.stop else None,
@@ -98,7 +101,8 @@ class Transformers:
             raise SynthClipError(
                 f"llm.model: {config.model}: {reason}: lower llm.batch_size (now {config.batch_size})"
             ) from None
-        return [self._said(row) for row in tokens[:, start:].tolist()]
+        rows = tokens[:, start:].tolist()
+        return [self._said(row[:limit]) for row, limit in zip(rows, limits, strict=True)]
 
     def _said(self, tokens: list[int]) -> str:
         """The text of an answer, up to its end. Some families mark their thinking by special tokens."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import LocalSamplingConfig, Unfinished, loading
+from synthclip.backends import LocalSamplingConfig, Unfinished, caption_list, loading
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.section import runtime
 
@@ -57,11 +57,12 @@ class VLLM:
         self.batch_size = config.batch_size
         self.continues = not config.chat
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[str]:
         config = self._config
-        # Some families mark their thinking by special tokens.
-        values = {**config.sampling(), "skip_special_tokens": False}
-        sampling = [self._vllm.SamplingParams(seed=seed % 2**63, **values) for seed in seeds]
+        asked = zip(seeds, counts or [1] * len(prompts), strict=True)
+        sampling = [self._sampling(seed, count) for seed, count in asked]
         if config.chat:
             messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
             template = {"chat_template_kwargs": config.chat_template_kwargs or None}
@@ -70,3 +71,13 @@ class VLLM:
             answers = self._engine.generate(list(prompts), sampling, use_tqdm=False)
         said = [answer.outputs[0] for answer in answers]
         return [Unfinished(one.text) if one.finish_reason == "length" else one.text for one in said]
+
+    def _sampling(self, seed: int, count: int) -> Any:
+        # Some families mark their thinking by special tokens.
+        values: dict[str, Any] = {**self._config.sampling(), "skip_special_tokens": False}
+        if count > 1:
+            guide = self._vllm.sampling_params.StructuredOutputsParams
+            values["structured_outputs"] = guide(json=caption_list(count))
+            if self._config.max_tokens is not None:
+                values["max_tokens"] = count * self._config.max_tokens
+        return self._vllm.SamplingParams(seed=seed % 2**63, **values)

@@ -13,7 +13,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -144,29 +144,24 @@ class Server:
         self._client: httpx.AsyncClient
         self._announced, self._announced_at = 0, 0.0
 
-    def all(
-        self, request: Callable[[str, int], Awaitable[_T]], prompts: Sequence[str], seeds: Sequence[int]
-    ) -> list[_T]:
-        """What comes of `request`, which uses `post`, for each prompt and seed, in order.
+    def all(self, request: Callable[..., Awaitable[_T]], *arguments: Sequence[Any]) -> list[_T]:
+        """What comes of `request`, which uses `post`, for the first of each of `arguments`, prompts and seeds
+        say, then the second, in order.
 
         Raises SynthClipError where the server cannot be used; the first failure ends the others.
         """
-        return asyncio.run(self._all(request, prompts, seeds))
+        return asyncio.run(self._all(request, zip(*arguments, strict=True)))
 
-    async def _all(
-        self, request: Callable[[str, int], Awaitable[_T]], prompts: Sequence[str], seeds: Sequence[int]
-    ) -> list[_T]:
+    async def _all(self, request: Callable[..., Awaitable[_T]], asked: Iterable[tuple[Any, ...]]) -> list[_T]:
         free = asyncio.Semaphore(self._config.concurrency)
 
-        async def one(prompt: str, seed: int) -> _T:
+        async def one(arguments: tuple[Any, ...]) -> _T:
             async with free:
-                return await request(prompt, seed)
+                return await request(*arguments)
 
         try:
             async with self._open() as self._client, asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(one(prompt, seed)) for prompt, seed in zip(prompts, seeds, strict=True)
-                ]
+                tasks = [group.create_task(one(arguments)) for arguments in asked]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]

@@ -214,7 +214,8 @@ class _Planner:
         recipe, asked = self._recipe, self.volumes.asked
         words = (recipe.captions.min_words + recipe.captions.max_words) / 2
         written = min(words * _TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
-        read = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
+        prompt = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
+        read = prompt / recipe.captions.per_request
         makes = f"{_count(asked)} captions, {_count(asked * written)} tokens"
         disk = self.volumes.asked * _CAPTION_BYTES
         if self._rates.captions_per_s:
@@ -224,7 +225,8 @@ class _Planner:
         params = llm_params or llm_parameters(recipe.llm)
         flops = asked * transformer(params, read + written)
         self.assumed.append(
-            f"captions: {written:.0f} tokens each after a prompt of {read:.0f}; "
+            f"captions: {written:.0f} tokens each after a prompt of {prompt:.0f} for "
+            f"{recipe.captions.per_request}; "
             f"{params / 1e9:.3g}B parameters at {_LLM_UTILISATION:.0%} of the peak, "
             "as of vLLM with many prompts at once"
         )

@@ -51,8 +51,9 @@ def _write(recipe: Recipe, concepts: Sequence[str], seconds: float) -> tuple[flo
 
     def step() -> int:
         batch = list(islice(asked, llm.batch_size))
-        kept.extend(text for text, reason in answered(llm, batch, recipe.captions) if reason is None)
-        return len(batch)
+        for judged in answered(llm, batch, recipe.captions):
+            kept.extend(text for text, reason in judged if reason is None)
+        return sum(prompt.count for prompt in batch)
 
     rate, done = _timed(step, seconds)
     return rate, kept, len(kept) / done

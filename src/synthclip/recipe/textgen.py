@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from synthclip.recipe.section import Section, nearest, runtime
+from synthclip.recipe.section import Section, later, nearest, runtime
 
 
 class ConceptSource(Section):
@@ -67,7 +67,8 @@ class ConceptsConfig(Section):
 
 
 class Template(Section):
-    """A prompt; Jinja, with `concept` and the names of `captions.axes` in scope."""
+    """A prompt; Jinja, with `concept`, the names of `captions.axes` and `count` in scope: how many captions
+    the request is for (`captions.per_request`)."""
 
     name: str
     text: str
@@ -93,7 +94,7 @@ class Template(Section):
             parsed = [environment.parse(text) for text in (self.text, self.prefill)]
         except TemplateSyntaxError as error:
             raise ValueError(f"template {self.name!r}, line {error.lineno}: {error.message}") from None
-        known = {"concept", *axes}
+        known = {"concept", "count", *axes}
         names = set().union(*(meta.find_undeclared_variables(tree) for tree in parsed))
         if unknown := sorted(names - known):
             raise ValueError(
@@ -107,6 +108,9 @@ class CaptionsConfig(Section):
     """Take the captions from the official files in this folder, or this file, and ask no language model:
     lists of captions, matched captions, or a selection."""
     per_concept: int = Field(8, ge=1)
+    per_request: int = later(1, ge=1, le=100)
+    """How many captions the model is asked for at once, as a JSON list: the prompt is paid once for all. A
+    chat model is told so where its template does not name `count`."""
     templates: tuple[Template, ...] = Field(min_length=1)
     axes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """What captions shall differ in (style, viewpoint, setting, attribute): for each a list of values, of
@@ -130,7 +134,7 @@ class CaptionsConfig(Section):
         for template in self.templates:
             for compiled in template.compile(self.axes):
                 try:
-                    compiled.render(concept="concept", **names)
+                    compiled.render(**{"concept": "concept", "count": self.per_request, **names})
                 except Exception as error:
                     raise ValueError(f"template {template.name!r}: {type(error).__name__}: {error}") from None
         return self

@@ -34,6 +34,8 @@ _FRAMES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _LAST_TOKEN = re.compile(r"(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>)\Z")
+_GAP = re.compile(r"[\s,]*(?=[\"{])")
+"""Between two items of a JSON list."""
 _CAPTION_KEYS = ("caption", "text", "description", "answer", "sentence", "response", "output")
 
 
@@ -80,6 +82,36 @@ def unwrapped(text: str) -> str | None:
     return found
 
 
+def listed(text: str) -> list[str | None]:
+    """The captions in an answer that is a list: JSON, complete or not, or a line for each.
+
+    None stands for an item that is no caption. What a list that is cut short holds of its last item is left
+    out.
+    """
+    text = _unfenced(text)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        lines = [line for line in map(str.strip, text.splitlines()) if line and line[-1] != ":"]
+        return _items(text) if "[" in text else list(lines)
+    if isinstance(value, dict):
+        value = next((inner for inner in value.values() if isinstance(inner, list)), [value])
+    return [_caption(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _items(text: str) -> list[str | None]:
+    """Those of the first list in the text that are complete."""
+    decoder, items = json.JSONDecoder(), list[str | None]()
+    at = text.index("[") + 1
+    while begun := _GAP.match(text, at):
+        try:
+            value, at = decoder.raw_decode(text, begun.end())
+        except (ValueError, RecursionError):
+            break
+        items.append(_caption(value))
+    return items
+
+
 def _unfenced(text: str) -> str:
     """What stands in a block of code, where that is all."""
     if not (text.startswith("```") and text.endswith("```") and len(text) >= 6):
@@ -95,4 +127,5 @@ def _caption(value: Any) -> str | None:
     if isinstance(value, dict):
         named = [value[key] for key in _CAPTION_KEYS if key in value]
         return _caption((named or list(value.values()))[0]) if named or len(value) == 1 else None
-    return value if isinstance(value, str) else None
+    # JSON can spell half a character, which no text may hold.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

@@ -71,6 +71,8 @@ class Captions(Stage):
     def check(self) -> None:
         if self.recipe.captions.imported is None:
             self.recipe.llm.inputs()  # refuses a model that is not there
+            if self.recipe.captions.per_request > 1:
+                self._check_lists()
 
     def resources(self) -> Resources:
         return Resources(gpus=self.recipe.llm.gpus)
@@ -92,29 +94,31 @@ class Captions(Stage):
         bank, llm = self._concepts, self._llm
         kept: list[dict[str, Any]] = []
         asked = [
-            (number, attempt)
+            (number, attempt, min(config.per_request, first + count - attempt))
             for number, first, count in shard.payload["asked"]
-            for attempt in range(first, first + count)
+            for attempt in range(first, first + count, config.per_request)
         ]
         for batch in _groups(asked, llm.batch_size):
-            drawn = [self._prompts.draw(bank[number], attempt) for number, attempt in batch]
+            drawn = [self._prompts.draw(bank[number], attempt, count) for number, attempt, count in batch]
             found = answered(llm, drawn, config)
-            for (number, _), prompt, (text, reason) in zip(batch, drawn, found, strict=True):
-                row = {
-                    "caption_id": keys.text_id(text),
-                    "concept_id": number,
-                    "text": text,
-                    "template": prompt.template.name,
-                    "model": llm.name,
-                    "seed": prompt.seed,
-                }
-                if reason is None:
-                    kept.append(row)
-                else:
-                    writer.reject(row, reason)
-            tick(len(batch), kept=len(kept) / (len(kept) + writer.rejected.total()))
+            for (number, *_), prompt, judged in zip(batch, drawn, found, strict=True):
+                for text, reason in judged:
+                    row = {
+                        "caption_id": keys.text_id(text),
+                        "concept_id": number,
+                        "text": text,
+                        "template": prompt.template.name,
+                        "model": llm.name,
+                        "seed": prompt.seed,
+                    }
+                    if reason is None:
+                        kept.append(row)
+                    else:
+                        writer.reject(row, reason)
+            done = sum(count for *_, count in batch)
+            tick(done, kept=len(kept) / (len(kept) + writer.rejected.total()))
         writer.rows(f"{shard.name}.parquet", CAPTION, kept)
-        if len(asked) >= _MIN_CHECKED and not shard.name.startswith(_FILL):
+        if shard.size >= _MIN_CHECKED and not shard.name.startswith(_FILL):
             self._check_refused(len(kept), writer.rejected, f" shard {shard.name}")
         return Outcome(len(kept))
 
@@ -130,6 +134,19 @@ class Captions(Stage):
             raise SynthClipError(
                 f"captions{where}: {refused} of {kept + refused} captions refused, most often as {reason!r} "
                 f"({count} times): {advice}, or raise captions.max_refused"
+            )
+
+    def _check_lists(self) -> None:
+        """Raise SynthClipError for what no list of captions comes of."""
+        captions, llm = self.recipe.captions, self.recipe.llm
+        if getattr(llm, "stop", ()):
+            raise SynthClipError(
+                "captions.per_request: llm.stop would end an answer inside its list: set llm.stop=[]"
+            )
+        begun = [template.name for template in captions.templates if template.prefill]
+        if begun and not getattr(llm, "chat", True):
+            raise SynthClipError(
+                f"captions.per_request: template {begun[0]!r} begins a single caption: leave its prefill out"
             )
 
     def _bank(self) -> list[str]:

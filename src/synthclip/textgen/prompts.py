@@ -1,5 +1,6 @@
 """What the language model is asked, and what becomes of its answer: a caption, or a reason to refuse it."""
 
+import inspect
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from synthclip import keys
 from synthclip.backends import LLM, Refused, Unfinished
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
-from synthclip.textgen.answers import unwrapped, without_thinking
+from synthclip.textgen.answers import listed, unwrapped, without_thinking
 from synthclip.textgen.concepts import printable
 
 _MAX_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
@@ -32,6 +33,10 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+(?=\S)")
+_ASK_FOR_LIST = (
+    "Do this {0} times, for {0} different pictures. Answer with a JSON list of {0} strings and nothing else."
+)
+_NAMES_COUNT = re.compile(r"\{[{%][^}]*\bcount\b")
 _MIN_PROBABILITY = 0.05
 """A caption is refused where its language is less probable than this; five words seldom say more."""
 
@@ -46,6 +51,8 @@ class Prompt:
     """How the caption begins, for a model that goes on from it."""
     template: Template
     seed: int
+    count: int = 1
+    """How many captions it asks for."""
 
     @property
     def prefilled(self) -> str:
@@ -55,7 +62,10 @@ class Prompt:
 
     def sent(self, continues: bool) -> str:
         """The prompt for a model that `continues` a text, or for a chat model."""
-        return self.prefilled if continues else self.text
+        if continues:
+            return self.prefilled
+        told = self.count == 1 or _NAMES_COUNT.search(self.template.text)
+        return self.text if told else f"{self.text}\n{_ASK_FOR_LIST.format(self.count)}"
 
 
 class Prompts:
@@ -67,10 +77,13 @@ class Prompts:
         weights = np.array([template.weight for template in config.templates])
         self._edges: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
         self._axes = config.axes
+        self._per_request = config.per_request
         self._seed = seed
 
-    def draw(self, concept: str, attempt: int) -> Prompt:
-        """The prompt of one attempt at a concept."""
+    def draw(self, concept: str, attempt: int, count: int | None = None) -> Prompt:
+        """The prompt of one attempt at a concept, or of `count` that begin with this one: the recipe's
+        `per_request` unless given."""
+        count = self._per_request if count is None else count
         chosen = int(
             np.searchsorted(self._edges[:-1], self._share(concept, "template", attempt), side="right")
         )
@@ -79,7 +92,8 @@ class Prompts:
             for axis, values in self._axes.items()
         }
         try:
-            text, prefill = (part.render(concept=concept, **drawn) for part in self._compiled[chosen])
+            values = {"count": count, **drawn, "concept": concept}
+            text, prefill = (part.render(**values) for part in self._compiled[chosen])
         except Exception as error:  # whatever the template computes
             name = self._templates[chosen].name
             raise SynthClipError(
@@ -87,44 +101,57 @@ class Prompts:
             ) from None
         prefill = " ".join(prefill.split())
         seed = keys.seed_of(concept, stream="caption", seed=self._seed, index=attempt)
-        return Prompt(concept, text, prefill, self._templates[chosen], seed)
+        return Prompt(concept, text, prefill, self._templates[chosen], seed, count)
 
     def _share(self, concept: str, stream: str, attempt: int) -> float:
         """A number in [0, 1)."""
         return float(keys.uniform(keys.text_id(concept), stream=stream, seed=self._seed, index=attempt))
 
 
-def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Iterator[tuple[str, str | None]]:
-    """(caption, None), or (what was said, why it is refused), for each of a batch."""
-    texts = [prompt.sent(llm.continues) for prompt in prompts]
-    answers = llm.generate(texts, [prompt.seed for prompt in prompts])
-    for prompt, answer in zip(prompts, answers, strict=True):
+Judged = tuple[str, str | None]
+"""(caption, None), or (what was said, why it is refused)."""
+
+
+def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Iterator[list[Judged]]:
+    """For each of a batch as many as it asks for, or more where the model said more."""
+    asked: list[Sequence[Any]] = [[prompt.sent(llm.continues) for prompt in prompts]]
+    asked.append([prompt.seed for prompt in prompts])
+    if config.per_request > 1 and "counts" in inspect.signature(llm.generate).parameters:
+        asked.append([prompt.count for prompt in prompts])
+    for prompt, answer in zip(prompts, llm.generate(*asked), strict=True):
         if isinstance(answer, Refused):
-            yield answer.text, answer.reason
+            judged: list[Judged] = [(answer.text, answer.reason)]
         else:
             said = (prompt.prefill if llm.continues else "") + answer.encode("utf-8", "replace").decode()
-            finished = not isinstance(answer, Unfinished)
-            yield answered_with(said, prompt.concept, config, prompt.template, finished)
+            judged = judge(said, prompt, config, not isinstance(answer, Unfinished))
+        missing = judged[-1][1] or "missing from the list"
+        yield judged + [("", missing)] * (prompt.count - len(judged))
 
 
-def answered_with(
-    said: str, concept: str, config: CaptionsConfig, template: Template, finished: bool = True
-) -> tuple[str, str | None]:
-    """(caption, None), or (what was said, reason)."""
+def judge(said: str, prompt: Prompt, config: CaptionsConfig, finished: bool = True) -> list[Judged]:
+    """What an answer holds; the last says why there is no more, where there is less than was asked for."""
     answer = without_thinking(said)
-    text = unwrapped(answer)
-    if not finished and not (template.sentences and answer):
-        return said, "unfinished"
+    concept, template = prompt.concept, prompt.template
+    partly = template.sentences is not None or prompt.count > 1
+    if not finished and not (partly and answer):
+        return [(said, "unfinished")]
     if said.strip() and not answer:
-        return said, "thinking without an answer"
-    if text is None:
-        return answer, "JSON"
-    return clean(text, concept, config, template, finished)
+        return [(said, "thinking without an answer")]
+    if prompt.count == 1:
+        text = unwrapped(answer)
+        return [(answer, "JSON") if text is None else clean(text, concept, config, template, finished)]
+    texts = listed(answer)
+    judged = [("", "JSON") if text is None else clean(text, concept, config, template) for text in texts]
+    for at in range(prompt.count, len(judged)):
+        judged[at] = judged[at][0], "more than asked for"
+    if len(judged) < prompt.count:
+        judged.append((answer, "missing from the list" if finished else "unfinished"))
+    return judged
 
 
 def clean(
     raw: str, concept: str, config: CaptionsConfig, template: Template, finished: bool = True
-) -> tuple[str, str | None]:
+) -> Judged:
     """(caption, None), or (what is left of the text, reason)."""
     if len(raw) > _MAX_CHARS:
         return raw, "too long"

@@ -1,5 +1,6 @@
 """A language model of a few sentences, some of them what no caption may be."""
 
+import json
 import time
 from collections.abc import Sequence
 
@@ -34,12 +35,17 @@ class Wordy:
         self.batch_size = config.batch
         self._pause = config.pause_seconds
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[str]:
+        """Lists, of which some are cut short, where more than one caption is asked for."""
         time.sleep(self._pause)
-        return [
-            SAYS[seed % len(SAYS)].format(c=prompt.split(":")[0])
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        said = []
+        for prompt, seed, count in zip(prompts, seeds, counts or [1] * len(prompts), strict=True):
+            concept = prompt.split(":")[0]
+            texts = [SAYS[(seed + at) % len(SAYS)].format(c=concept) for at in range(count)]
+            said.append(texts[0] if count == 1 else json.dumps(texts)[: -(seed % 3) or None])
+        return said
 
 
 def build(config: Config) -> Wordy:
