@@ -132,7 +132,7 @@ LINES = {
 ONE = "".join(f"{word}: {texts[0]}\n" for word, texts in LINES.items()) + "{{ concept }}:"
 MANY = "".join(f"{word}: {json.dumps(texts)}\n" for word, texts in LINES.items()) + "{{ concept }}: "
 LISTS = {
-    "examples, one a request": (1, [f"text: {json.dumps(ONE)}"], ["llm.stop=['\\n']"]),
+    "examples, one a request": (1, [f"text: {json.dumps(ONE)}"], ['llm.stop=["\\n"]']),
     "examples, 4 a request": (4, [f"text: {json.dumps(MANY)}"], []),
     "examples, 8 a request": (8, [f"text: {json.dumps(MANY)}"], []),
     "chat, one a request": (1, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),

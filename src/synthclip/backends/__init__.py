@@ -60,6 +60,14 @@ def caption_list(count: int) -> dict[str, Any]:
     return {"type": "array", "items": {"type": "string"}, "minItems": count, "maxItems": count}
 
 
+@dataclass
+class Tokens:
+    """What a model has read and written since it was loaded, thinking included."""
+
+    read: int = 0
+    written: int = 0
+
+
 class Unfinished(str):
     """A text that ends at the limit of tokens, not where the model would have ended it."""
 
@@ -85,6 +93,7 @@ class LLM(Protocol):
     """How many prompts are best handed over at once."""
     continues: bool
     """Whether an answer goes on from the prompt's last word; that of a chat model does not."""
+    # A model that counts has `tokens`, too: `Tokens`.
 
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from synthclip.backends import Refused, Unfinished
+from synthclip.backends import Refused, Tokens, Unfinished
 
 _TEXT_PARTS = ("text", "output_text")
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details")
@@ -35,6 +35,15 @@ def said(answer: dict[str, Any], chat: bool) -> str | Refused:
     if thoughts := [message[name] for name in _THOUGHTS if message.get(name)]:
         return Refused("thinking without an answer", thoughts[0] if isinstance(thoughts[0], str) else "")
     return ""
+
+
+def count(answer: dict[str, Any], tokens: Tokens) -> None:
+    """Add the tokens that an answer says it took."""
+    usage = answer.get("usage")
+    if isinstance(usage, dict):
+        read, written = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+        tokens.read += read if isinstance(read, int) else 0
+        tokens.written += written if isinstance(written, int) else 0
 
 
 def first_choice(answer: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import LocalSamplingConfig, Refused, caption_list
+from synthclip.backends import LocalSamplingConfig, Refused, Tokens, caption_list
+from synthclip.backends.completions import count as count_tokens
 from synthclip.backends.completions import said
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.keys import quick_digest
@@ -79,6 +80,7 @@ class LlamaCpp:
             import xllamacpp
         self.name = path.name
         self.continues = not config.chat
+        self.tokens = Tokens()
         self._config = config
         self._sampling = {**config.sampling(), "top_k": config.top_k, "min_p": config.min_p}
         self._head = ""
@@ -115,12 +117,16 @@ class LlamaCpp:
                 "chat_template_kwargs": self._config.chat_template_kwargs,
                 "cache_prompt": False,
             }
-            return said(_checked(self._server.handle_chat_completions({**asked, **sampling})), chat=True)
+            return self._said(self._server.handle_chat_completions({**asked, **sampling}))
         head = _head(prompt)
         if head:
             self._remember(head)
         asked = {"prompt": prompt, "cache_prompt": bool(head)}
-        return said(_checked(self._server.handle_completions({**asked, **sampling})), chat=False)
+        return self._said(self._server.handle_completions({**asked, **sampling}))
+
+    def _said(self, answer: dict[str, Any]) -> str | Refused:
+        count_tokens(_checked(answer), self.tokens)
+        return said(answer, self._config.chat)
 
     def _remember(self, head: str) -> None:
         """Bring the key-value cache to a state that follows from `head` alone.

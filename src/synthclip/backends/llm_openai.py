@@ -6,14 +6,23 @@ Servers that batch requests do not promise the same text twice, whatever the see
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from synthclip.backends import Refused, SamplingConfig, caption_list
+from synthclip.backends import Refused, SamplingConfig, Tokens, caption_list
+from synthclip.backends.completions import count as count_tokens
 from synthclip.backends.completions import first_choice, said
 from synthclip.backends.servers import Server, ServerConfig
-from synthclip.recipe.section import later
+from synthclip.recipe.section import Section, later, runtime
 
 _MAX_ANSWER_BYTES = 4 * 2**20
+
+
+class Prices(Section):
+    """Of a million tokens, in any currency."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    """Thinking counts as output."""
 
 
 class Config(SamplingConfig, ServerConfig):
@@ -27,6 +36,8 @@ class Config(SamplingConfig, ServerConfig):
     """More fields of every request, such as `{chat_template_kwargs: {enable_thinking: false}}` or
     `{reasoning_effort: low}`; one that is null is not sent."""
 
+    prices: Prices | None = runtime(None)
+    """What the service asks for its tokens: `plan` and `status` then say what the captions cost."""
     guide: Literal["response_format", "structured_outputs", "guided_json", "json_schema"] | None = later(
         "response_format"
     )
@@ -60,6 +71,7 @@ class OpenAIServer:
         self.continues = not config.chat
         self._server = Server(config, "llm", _MAX_ANSWER_BYTES)
         self._config = config
+        self.tokens = Tokens()
         self._sampling: dict[str, Any] = {"model": config.model, **config.sampling()}
 
     def generate(
@@ -96,6 +108,7 @@ class OpenAIServer:
 
     def _completion(self, answer: dict[str, Any]) -> str | Refused:
         """The text in a checked answer. Raises SynthClipError where it is not of OpenAI's form."""
+        count_tokens(answer, self.tokens)
         try:
             if error := first_choice(answer).get("error"):
                 return self._server.fault_in(error)

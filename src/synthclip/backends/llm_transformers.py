@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import LocalSamplingConfig, Unfinished, loading
+from synthclip.backends import LocalSamplingConfig, Tokens, Unfinished, loading
 from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.section import runtime
 
@@ -50,6 +50,7 @@ class Transformers:
         source = str(Path(config.model).expanduser()) if config.model.startswith("~") else config.model
         where: dict[str, Any] = {"revision": config.revision, "gguf_file": config.gguf_file}
         where = {name: value for name, value in where.items() if value is not None}
+        self.tokens = Tokens()
         self._config = config
         self._device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         with loading(f"llm.model: {config.model}"):
@@ -101,12 +102,14 @@ class Transformers:
             raise SynthClipError(
                 f"llm.model: {config.model}: {reason}: lower llm.batch_size (now {config.batch_size})"
             ) from None
+        self.tokens.read += int(encoded["attention_mask"].sum())
         rows = tokens[:, start:].tolist()
         return [self._said(row[:limit]) for row, limit in zip(rows, limits, strict=True)]
 
     def _said(self, tokens: list[int]) -> str:
         """The text of an answer, up to its end. Some families mark their thinking by special tokens."""
         length = next((at for at, token in enumerate(tokens) if token in self._ends), len(tokens))
+        self.tokens.written += length
         text = str(self._tokenizer.decode(tokens[:length]))
         cut = self._cut(text)
         return cut if cut != text or length < len(tokens) else Unfinished(text)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from synthclip.backends import LocalSamplingConfig, Unfinished, caption_list, loading
+from synthclip.backends import LocalSamplingConfig, Tokens, Unfinished, caption_list, loading
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.section import runtime
 
@@ -39,6 +39,7 @@ class VLLM:
     def __init__(self, config: Config) -> None:
         with needs_extra("vllm", "llm.backend vllm (for Linux and a GPU; else choose llamacpp or openai)"):
             import vllm
+        self.tokens = Tokens()
         self._config = config
         self._vllm: Any = vllm
         with loading(f"llm.model: {config.model}"):
@@ -69,6 +70,8 @@ class VLLM:
             answers = self._engine.chat(messages, sampling, use_tqdm=False, **template)
         else:
             answers = self._engine.generate(list(prompts), sampling, use_tqdm=False)
+        self.tokens.read += sum(len(answer.prompt_token_ids) for answer in answers)
+        self.tokens.written += sum(len(answer.outputs[0].token_ids) for answer in answers)
         said = [answer.outputs[0] for answer in answers]
         return [Unfinished(one.text) if one.finish_reason == "length" else one.text for one in said]
 

@@ -195,7 +195,15 @@ def status(directory: RunArgument, trust: Trust = False) -> None:
     from synthclip.run.pipeline import status as status_of
     from synthclip.run.progress import Console
 
-    Console(sys.stdout).status(status_of(directory, trust=trust))
+    found = status_of(directory, trust=trust)
+    Console(sys.stdout).status(found)
+    if found.tokens:
+        from synthclip.recipe import load_saved_recipe
+        from synthclip.textgen.spending import spent_and_planned
+
+        bank = next(state for state in found.stages if state.stage == "concepts")
+        recipe = load_saved_recipe(directory, trust=trust)
+        typer.echo(f"language model: {spent_and_planned(recipe, bank.rows, found.tokens)}")
 
 
 def show(recipe: RecipeArgument, overrides: Overrides = None, trust: Trust = False) -> None:
@@ -261,7 +269,7 @@ def _show(plan: "Plan") -> None:
     table = Table(box=None, pad_edge=False, title=f"on {plan.devices}", title_justify="left")
     for column in ("stage", "makes"):
         table.add_column(column)
-    for column in ("device-hours", "wall", "disk", *(["cost"] if plan.price is not None else []), "by"):
+    for column in ("device-hours", "wall", "disk", *(["cost"] if plan.costs is not None else []), "by"):
         table.add_column(column, justify="right")
     for stage in plan.stages:
         cost = plan.cost(stage)
@@ -271,7 +279,7 @@ def _show(plan: "Plan") -> None:
             f"{stage.device_s / 3600:,.2f}",
             _duration(stage.wall_s),
             _bytes(stage.disk_bytes),
-            *([f"{cost:,.2f}"] if cost is not None else []),
+            *([f"{cost or 0:,.2f}"] if plan.costs is not None else []),
             stage.basis,
         )
     table.add_section()
@@ -281,7 +289,7 @@ def _show(plan: "Plan") -> None:
         f"{plan.device_hours:,.2f}",
         _duration(plan.wall_s),
         _bytes(plan.disk_bytes),
-        *([f"{plan.device_hours * plan.price:,.2f}"] if plan.price is not None else []),
+        *([f"{plan.costs:,.2f}"] if plan.costs is not None else []),
     )
     console = table_console()
     console.width = max(console.width, _TABLE_WIDTH)  # a row that is cut cannot be compared

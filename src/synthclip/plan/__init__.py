@@ -15,6 +15,7 @@ from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.imagegen import TAR_BYTES
 from synthclip.recipe.training import HELDOUT
 from synthclip.samples import files
+from synthclip.textgen.spending import caption_tokens, cost_of, rounded
 from synthclip.training.flops import Devices, clip_pair, mean_pair
 
 _LLM_UTILISATION = 0.2
@@ -26,8 +27,6 @@ _STATE_READS = 2
 _DIFFUSION_UTILISATION = 0.3
 _TRAINING_UTILISATION = 0.3
 _KEPT = 0.9
-_TOKENS_PER_WORD = 4 / 3
-_CHARS_PER_TOKEN = 4
 _COMPOSITOR_PIXELS_PER_S = 125 * 224**2
 _MATCHED_PER_S = 100_000
 _CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
@@ -63,6 +62,8 @@ class StageCost:
     wall_s: float
     disk_bytes: float
     basis: str
+    money: float | None = None
+    """What a service asks, beside the devices."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,16 @@ class Plan:
         return sum(stage.disk_bytes for stage in self.stages)
 
     def cost(self, stage: StageCost) -> float | None:
-        return None if self.price is None else stage.device_s / 3600 * self.price
+        """Of the devices and of services; None where neither has a price."""
+        if self.price is None:
+            return stage.money
+        return stage.device_s / 3600 * self.price + (stage.money or 0.0)
+
+    @property
+    def costs(self) -> float | None:
+        """Of all stages."""
+        known = [cost for stage in self.stages if (cost := self.cost(stage)) is not None]
+        return sum(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -212,12 +222,19 @@ class _Planner:
 
     def captions(self, llm_params: float | None) -> StageCost:
         recipe, asked = self._recipe, self.volumes.asked
-        words = (recipe.captions.min_words + recipe.captions.max_words) / 2
-        written = min(words * _TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
-        prompt = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
-        read = prompt / recipe.captions.per_request
-        makes = f"{_count(asked)} captions, {_count(asked * written)} tokens"
+        tokens = caption_tokens(recipe, asked)
+        read, written = tokens["read"] / asked, tokens["written"] / asked
+        prompt = read * recipe.captions.per_request
+        makes = f"{rounded(asked)} captions, {rounded(asked * written)} tokens"
         disk = self.volumes.asked * _CAPTION_BYTES
+        money = cost_of(recipe.llm, tokens)
+        if money is not None:
+            self.assumed.append(
+                f"captions: {written:.0f} tokens each after a prompt of {prompt:.0f} for "
+                f"{recipe.captions.per_request}, at llm.prices; thinking would come on top; the service's "
+                "devices and its time are not counted"
+            )
+            return StageCost("captions", makes, 0.0, _START_S, disk, "prices", money)
         if self._rates.captions_per_s:
             return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
         if recipe.llm.backend == "llamacpp":
@@ -248,8 +265,8 @@ class _Planner:
     def match_and_balance(self) -> StageCost:
         kept, selected = self.volumes.kept, self.volumes.selected
         disk = kept * _MATCH_BYTES + selected * _SELECTED_BYTES
-        makes = f"{_count(selected)} captions selected"
-        self.assumed.append(f"matching: {_count(_MATCHED_PER_S)} captions/s on one core of this machine")
+        makes = f"{rounded(selected)} captions selected"
+        self.assumed.append(f"matching: {rounded(_MATCHED_PER_S)} captions/s on one core of this machine")
         return StageCost("match, balance", makes, 0.0, kept / _MATCHED_PER_S, disk, "estimate")
 
     def images(self, image_flops: float | None) -> StageCost:
@@ -258,7 +275,7 @@ class _Planner:
         size, rate = recipe.images.size_px, self._rates.images_per_s
         jpeg = self._rates.image_bytes or recipe.images.jpeg_bytes
         disk = count * (jpeg + TAR_BYTES)
-        makes = f"{_count(count)} images of {size} px"
+        makes = f"{rounded(count)} images of {size} px"
         if self._rates.image_bytes is None:
             self.assumed.append(
                 f"images: {jpeg / 1e3:.0f} kB as JPEG of quality {recipe.images.jpeg_quality}"
@@ -301,11 +318,11 @@ class _Planner:
         precision = recipe.training.precision
         forward, params = clip_pair(recipe.model)
         disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)
-        makes = f"{_count(pairs)} pairs seen"
+        makes = f"{rounded(pairs)} pairs seen"
         seen = mean_pair(recipe.model, recipe.training)
         judged = self._by_flops(
             "eval",
-            f"{_count(volumes.heldout_images)} images judged",
+            f"{rounded(volumes.heldout_images)} images judged",
             volumes.heldout_images * forward,
             precision,
             _TRAINING_UTILISATION,
@@ -393,10 +410,3 @@ def llm_parameters(config: BackendConfig) -> float:
     if match is None:
         raise SynthClipError(f"llm.model {name!r}: its name tells no size: give --llm-params, such as 7e9")
     return float(match[1]) * (1e9 if match[2].upper() == "B" else 1e6)
-
-
-def _count(number: float) -> str:
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{letter}"
-    return f"{number:.0f}"

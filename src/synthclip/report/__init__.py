@@ -6,7 +6,7 @@ from synthclip.evaluation.results import ON_PUBLIC_DATA
 from synthclip.keys import digest
 from synthclip.recipe import Recipe
 from synthclip.run.engine import Resources, Shard, Tick
-from synthclip.run.stage import Stage
+from synthclip.run.stage import Stage, tokens_spent
 from synthclip.run.store import Manifest, Outcome, ShardWriter
 
 FILE = "report.html"
@@ -44,9 +44,14 @@ class Report(Stage):
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         from synthclip.report.page import with_timings
+        from synthclip.textgen.spending import spent_and_planned
 
         page = self.run.file(self.name, FILE).read_text(encoding="utf-8")
-        self.run.write_text(FILE, with_timings(page, self.run.metrics()))
+        metrics = self.run.metrics()
+        concepts = sum(manifest.rows for manifest in self.run.manifests("concepts"))
+        spent = tokens_spent(metrics)
+        said = spent_and_planned(self.recipe, concepts, spent) if spent else ""
+        self.run.write_text(FILE, with_timings(page, metrics, said))
 
 
 def _digest(manifests: Sequence[Manifest]) -> str:

@@ -54,8 +54,9 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
     )
 
 
-def with_timings(page: str, metrics: Iterable[Mapping[str, Any]]) -> str:
-    """The page with how long each stage's present shards took to make, from the lines of the run's log."""
+def with_timings(page: str, metrics: Iterable[Mapping[str, Any]], tokens: str = "") -> str:
+    """The page with how long each stage's present shards took to make, from the lines of the run's log, and
+    what is to be said of the language model's `tokens`."""
     shards: dict[str, dict[str, Mapping[str, Any]]] = {}
     for line in metrics:
         if line.get("event") == "shard":
@@ -69,7 +70,7 @@ def with_timings(page: str, metrics: Iterable[Mapping[str, Any]]) -> str:
         }
         for stage, made in shards.items()
     ]
-    table = _environment().get_template("timings.html.j2").render(rows=rows)
+    table = _environment().get_template("timings.html.j2").render(rows=rows, tokens=tokens)
     return page.replace(_TIMINGS, table, 1)
 
 

@@ -14,7 +14,7 @@ from synthclip.run.durable import disk_errors, is_partial, rejected_by_reason
 from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console
-from synthclip.run.stage import Stage, StageLoad, StageState, Status
+from synthclip.run.stage import Stage, StageLoad, StageState, Status, tokens_spent
 from synthclip.run.store import LOGS, Manifest, RunDirectory
 
 STAGES = {
@@ -90,7 +90,9 @@ def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False
     seconds: dict[str, float] = {}
     failed: dict[str, list[dict[str, Any]]] = {}
     evaluated = None
-    for line in directory.metrics():
+    metrics = directory.metrics()
+    tokens = tokens_spent(metrics)
+    for line in metrics:
         event = line.pop("event", None)
         if event == "stage":
             seconds[line["stage"]] = line["seconds"]
@@ -100,7 +102,7 @@ def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False
             evaluated = {name: value for name, value in line.items() if name != "time"}
     with directory.cached_manifests():
         states = tuple(survey(recipe, directory))
-    return Status(directory.path, states, seconds, evaluated, failed)
+    return Status(directory.path, states, seconds, evaluated, failed, tokens)
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:

@@ -3,7 +3,8 @@
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -150,6 +151,18 @@ class Status:
     """The last figures that a training took on its way, by name, and their `step`."""
     failed: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Attempts that failed, by stage, as in `metrics.jsonl`: `shard`, `attempt`, `final`, `error`."""
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    """What the language model has `read` and `written`, and its `cost` where the recipe has prices: of all
+    attempts, also those that failed or were made again."""
+
+
+def tokens_spent(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What the lines of `metrics.jsonl` say of a language model's tokens, summed: see `Status.tokens`."""
+    total: Counter[str] = Counter()
+    for line in metrics:
+        if line.get("event") == "tokens":
+            total.update({name: line[name] for name in ("read", "written", "cost") if name in line})
+    return dict(total)
 
 
 @dataclass(frozen=True)

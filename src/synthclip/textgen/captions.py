@@ -24,6 +24,7 @@ from synthclip.textgen import official
 from synthclip.textgen.concepts import entries, read_bank
 from synthclip.textgen.match import captions_by_concept
 from synthclip.textgen.prompts import Prompts, answered, check_language
+from synthclip.textgen.spending import Account
 
 if TYPE_CHECKING:
     from synthclip.run.progress import Console
@@ -98,25 +99,27 @@ class Captions(Stage):
             for number, first, count in shard.payload["asked"]
             for attempt in range(first, first + count, config.per_request)
         ]
-        for batch in _groups(asked, llm.batch_size):
-            drawn = [self._prompts.draw(bank[number], attempt, count) for number, attempt, count in batch]
-            found = answered(llm, drawn, config)
-            for (number, *_), prompt, judged in zip(batch, drawn, found, strict=True):
-                for text, reason in judged:
-                    row = {
-                        "caption_id": keys.text_id(text),
-                        "concept_id": number,
-                        "text": text,
-                        "template": prompt.template.name,
-                        "model": llm.name,
-                        "seed": prompt.seed,
-                    }
-                    if reason is None:
-                        kept.append(row)
-                    else:
-                        writer.reject(row, reason)
-            done = sum(count for *_, count in batch)
-            tick(done, kept=len(kept) / (len(kept) + writer.rejected.total()))
+        with Account(self.run, self.name, shard.name, llm, self.recipe.llm) as account:
+            for batch in _groups(asked, llm.batch_size):
+                drawn = [self._prompts.draw(bank[number], attempt, few) for number, attempt, few in batch]
+                found = answered(llm, drawn, config)
+                for (number, *_), prompt, judged in zip(batch, drawn, found, strict=True):
+                    for text, reason in judged:
+                        row = {
+                            "caption_id": keys.text_id(text),
+                            "concept_id": number,
+                            "text": text,
+                            "template": prompt.template.name,
+                            "model": llm.name,
+                            "seed": prompt.seed,
+                        }
+                        if reason is None:
+                            kept.append(row)
+                        else:
+                            writer.reject(row, reason)
+                account.note()
+                done = sum(few for *_, few in batch)
+                tick(done, kept=len(kept) / (len(kept) + writer.rejected.total()))
         writer.rows(f"{shard.name}.parquet", CAPTION, kept)
         if shard.size >= _MIN_CHECKED and not shard.name.startswith(_FILL):
             self._check_refused(len(kept), writer.rejected, f" shard {shard.name}")
