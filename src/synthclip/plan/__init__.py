@@ -1,6 +1,5 @@
 """Estimates a run before it starts: tokens, images, device-hours, time, disk and money."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.models.load import local_path
+from synthclip.plan.volumes import Volumes, volumes_of
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.imagegen import TAR_BYTES
@@ -99,21 +99,6 @@ class Plan:
         return sum(known) if known else None
 
 
-@dataclass(frozen=True)
-class Volumes:
-    """How much of everything a recipe makes."""
-
-    concepts: int
-    asked: int
-    kept: int
-    selected: int
-    train_images: int
-    heldout_images: int
-    """Of all painters."""
-    unseen_images: int
-    """Those of them that `images.heldout_painter` paints."""
-
-
 def make_plan(
     recipe: Recipe,
     devices: Devices,
@@ -178,33 +163,6 @@ def count_concepts(recipe: Recipe) -> int:
         return len(bank(recipe.concepts))
     except SynthClipError as error:
         raise SynthClipError(f"{error}, or give --concepts N") from None
-
-
-def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
-    """What each stage hands on, if a caption names its own concept and no other.
-
-    Balancing then keeps `t / max(count, t)` of a concept's captions (paper, section 3.1). A caption that
-    names more concepts is kept more often, so the real number is the larger. A `target` is met where
-    there are that many captions.
-    """
-    asked = concepts * recipe.captions.per_concept
-    kept = asked * kept_share
-    t, target = recipe.balance.t, recipe.balance.target
-    most = target if target is not None else math.inf if t is None else concepts * t
-    selected = min(kept, most)
-    heldout = selected * recipe.balance.heldout
-    images = recipe.images
-    each = round(heldout * images.heldout_per_caption)
-    unseen = each if images.heldout_painter else 0
-    return Volumes(
-        concepts,
-        asked,
-        round(kept),
-        round(selected),
-        round((selected - heldout) * images.per_caption),
-        each + unseen,
-        unseen,
-    )
 
 
 class _Planner:

@@ -1,0 +1,48 @@
+"""How much of everything a recipe makes, from its concepts to its images."""
+
+import math
+from dataclasses import dataclass
+
+from synthclip.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Concepts, captions asked for, kept and selected, and images."""
+
+    concepts: int
+    asked: int
+    kept: int
+    selected: int
+    train_images: int
+    heldout_images: int
+    """Of all painters."""
+    unseen_images: int
+    """Those of them that `images.heldout_painter` paints."""
+
+
+def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
+    """What each stage hands on, if a caption names its own concept and no other.
+
+    Balancing then keeps `t / max(count, t)` of a concept's captions (paper, section 3.1). A caption that
+    names more concepts is kept more often, so the real number is the larger. A `target` is met where
+    there are that many captions.
+    """
+    asked = concepts * recipe.captions.per_concept
+    kept = asked * kept_share
+    t, target = recipe.balance.t, recipe.balance.target
+    most = target if target is not None else math.inf if t is None else concepts * t
+    selected = min(kept, most)
+    heldout = selected * recipe.balance.heldout
+    images = recipe.images
+    each = round(heldout * images.heldout_per_caption)
+    unseen = each if images.heldout_painter else 0
+    return Volumes(
+        concepts,
+        asked,
+        round(kept),
+        round(selected),
+        round((selected - heldout) * images.per_caption),
+        each + unseen,
+        unseen,
+    )
