@@ -15,6 +15,7 @@ from synthclip.errors import SynthClipError
 from synthclip.models.build import open_clip_config
 from synthclip.recipe import Recipe
 from synthclip.run.store import RunDirectory
+from synthclip.training import Train
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +25,23 @@ OTHER = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
+
+
+def test_weights_are_fingerprinted_however_their_folder_is_named(
+    run: RunDirectory, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    weights = tmp_path / "theirs" / "open_clip_model.safetensors"
+    weights.write_bytes(b"1")
+    plain, prefixed = (
+        Train(with_training(tiny_recipe, init=f"{prefix}{weights.parent}"), run)
+        for prefix in ("", "local-dir:")
+    )
+    before = prefixed.shards()[0].inputs
+    assert before == plain.shards()[0].inputs
+    weights.write_bytes(b"22")
+    after = prefixed.shards()[0].inputs
+    assert [name for name in after if after[name] != before[name]] == [str(weights)]
 
 
 def test_activation_heads_and_preprocessing_are_taken_over(

@@ -12,6 +12,7 @@ from synthclip.evaluation import heldout_inputs
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import open_suite, plan_of_names
 from synthclip.keys import digest
+from synthclip.models.load import local_path
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.engine.worker import asked_to_stop
@@ -71,9 +72,9 @@ class Train(Stage):
         for source in config.sources:
             if source.path is not None:
                 inputs |= {path: files.identity(path) for path in files.expand(source.path)}
-        if config.init is not None and Path(config.init).exists():
-            found = [path for path in sorted(Path(config.init).rglob("*")) if path.is_file()]
-            inputs |= {str(path): files.identity(str(path)) for path in found or [Path(config.init)]}
+        if config.init is not None and (init := local_path(config.init)).exists():
+            found = [path for path in sorted(init.rglob("*")) if path.is_file()]
+            inputs |= {str(path): files.identity(str(path)) for path in found or [init]}
         return inputs
 
     def _evaluated(self) -> dict[str, str]:
