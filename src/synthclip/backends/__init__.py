@@ -6,10 +6,11 @@ inside `build`, so that a recipe is checked without it.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +110,25 @@ class LLM(Protocol):
         A fault of a service is never a property of a sample: raise SynthClipError for it. `Refused` is for a
         single prompt that a content filter holds back.
         """
+        ...
+
+
+@runtime_checkable
+class Deferred(Protocol):
+    """A language model that is asked first and answers hours later, such as a batch endpoint."""
+
+    max_requests: int
+    """How many prompts it takes at once."""
+
+    def submit(
+        self, folder: Path, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int]
+    ) -> None:
+        """Ask, and note in the folder what was asked; once, however often it is called."""
+        ...
+
+    def inside(self, folder: Path, tell: Callable[[str], None]) -> LLM:
+        """The model whose `generate` waits for what was submitted with this folder, or submits it; `tell` is
+        given how far it has come."""
         ...
 
 

@@ -3,12 +3,15 @@
 Servers that batch requests do not promise the same text twice, whatever the seed.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from synthclip.backends import Refused, SamplingConfig, Tokens, caption_list
+from synthclip.backends.batches import MAX_REQUESTS, Batch
 from synthclip.backends.completions import count as count_tokens
 from synthclip.backends.completions import first_choice, said
 from synthclip.backends.servers import Server, ServerConfig
@@ -36,6 +39,10 @@ class Config(SamplingConfig, ServerConfig):
     """More fields of every request, such as `{chat_template_kwargs: {enable_thinking: false}}` or
     `{reasoning_effort: low}`; one that is null is not sent."""
 
+    batch: bool = runtime(False)
+    """Send each shard's requests to the batch endpoint, which answers within a day at a lower price."""
+    batch_poll_seconds: float = runtime(60.0, gt=0)
+    """How often to ask whether a batch is done."""
     prices: Prices | None = runtime(None)
     """What the service asks for its tokens: `plan` and `status` then say what the captions cost."""
     guide: Literal["response_format", "structured_outputs", "guided_json", "json_schema"] | None = later(
@@ -59,7 +66,7 @@ class Config(SamplingConfig, ServerConfig):
 
 
 def build(config: Config) -> "OpenAIServer":
-    return OpenAIServer(config)
+    return BatchServer(config) if config.batch else OpenAIServer(config)
 
 
 class OpenAIServer:
@@ -85,9 +92,11 @@ class OpenAIServer:
         return self._server.all(self._one, prompts, seeds, counts or [1] * len(prompts))
 
     async def _one(self, prompt: str, seed: int, count: int) -> str | Refused:
-        path = "completions" if self.continues else "chat/completions"
-        answer = await self._server.post(path, self._body(prompt, seed, count))
-        return answer if isinstance(answer, Refused) else self._completion(answer)
+        return self._completion(await self._server.post(self._path, self._body(prompt, seed, count)))
+
+    @property
+    def _path(self) -> str:
+        return "completions" if self.continues else "chat/completions"
 
     def _body(self, prompt: str, seed: int, count: int) -> dict[str, Any]:
         body = dict(self._sampling)
@@ -106,8 +115,10 @@ class OpenAIServer:
         body |= self._config.extra_body
         return {name: value for name, value in body.items() if value is not None}
 
-    def _completion(self, answer: dict[str, Any]) -> str | Refused:
+    def _completion(self, answer: dict[str, Any] | Refused) -> str | Refused:
         """The text in a checked answer. Raises SynthClipError where it is not of OpenAI's form."""
+        if isinstance(answer, Refused):
+            return answer
         count_tokens(answer, self.tokens)
         try:
             if error := first_choice(answer).get("error"):
@@ -115,6 +126,40 @@ class OpenAIServer:
             return said(answer, not self.continues)
         except ValueError as error:
             raise self._server.malformed(str(error)) from None
+
+
+class BatchServer(OpenAIServer):
+    """`Deferred`, and `LLM` inside a folder, on a server's batch endpoint; outside it asks one by one."""
+
+    max_requests = MAX_REQUESTS
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._folder: Path | None = None
+        self._tell: Callable[[str], None] = lambda text: None
+
+    def submit(
+        self, folder: Path, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int]
+    ) -> None:
+        self._batch(folder, prompts, seeds, counts).submit()
+
+    def inside(self, folder: Path, tell: Callable[[str], None]) -> "BatchServer":
+        found = copy.copy(self)
+        found._folder, found._tell, found.batch_size = folder, tell, self.max_requests
+        return found
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[str | Refused]:
+        if self._folder is None:
+            return super().generate(prompts, seeds, counts)
+        batch = self._batch(self._folder, prompts, seeds, counts or [1] * len(prompts))
+        answers = batch.answers(self._config.batch_poll_seconds, self._tell)
+        return [self._completion(answer) for answer in answers]
+
+    def _batch(self, folder: Path, *asked: Sequence[Any]) -> Batch:
+        bodies = [self._body(*one) for one in zip(*asked, strict=True)]
+        return Batch(self._server, self._path, folder, bodies)
 
 
 def _guide(field: str, count: int) -> dict[str, Any]:

@@ -34,6 +34,7 @@ _LOG = logging.getLogger("synthclip.backends")
 _MAX_PAUSE_SECONDS = 8.0
 _MAX_SAID_PAUSE_SECONDS = 60.0
 """The longest `Retry-After` that is followed."""
+_MAX_FILE_BYTES = 2**30
 _MAX_WORDS = 300
 """Characters quoted of what a server says."""
 
@@ -108,7 +109,7 @@ class ServerConfig(BackendConfig):
 
 
 @dataclass(eq=False)
-class _ServiceError(Exception):
+class ServiceError(Exception):
     """A request that came to nothing through no fault of its sample."""
 
     what: str
@@ -166,19 +167,50 @@ class Server:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
+    def run(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """What comes of `work`, which uses the connection."""
+
+        async def connected() -> _T:
+            async with self._open() as self._client:
+                return await work()
+
+        return asyncio.run(connected())
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The server's answer about something that it holds; raises as `post` does."""
+        answer = self.run(lambda: self.retried(lambda: self.once("GET", path)))
+        if isinstance(answer, Refused):
+            raise self.error(f"refused a request ({answer.text})", "look at the server")
+        return answer
+
+    def content(self, path: str) -> bytes:
+        """A file of lines that the server holds, which may be large; raises as `post` does."""
+
+        async def read() -> bytes:
+            status, raw, pause = await self._exchange("GET", path, _MAX_FILE_BYTES)
+            if status != 200:
+                self.judged(status, _json(raw), pause)
+            return raw
+
+        return self.run(lambda: self.retried(read))
+
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Refused:
         """The server's answer to `body`, a JSON object, or that its content filter refuses it.
 
         Raises SynthClipError with the server's words where the service is at fault and waiting does not help.
         """
+        return await self.retried(lambda: self.once("POST", path, json=body))
+
+    async def retried(self, attempt_once: Callable[[], Awaitable[_T]]) -> _T:
+        """What comes of an attempt, or of later ones while it raises a ServiceError that may pass."""
         retries, attempt = self._config.max_retries, 0
         while True:
             try:
-                return await self._once(path, body)
-            except _ServiceError as fault:
+                return await attempt_once()
+            except ServiceError as fault:
                 if not fault.passing or attempt == retries:
                     tried = f" after {retries} retries" if fault.passing else ""
-                    raise self._error(f"{fault.what}{tried}{fault.detail}", fault.remedy) from None
+                    raise self.error(f"{fault.what}{tried}{fault.detail}", fault.remedy) from None
                 pause = min(_MAX_PAUSE_SECONDS, 0.5 * 2 ** min(attempt, 8)) * random.uniform(0.75, 1)
                 attempt += 1
                 self._announce(fault, attempt)
@@ -186,7 +218,7 @@ class Server:
 
     def malformed(self, what: str) -> SynthClipError:
         """For an answer that is not of OpenAI's form; `what` says where it differs."""
-        return self._error(
+        return self.error(
             f"answers, but not as OpenAI's API does ({what})",
             f"check {self._section}.base_url (it ends in /v1 as a rule)",
         )
@@ -194,54 +226,57 @@ class Server:
     def fault_in(self, error: Any) -> Refused:
         """What an `error` inside an answer means. Raises SynthClipError where the service is at fault."""
         try:
-            return self._judged(200, {"error": error}, None)
-        except _ServiceError as fault:
-            raise self._error(fault.what + fault.detail, fault.remedy) from None
+            return self.judged(200, {"error": error}, None)
+        except ServiceError as fault:
+            raise self.error(fault.what + fault.detail, fault.remedy) from None
 
-    async def _once(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Refused:
+    async def once(self, method: str, path: str, **options: Any) -> dict[str, Any] | Refused:
+        """One request, `options` as httpx takes them. Raises ServiceError where the service is at fault."""
+        status, raw, pause = await self._exchange(method, path, self._max_answer_bytes, **options)
+        answer = _json(raw)
+        if status == 200 and not isinstance(answer, dict):
+            raise self.malformed("no JSON object")
+        if status == 200 and not answer.get("error") and answer.get("object") != "error":
+            return dict(answer)
+        return self.judged(status, answer, pause)
+
+    async def _exchange(
+        self, method: str, path: str, max_bytes: int, **options: Any
+    ) -> tuple[int, bytes, str | None]:
+        """The status, the body without the key, and what the server says of a pause."""
         import httpx
 
         config, section = self._config, self._section
         start = f"check {section}.base_url, or start the server; the same command goes on from here"
         try:
             async with asyncio.timeout(config.max_answer_seconds):
-                request = self._client.stream("POST", f"{config.base_url.rstrip('/')}/{path}", json=body)
-                async with request as response:
-                    raw = await self._read(response)
+                url = f"{config.base_url.rstrip('/')}/{path}"
+                async with self._client.stream(method, url, **options) as response:
+                    raw = await self._read(response, max_bytes)
         except TimeoutError:
             what = f"took longer than {config.max_answer_seconds:g} s for an answer"
             remedy = f"look at the server, or raise {section}.max_answer_seconds"
-            raise _ServiceError(what, "", remedy, passing=True) from None
+            raise ServiceError(what, "", remedy, passing=True) from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
             cause = self._hidden(str(error) or type(error).__name__)
             if isinstance(error, httpx.TimeoutException):
                 cause = f"no answer within {config.timeout_seconds:g} s"
-            raise _ServiceError("cannot be reached", f" ({cause})", start, passing=True) from None
-        try:
-            answer = json.loads(raw.replace(self._secret.encode(), b"[key]") if self._secret else raw)
-        except (ValueError, RecursionError):
-            answer = None
-        status = response.status_code
-        if status == 200 and not isinstance(answer, dict):
-            raise self.malformed("no JSON object")
-        if status == 200 and not answer.get("error") and answer.get("object") != "error":
-            return dict(answer)
-        return self._judged(status, answer, response.headers.get("retry-after"))
+            raise ServiceError("cannot be reached", f" ({cause})", start, passing=True) from None
+        raw = raw.replace(self._secret.encode(), b"[key]") if self._secret else raw
+        return response.status_code, raw, response.headers.get("retry-after")
 
-    async def _read(self, response: "httpx.Response") -> bytes:
+    async def _read(self, response: "httpx.Response", max_bytes: int) -> bytes:
         """The body, up to its limit."""
         parts, size = [], 0
         async for part in response.aiter_bytes():
             size += len(part)
-            if size > self._max_answer_bytes:
-                raise self._error(
-                    f"an answer is larger than {self._max_answer_bytes:,} bytes", "look at the server"
-                )
+            if size > max_bytes:
+                raise self.error(f"an answer is larger than {max_bytes:,} bytes", "look at the server")
             parts.append(part)
         return b"".join(parts)
 
-    def _judged(self, status: int, answer: Any, retry_after: str | None) -> Refused:
-        """The content filter's refusal. Raises _ServiceError where the fault is the service's."""
+    def judged(self, status: int, answer: Any, retry_after: str | None = None) -> Refused:
+        """The content filter's refusal. Raises ServiceError where the fault is the service's."""
         config, section = self._config, self._section
         answer = answer[0] if isinstance(answer, list) and answer else answer
         error = (answer.get("error") or answer) if isinstance(answer, dict) else answer
@@ -264,10 +299,10 @@ class Server:
             or status == 402
             or (status == 429 and retry_after is None and _ACCOUNT_WORDS.search(words))
         ):
-            raise _ServiceError(what, detail, "look at the account's quota and billing", passing=False)
+            raise ServiceError(what, detail, "look at the account's quota and billing", passing=False)
         if status in (408, 409, 425, 429) or status >= 500 or (status == 200 and codes & _PASSING_CODES):
             remedy = f"wait, or lower {section}.concurrency" if status == 429 else "look at the server"
-            raise _ServiceError(what, detail, remedy, passing=True, pause_seconds=_seconds(retry_after))
+            raise ServiceError(what, detail, remedy, passing=True, pause_seconds=_seconds(retry_after))
         remedies = {
             401: f"set {config.api_key_variable}",
             403: f"set {config.api_key_variable} to a key that may use the model",
@@ -276,9 +311,9 @@ class Server:
         remedy = f"check {section}.base_url" if status < 400 else f"check the recipe's {section} section"
         if status in (200, 400, 422):
             what = f"refused a request: {what}"
-        raise _ServiceError(what, detail, remedies.get(status, remedy), passing=False)
+        raise ServiceError(what, detail, remedies.get(status, remedy), passing=False)
 
-    def _announce(self, fault: _ServiceError, attempt: int) -> None:
+    def _announce(self, fault: ServiceError, attempt: int) -> None:
         """One line for each further attempt, however many requests wait for the same server."""
         now = time.monotonic()
         if attempt > self._announced or now - self._announced_at > _MAX_PAUSE_SECONDS:
@@ -293,7 +328,8 @@ class Server:
                 self._config.max_retries,
             )
 
-    def _error(self, what: str, remedy: str) -> SynthClipError:
+    def error(self, what: str, remedy: str) -> SynthClipError:
+        """A fault of this server in one line."""
         return SynthClipError(f"{self._section}: {self._config.base_url}: {what}: {remedy}")
 
     def _words(self, error: Any) -> str:
@@ -309,6 +345,14 @@ class Server:
         text = _SECRET.sub("[key]", text.replace(self._secret, "[key]") if self._secret else text)
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return text if len(text) <= _MAX_WORDS else text[: _MAX_WORDS - 1] + "…"
+
+
+def _json(raw: bytes) -> Any:
+    """The value, None where it is none."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _codes(error: dict[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from synthclip import keys
-from synthclip.backends import build_llm
+from synthclip.backends import LLM, Deferred, build_llm
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
 from synthclip.recipe.textgen import ConceptSource
@@ -23,7 +23,7 @@ from synthclip.schema import CAPTION, REJECTED_CAPTION
 from synthclip.textgen import official
 from synthclip.textgen.concepts import entries, read_bank
 from synthclip.textgen.match import captions_by_concept
-from synthclip.textgen.prompts import Prompts, answered, check_language
+from synthclip.textgen.prompts import Prompt, Prompts, answered, check_language, requests
 from synthclip.textgen.spending import Account
 
 if TYPE_CHECKING:
@@ -81,6 +81,25 @@ class Captions(Stage):
     def prepare(self) -> None:
         if self.recipe.captions.language is not None:
             check_language(self.recipe.captions.language)
+        if getattr(self.recipe.llm, "batch", False) and self.recipe.captions.imported is None:
+            self._submit()
+
+    def _submit(self) -> None:
+        """Ask a model that answers hours later for all shards at once."""
+        self.load()
+        for shard in self.shards():
+            manifest = self.run.manifest(self.name, shard.name)
+            if isinstance(self._llm, Deferred) and (
+                manifest is None or manifest.fingerprint != self.fingerprint(shard)
+            ):
+                asked = self._asked(shard)
+                if len(asked) > self._llm.max_requests:
+                    raise SynthClipError(
+                        f"captions shard {shard.name} holds {len(asked):,} requests, a batch takes "
+                        f"{self._llm.max_requests:,}: lower captions.concepts_per_shard"
+                    )
+                drawn = [prompt for _, prompt in self._drawn(asked)]
+                self._llm.submit(self.partial(shard), *requests(drawn, self._llm.continues))
 
     def load(self) -> None:
         if self.recipe.captions.imported is None:
@@ -92,18 +111,15 @@ class Captions(Stage):
         config = self.recipe.captions
         if config.imported is not None:
             return official.make_captions(shard, writer, tick)
-        bank, llm = self._concepts, self._llm
+        llm: LLM = self._llm
+        if isinstance(llm, Deferred):
+            llm = llm.inside(self.partial(shard), lambda text: tick(0, batch=text))
         kept: list[dict[str, Any]] = []
-        asked = [
-            (number, attempt, min(config.per_request, first + count - attempt))
-            for number, first, count in shard.payload["asked"]
-            for attempt in range(first, first + count, config.per_request)
-        ]
         with Account(self.run, self.name, shard.name, llm, self.recipe.llm) as account:
-            for batch in _groups(asked, llm.batch_size):
-                drawn = [self._prompts.draw(bank[number], attempt, few) for number, attempt, few in batch]
-                found = answered(llm, drawn, config)
-                for (number, *_), prompt, judged in zip(batch, drawn, found, strict=True):
+            for batch in _groups(self._asked(shard), llm.batch_size):
+                drawn = self._drawn(batch)
+                found = answered(llm, [prompt for _, prompt in drawn], config)
+                for (number, prompt), judged in zip(drawn, found, strict=True):
                     for text, reason in judged:
                         row = {
                             "caption_id": keys.text_id(text),
@@ -118,12 +134,28 @@ class Captions(Stage):
                         else:
                             writer.reject(row, reason)
                 account.note()
-                done = sum(few for *_, few in batch)
+                done = sum(prompt.count for _, prompt in drawn)
                 tick(done, kept=len(kept) / (len(kept) + writer.rejected.total()))
         writer.rows(f"{shard.name}.parquet", CAPTION, kept)
         if shard.size >= _MIN_CHECKED and not shard.name.startswith(_FILL):
             self._check_refused(len(kept), writer.rejected, f" shard {shard.name}")
         return Outcome(len(kept))
+
+    def _asked(self, shard: Shard) -> list[tuple[int, int, int]]:
+        """The requests of a shard: number of the concept, first attempt, how many captions."""
+        most = self.recipe.captions.per_request
+        return [
+            (number, attempt, min(most, first + count - attempt))
+            for number, first, count in shard.payload["asked"]
+            for attempt in range(first, first + count, most)
+        ]
+
+    def _drawn(self, asked: Sequence[tuple[int, int, int]]) -> list[tuple[int, Prompt]]:
+        """The prompt of each request, with its concept's number."""
+        return [
+            (number, self._prompts.draw(self._concepts[number], attempt, count))
+            for number, attempt, count in asked
+        ]
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
         first = [manifest for manifest in manifests if not manifest.shard.startswith(_FILL)]

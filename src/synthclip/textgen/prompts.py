@@ -114,11 +114,10 @@ Judged = tuple[str, str | None]
 
 def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Iterator[list[Judged]]:
     """For each of a batch as many as it asks for, or more where the model said more."""
-    asked: list[Sequence[Any]] = [[prompt.sent(llm.continues) for prompt in prompts]]
-    asked.append([prompt.seed for prompt in prompts])
-    if config.per_request > 1 and "counts" in inspect.signature(llm.generate).parameters:
-        asked.append([prompt.count for prompt in prompts])
-    for prompt, answer in zip(prompts, llm.generate(*asked), strict=True):
+    texts, seeds, counts = requests(prompts, llm.continues)
+    takes_counts = config.per_request > 1 and "counts" in inspect.signature(llm.generate).parameters
+    said_all = llm.generate(texts, seeds, counts) if takes_counts else llm.generate(texts, seeds)
+    for prompt, answer in zip(prompts, said_all, strict=True):
         if isinstance(answer, Refused):
             judged: list[Judged] = [(answer.text, answer.reason)]
         else:
@@ -126,6 +125,12 @@ def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Ite
             judged = judge(said, prompt, config, not isinstance(answer, Unfinished))
         missing = judged[-1][1] or "missing from the list"
         yield judged + [("", missing)] * (prompt.count - len(judged))
+
+
+def requests(prompts: Sequence[Prompt], continues: bool) -> tuple[list[str], list[int], list[int]]:
+    """The texts, seeds and counts of prompts, as a language model takes them."""
+    texts = [prompt.sent(continues) for prompt in prompts]
+    return texts, [prompt.seed for prompt in prompts], [prompt.count for prompt in prompts]
 
 
 def judge(said: str, prompt: Prompt, config: CaptionsConfig, finished: bool = True) -> list[Judged]:
