@@ -1,6 +1,7 @@
-"""The one exception that users see."""
+"""The one exception that users see, and what becomes one."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 
@@ -31,3 +32,50 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
         raise SynthClipError(
             f"{what} needs {error.name}, which is not installed: pip install 'synthclip[{extra}]'"
         ) from None
+
+
+@contextlib.contextmanager
+def hub_errors(repo: str, where: str = "") -> Iterator[None]:
+    """Around calls of huggingface_hub: what the hub and the way to it raise, as one line with a remedy.
+
+    `where` comes before the repository's name.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    again = "run the same command again to resume"
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)  # its retries take several lines each
+    try:
+        yield
+    except SynthClipError:
+        raise
+    except HFValidationError as error:
+        raise SynthClipError(
+            f"{where}{repo!r}: not a repository's name, ORG/NAME: {first_line(error)[:160]}"
+        ) from None
+    except (GatedRepoError, LocalTokenNotFoundError):
+        raise SynthClipError(
+            f"{where}{repo}: needs a token: set HF_TOKEN, or `hf auth login`, after you accepted its "
+            f"terms at https://huggingface.co/{repo}"
+        ) from None
+    except RepositoryNotFoundError:
+        raise SynthClipError(
+            f"{where}{repo}: not found on the hub, or private and HF_TOKEN is not set"
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        remedy = "set HF_TOKEN to a token that may do this" if status in (401, 403) else again
+        raise SynthClipError(f"{where}{repo}: the hub answered {status}: {remedy}") from None
+    except Exception as error:  # the client's HTTP libraries share no base class, and change
+        raise SynthClipError(
+            f"{where}{repo}: the hub cannot be reached ({first_line(error)[:160]}): {again}"
+        ) from None
+    finally:
+        log.setLevel(level)

@@ -21,9 +21,9 @@ LONG = " ".join(f"word{number}" for number in range(500))
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
-    for name, save in FAMILIES.items():
-        save(root / name)
-    return {name: root / name for name in FAMILIES}
+    for name in ("sdxl", "sd3", "flux"):
+        FAMILIES[name](root / name)
+    return {name: root / name for name in ("sdxl", "sd3", "flux")}
 
 
 def config_as(preset: str, folder: Path, **values: Any) -> Config:
@@ -96,16 +96,6 @@ def test_a_preset_paints_what_the_pipeline_itself_paints(
     assert ours.shape == (len(PROMPTS), 32, 32, 3)
     assert len({image.tobytes() for image in ours}) == len(PROMPTS)
     assert np.abs(ours.astype(float) - theirs * 255).max() <= 1
-
-
-@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
-def test_an_image_does_not_depend_on_its_batch(family: str, saved: dict[str, Path]) -> None:
-    preset = {"sdxl": "sdxl", "sd3": "sd35-medium", "flux": "flux-schnell"}[family]
-    model = build(config_as(preset, saved[family]))
-    together = model.generate(PROMPTS, SEEDS).images.astype(int)
-    for at in (1, 3):
-        alone = model.generate([PROMPTS[at]], [SEEDS[at]]).images[0].astype(int)
-        assert np.abs(together[at] - alone).max() <= 1
 
 
 @pytest.mark.parametrize(("guidance", "empty_prompts"), [(4.0, 2), (1.0, 0), (0.0, 0), (None, 2)])

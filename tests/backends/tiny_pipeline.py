@@ -35,7 +35,7 @@ def clip_tokenizer(folder: Path) -> Any:
     return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
-def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False) -> Path:
+def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False, **unet_values: Any) -> Path:
     """The folder of a pipeline that paints at 32 px in a fraction of a second.
 
     `checker`: it comes with a safety checker that refuses everything. `nan`: its decoder yields NaN.
@@ -58,6 +58,7 @@ def save_tiny_pipeline(folder: Path, *, checker: bool = False, nan: bool = False
         cross_attention_dim=32,
         attention_head_dim=8,
         norm_num_groups=8,
+        **unet_values,
     )
     vae = diffusers.AutoencoderKL(
         block_out_channels=(16, 32),

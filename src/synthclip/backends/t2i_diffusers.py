@@ -6,10 +6,10 @@ equal to the eye, not byte for byte, between such machines.
 """
 
 import inspect
-import json
+import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,79 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from synthclip.backends import Painted, loading
-from synthclip.errors import SynthClipError, first_line, needs_extra
-from synthclip.keys import digest, quick_digest
+from synthclip.backends import Painted
+from synthclip.backends.diffusers_loading import SINGLE_FILES, denoiser, load
+from synthclip.backends.painters import PRESETS, terms_note
+from synthclip.errors import SynthClipError, first_line
+from synthclip.keys import quick_digest
 from synthclip.recipe.backends import BackendConfig
-from synthclip.recipe.section import nearest, runtime
+from synthclip.recipe.section import later, nearest, runtime
 
 if TYPE_CHECKING:
     import torch
 
 _FIRST_BATCH = 32
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # The paper's setting (section 4.1); the repository that it names is gone, this is its mirror.
-    "sd15-paper": {
-        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "licence": "CreativeML Open RAIL-M",
-        "scheduler": "DDIMScheduler",
-        "steps": 50,
-        "guidance": 2.0,
-        "size_px": 512,
-        "dtype": "float16",
-    },
-    "sd15-lcm": {
-        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "licence": "CreativeML Open RAIL-M",
-        "adapter": "latent-consistency/lcm-lora-sdv1-5",
-        "scheduler": "LCMScheduler",
-        "steps": 4,
-        "guidance": 1.0,
-        "size_px": 512,
-        "dtype": "float16",
-    },
-    "sdxl": {
-        "model": "stabilityai/stable-diffusion-xl-base-1.0",
-        "licence": "CreativeML Open RAIL++-M",
-        "variant": "fp16",
-        "dtype": "float16",
-    },
-    "sdxl-turbo": {
-        "model": "stabilityai/sdxl-turbo",
-        "licence": "Stability AI Community",
-        "variant": "fp16",
-        "steps": 1,
-        "guidance": 0.0,
-        "size_px": 512,
-        "dtype": "float16",
-    },
-    "sd35-medium": {
-        "model": "stabilityai/stable-diffusion-3.5-medium",
-        "licence": "Stability AI Community",
-        "steps": 40,
-        "guidance": 4.5,
-        "dtype": "bfloat16",
-    },
-    "flux-schnell": {
-        "model": "black-forest-labs/FLUX.1-schnell",
-        "licence": "Apache-2.0",
-        "steps": 4,
-        "guidance": 0.0,
-        "dtype": "bfloat16",
-    },
-}
-"""Settings by their models' own cards; a value given beside `preset` comes first."""
+_LEAST_VERSION = (0, 42)
+"""Of diffusers: what the presets are tested with."""
+_ONE_BY_ONE = ("CogView4Pipeline", "Kandinsky5T2IPipeline")
+"""Their denoisers attend to the padding of a prompt too, which reaches to the longest of its batch."""
+_LOG = logging.getLogger("synthclip.backends")
 
 
 class Config(BackendConfig):
     packages: ClassVar[dict[str, str]] = {"torch": "diffusers", "diffusers": "diffusers"}
     gpus: ClassVar[int] = 1
     preset: str | None = None
-    """A set of the values below: sd15-paper, sd15-lcm, sdxl, sdxl-turbo, sd35-medium, flux-schnell. With
-    neither preset nor model it is sd15-paper."""
+    """A set of the values below for a known model: `backends/painters.py`, docs/models.md. With neither
+    preset nor model it is sd15-paper."""
     model: str
-    """A repository of the Hugging Face hub, or a folder in diffusers' layout."""
+    """A repository of the Hugging Face hub, a folder in diffusers' layout, or a single file of weights
+    (.safetensors, .ckpt, .gguf), on the hub as OWNER/NAME/FILE."""
+    base: str | None = later(None)
+    """For a single file: the repository or folder of the pipeline that it belongs to. None: of .safetensors
+    and .ckpt, as diffusers finds it by the names of the weights."""
+    parts: dict[str, str] = later({})
+    """Components of the pipeline from elsewhere: name -> repository, folder or single file."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     variant: str | None = None
@@ -97,17 +57,31 @@ class Config(BackendConfig):
     licence: str | None = None
     """The licence that its pictures carry."""
     adapter: str | None = None
-    """A LoRA, by repository or folder, fused into the weights."""
+    """A LoRA, by repository, folder or file, fused into the weights."""
     scheduler: str | None = None
     """A scheduler class of diffusers; None keeps the model's own, as for the numbers below."""
+    scheduler_values: dict[str, Any] = later({})
+    """What is changed in the scheduler's configuration, by diffusers' names."""
     steps: int | None = Field(None, ge=1)
     guidance: float | None = Field(None, ge=0)
+    """How strongly a picture follows its prompt, under whatever name the pipeline has for it."""
     size_px: int | None = Field(None, ge=16, multiple_of=8)
-    """Side of what the model paints."""
+    """Side of what the model paints. Some pipelines paint at their own size all the same."""
+    arguments: dict[str, Any] = later({})
+    """Further arguments of the pipeline's call, by diffusers' names."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    quantize: Literal["int8", "nf4", "torchao-int8", "torchao-fp8"] | None = later(None)
+    """Fewer bits for the weights of denoiser and text encoders: by bitsandbytes, or by torchao. Weights that
+    are quantised in their repository need none of it."""
+    cache: float | None = later(None, gt=0)
+    """Leave out blocks of the denoiser in steps that change less than this: diffusers' first-block cache;
+    0.05 to 0.2, for transformers of 20 steps and more."""
     safety_checker: bool = False
     """Let the model's own checker refuse images, where it comes with one."""
     device: str = runtime("auto")
+    """Such as cuda, cuda:1, mps (Apple) or cpu."""
+    offload: Literal["model", "sequential"] | None = runtime(None)
+    """Keep on the GPU only the component, or the layer, that works: slower, and fits smaller GPUs."""
     batch_size: int | Literal["auto"] = runtime("auto")
     """Prompts at once; halved where the memory does not hold them."""
     compile: bool = runtime(False)
@@ -123,27 +97,64 @@ class Config(BackendConfig):
             return value
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}{nearest(str(preset), sorted(PRESETS))}")
-        return {**PRESETS[preset], **value, "preset": preset}
+        return {**PRESETS[preset].values(), **value, "preset": preset}
 
     def inputs(self) -> dict[str, str]:
-        """Of a folder, the digests of its configuration and weights; the hub's models go by revision."""
-        folder = Path(self.model).expanduser()
-        if not folder.is_dir():
-            if folder.is_absolute() or self.model.startswith((".", "~")) or self.model.count("/") != 1:
-                raise SynthClipError(
-                    f"text_to_image.model: {self.model}: no such folder, and no repository of the hub "
-                    "(OWNER/NAME): give either"
-                )
-            return {}
-        if not (folder / "model_index.json").is_file():
+        """Of local files, the digests of configuration and weights; the hub's go by revision."""
+        _refuse_old_library()
+        found = _digests("text_to_image.model", self.model, needs_index=True)
+        for name, source in [*self.parts.items(), *([("base", self.base)] if self.base else [])]:
+            part = _digests(f"text_to_image.parts.{name}", source, needs_index=False)
+            found |= {f"{name}/{file}": value for file, value in part.items()}
+        return found
+
+    def notes(self) -> list[str]:
+        return terms_note(self.model)
+
+    def check(self) -> None:
+        """Ask the hub for the model's size, and compare it with what is free here."""
+        from synthclip.backends.diffusers_loading import refuse_too_large
+
+        refuse_too_large(self)
+
+
+def _refuse_old_library() -> None:
+    try:
+        found = version("diffusers")
+    except PackageNotFoundError:  # a machine that only looks at the run
+        return
+    if tuple(int(part) for part in found.split(".")[:2]) < _LEAST_VERSION:
+        least = ".".join(map(str, _LEAST_VERSION))
+        raise SynthClipError(
+            f"text_to_image: diffusers {found} is too old, {least} is needed: "
+            f"pip install -U 'diffusers>={least}'"
+        )
+
+
+def _digests(key: str, source: str, *, needs_index: bool) -> dict[str, str]:
+    """File -> digest of a local model, nothing of the hub's. Raises SynthClipError where it is neither."""
+    path = Path(source).expanduser()
+    is_file = path.suffix in SINGLE_FILES
+    if path.is_file() and is_file:
+        return {path.name: quick_digest(path)}
+    if not path.is_dir():
+        levels = source.count("/")
+        if (
+            path.is_absolute()
+            or source.startswith((".", "~"))
+            or not (levels == 1 or (levels > 1 and is_file))
+        ):
             raise SynthClipError(
-                f"text_to_image.model: {folder}: holds no model_index.json: give a folder that "
-                "diffusers' save_pretrained wrote"
+                f"{key}: {source}: no such folder or file, and no repository of the hub (OWNER/NAME): "
+                "give either"
             )
-        files = [
-            path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".bin")
-        ]
-        return {path.relative_to(folder).as_posix(): quick_digest(path) for path in files}
+        return {}
+    if needs_index and not (path / "model_index.json").is_file():
+        raise SynthClipError(
+            f"{key}: {path}: holds no model_index.json: give a folder that diffusers' save_pretrained wrote"
+        )
+    files = [file for file in sorted(path.rglob("*")) if file.suffix in (".json", ".safetensors", ".bin")]
+    return {file.relative_to(path).as_posix(): quick_digest(file) for file in files}
 
 
 def build(config: Config) -> "Diffusers":
@@ -155,21 +166,22 @@ class Diffusers:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._pipeline, revision = _load(config)
+        self._pipeline, revision = load(config)
         self.name = f"{_shown(config.model)}@{revision}"
-        if config.adapter:
-            self.name += f" + {_shown(config.adapter)}"
+        for added in (config.adapter, *sorted(set(config.parts.values()))):
+            self.name += f" + {_shown(added)}" if added else ""
         self.licence = config.licence or f"see {config.model}"
         self.batch_size = _FIRST_BATCH if config.batch_size == "auto" else config.batch_size
+        if type(self._pipeline).__name__ in _ONE_BY_ONE:
+            self.batch_size = 1
         self._saving = False
         self._readers = _readers(self._pipeline)
-        self._constant = _constant_arguments(config)
+        self._constant = _constant_arguments(config, self._pipeline)
         self._empty_prompt = _empty_prompt(config, self._pipeline)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
         """Images uint8 [B, H, W, 3] in RGB. Refuses as `nan` what is not finite, as `unsafe` what the
         safety checker refuses. Raises SynthClipError where memory does not hold one image."""
-        import torch
 
         images: list[NDArray[np.uint8]] = []
         refused: dict[int, str] = {}
@@ -178,7 +190,9 @@ class Diffusers:
             part = slice(done, done + self.batch_size)
             try:
                 painted, bad = self._paint(prompts[part], seeds[part])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if "out of memory" not in str(error):
+                    raise
                 # The error holds the frames that hold the tensors: it must go before memory is freed.
                 reason = first_line(error)
             else:
@@ -201,6 +215,8 @@ class Diffusers:
             spare = self.batch_size - count
             prompts, seeds = [*prompts, *[prompts[0]] * spare], [*seeds, *[seeds[0]] * spare]
         arguments = dict(self._constant)
+        if "negative_prompt" in arguments:
+            arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(prompts)
         for name, encoded in self._empty_prompt.items():
             arguments[name] = encoded.expand(len(prompts), *encoded.shape[1:])
         with torch.inference_mode():
@@ -217,7 +233,7 @@ class Diffusers:
                     f"text_to_image: {self._config.model}: the pipeline refuses the recipe's values: "
                     f"{reason}: check text_to_image.size_px, steps, guidance and scheduler"
                 ) from None
-            images = output.images[:count]
+            images = _pictures(output)[:count]
             finite = torch.isfinite(images).flatten(1).all(1).tolist()
             rounded = images.float().nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
             pixels: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).cpu().contiguous().numpy()
@@ -230,8 +246,8 @@ class Diffusers:
         """Half the batch; at one, what saves memory at the price of time; then there is nothing left."""
         import torch
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
         if self.batch_size > 1:
             self.batch_size = math.ceil(self.batch_size / 2)
         elif not self._saving:
@@ -247,88 +263,68 @@ class Diffusers:
             )
 
     def _unread(self, prompt: str) -> str:
-        """The end of the prompt that no text encoder reads."""
+        """The end of the prompt that no text encoder reads, as far as its tokenizer tells."""
         tails = []
         for tokenizer, limit in self._readers:
-            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
-            tails.append(str(tokenizer.decode(ids[limit - 1 : -1])))
+            try:
+                ids = tokenizer(prompt, truncation=False, add_special_tokens=False, verbose=False).input_ids
+                tails.append(str(tokenizer.decode(ids[limit:])))
+            except Exception as error:  # a picture that is painted is worth more than this report
+                _LOG.warning("text_to_image: cut prompts go unreported: %s: %s", type(error).__name__, error)
+                self._readers = []
+                return ""
         return min(tails, key=len, default="")
 
 
-def _load(config: Config) -> tuple[Any, str]:
-    """The pipeline on its device, and its revision."""
-    with needs_extra("diffusers", "text_to_image.backend=diffusers"):
-        import torch
-
-        from synthclip.models import diffusers, transformers
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    with loading(f"text_to_image.model: {config.model}"):
-        folder, revision = _fetch(config, diffusers.DiffusionPipeline)
-        absent = {} if config.safety_checker else _without_safety_checker(folder, diffusers.DiffusionPipeline)
-        pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), variant=config.variant, **absent
-        )
-        if config.adapter:
-            pipeline.load_lora_weights(config.adapter)
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
-        if config.scheduler is not None:
-            pipeline.scheduler = _scheduler(config.scheduler, pipeline)
-        pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    if device != "cpu":
-        denoiser.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
-        # At full size it takes more memory than the denoiser of the whole batch, and little less time.
-        pipeline.vae.enable_slicing()
-    if config.compile:
-        denoiser.compile(fullgraph=True)
-    return pipeline, revision
-
-
-def _fetch(config: Config, pipelines: Any) -> tuple[str, str]:
-    """The model's folder and a digest of its files; of a model of the hub, which it downloads, the commit."""
-    folder = Path(config.model).expanduser()
-    if folder.is_dir():
-        return str(folder), digest(json.dumps(config.inputs(), sort_keys=True))[:12]
-    absent = {} if config.safety_checker else {"safety_checker": None}
-    snapshot = str(
-        pipelines.download(config.model, revision=config.revision, variant=config.variant, **absent)
-    )
-    commit = Path(snapshot).name
-    return snapshot, commit if re.fullmatch(r"[0-9a-f]{40}", commit) else config.revision or "main"
-
-
-def _without_safety_checker(folder: str, pipelines: Any) -> dict[str, Any]:
-    if "safety_checker" not in pipelines.load_config(folder):
-        return {}
-    return {"safety_checker": None, "requires_safety_checker": False}
-
-
-def _scheduler(name: str, pipeline: Any) -> Any:
-    import diffusers
-
-    known = [other for other in dir(diffusers) if other.endswith("Scheduler")]
-    if name not in known:
-        raise SynthClipError(f"text_to_image.scheduler: diffusers has no {name!r}{nearest(name, known)}")
-    return getattr(diffusers, name).from_config(pipeline.scheduler.config)
-
-
-def _constant_arguments(config: Config) -> dict[str, Any]:
+def _constant_arguments(config: Config, pipeline: Any) -> dict[str, Any]:
     """What every call of the pipeline is given; what is None is left to the pipeline."""
-    given = {
-        "num_inference_steps": config.steps,
-        "guidance_scale": config.guidance,
-        "height": config.size_px,
-        "width": config.size_px,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    accepted = inspect.signature(pipeline.__call__).parameters
+    given = {"num_inference_steps": config.steps, "height": config.size_px, "width": config.size_px}
+    known = {name: value for name, value in given.items() if value is not None and name in accepted}
+    known |= _guidance(config, pipeline, accepted)
+    if config.size_px is not None and "use_resolution_binning" in accepted:
+        known["use_resolution_binning"] = False  # which paints at the trained size, and resizes
+    if unknown := sorted(set(config.arguments) - set(accepted)):
+        raise SynthClipError(
+            f"text_to_image.arguments: {type(pipeline).__name__} takes no {unknown[0]!r}"
+            f"{nearest(unknown[0], sorted(accepted))}"
+        )
+    return known | config.arguments
+
+
+def _guidance(config: Config, pipeline: Any, accepted: Mapping[str, Any]) -> dict[str, Any]:
+    """`guidance` under the pipeline's name for it. Raises SynthClipError where it would be ignored."""
+    given, kind = config.guidance, type(pipeline).__name__
+    if "true_cfg_scale" in accepted and not denoiser(pipeline).config.get("guidance_embeds"):
+        # Its other argument, guidance_scale, is an input of a denoiser that this one does not have.
+        scale = accepted["true_cfg_scale"].default if given is None else given
+        return {"true_cfg_scale": scale} | ({"negative_prompt": " "} if scale > 1 else {})
+    if given is not None and given > 1 and pipeline.config.get("is_distilled"):
+        raise SynthClipError(
+            f"text_to_image.guidance: {config.model} is distilled for use without it: leave it out, or give 1"
+        )
+    if given is None:
+        return {}
+    if "guidance_scale" not in accepted:
+        raise SynthClipError(f"text_to_image.guidance: {kind} has none: leave it out")
+    return {"guidance_scale": given}
+
+
+def _pictures(output: Any) -> "torch.Tensor":
+    """[B, 3, H, W] in [0, 1] of what a pipeline returns, whatever it calls it."""
+    import torch
+
+    images = getattr(output, "images", None)
+    images = getattr(output, "image", None) if images is None else images
+    if isinstance(images, list):
+        images = np.stack([np.asarray(image, np.float32) / 255 for image in images])
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images).movedim(-1, -3)
+    if images is not None and images.ndim == 5 and images.shape[1] == 1:
+        images = images[:, 0]
+    if images is None or images.ndim != 4:
+        raise SynthClipError(f"text_to_image: its output, {type(output).__name__}, holds no single pictures")
+    return images
 
 
 def _empty_prompt(config: Config, pipeline: Any) -> "dict[str, torch.Tensor]":
@@ -337,7 +333,7 @@ def _empty_prompt(config: Config, pipeline: Any) -> "dict[str, torch.Tensor]":
     import torch
     from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    if config.guidance is not None and config.guidance <= 1:
+    if (config.guidance is not None and config.guidance <= 1) or "negative_prompt" in config.arguments:
         return {}
     empty: dict[str, Any] = {"prompt": "", "device": pipeline.device, "num_images_per_prompt": 1}
     names = ["negative_prompt_embeds"]
@@ -361,14 +357,17 @@ def _shown(model: str) -> str:
 
 
 def _readers(pipeline: Any) -> list[tuple[Any, int]]:
-    """Each tokenizer of the pipeline, and how many tokens its encoder reads."""
+    """Each tokenizer of the pipeline, and how many tokens of a prompt its encoder reads.
+
+    Where a chat template goes around the prompt, as many fewer are read.
+    """
     longest = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
     readers = []
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer = getattr(pipeline, name, None)
-        if tokenizer is None:
+    for name, tokenizer in pipeline.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
             continue
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor of pictures and texts
         is_clip = "CLIP" in type(tokenizer).__name__
         limit = tokenizer.model_max_length if is_clip or longest is None else longest.default
-        readers.append((tokenizer, int(limit)))
+        readers.append((tokenizer, int(limit) - tokenizer.num_special_tokens_to_add()))
     return readers

@@ -103,6 +103,8 @@ class Images(Stage):
             return
         names, painter = listed_bank(self.recipe), self.recipe.text_to_image
         _ = painter.inputs() | self.recipe.images.filters.inputs()
+        if self.recipe.engine.kind == "local":
+            painter.check()
         if heldout := self.recipe.images.heldout_painter:
             if heldout.results() in [member.results() for member in painter.members]:
                 raise SynthClipError(
@@ -120,6 +122,9 @@ class Images(Stage):
                 f"text_to_image: {can} {len(missing)} of {len(names or ())} concepts "
                 f"({shown}): remove them from concepts.sources, or choose another backend"
             )
+
+    def notes(self) -> Sequence[str]:
+        return () if self._imported is not None else self.recipe.text_to_image.notes()
 
     def resources(self) -> Resources:
         if self._imported is not None:

@@ -1,15 +1,13 @@
 """To and from the Hugging Face hub. `HF_ENDPOINT` and `HF_TOKEN` mean what they mean to huggingface_hub."""
 
-import contextlib
-import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthclip.errors import SynthClipError, first_line, needs_extra
+from synthclip.errors import SynthClipError, hub_errors, needs_extra
 from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
 from synthclip.interop.cards import data_card, model_card, splits_of
 from synthclip.models.load import open_model
@@ -47,7 +45,7 @@ def fetch_synthci(folder: Path, parts: Sequence[int] = ()) -> int:
     """
     with needs_extra("interop", "fetch"):
         from huggingface_hub import HfApi, snapshot_download
-    with _hub_errors(SYNTHCI_REPO):
+    with hub_errors(SYNTHCI_REPO):
         files = HfApi().list_repo_files(SYNTHCI_REPO, repo_type="dataset")
         zips = {
             name.removeprefix(f"{SUBFOLDER}/data/").removesuffix(".zip"): name
@@ -79,7 +77,7 @@ def fetch_model(name: str, folder: Path) -> Path:
     with needs_extra("interop", "fetch"):
         from huggingface_hub import snapshot_download
     repo = name if "/" in name else _official_repo(name)
-    with _hub_errors(repo):
+    with hub_errors(repo):
         snapshot_download(repo, local_dir=folder, allow_patterns=[*_WEIGHTS, *_BESIDE_WEIGHTS])
     if any(folder.glob(CONFIG_FILE)):
         open_model(folder)
@@ -100,7 +98,7 @@ def fetch_model(name: str, folder: Path) -> Path:
 def _official_repo(name: str) -> str:
     from huggingface_hub import HfApi
 
-    with _hub_errors(OFFICIAL_MODELS):
+    with hub_errors(OFFICIAL_MODELS):
         items = HfApi().get_collection(OFFICIAL_MODELS).items
     repos = {item.item_id.rpartition("/")[2]: item.item_id for item in items if item.item_type == "model"}
     plain = {re.sub(r"\W|_", "", known).lower(): repo for known, repo in repos.items()}
@@ -168,7 +166,7 @@ def _push(repo: str, kind: str, folder: Path, patterns: list[str] | None, card: 
     with needs_extra("interop", "push"):
         from huggingface_hub import HfApi
     api = HfApi()
-    with _hub_errors(repo):
+    with hub_errors(repo):
         address = str(api.create_repo(repo, repo_type=kind, private=private, exist_ok=True))
         api.upload_file(
             path_or_fileobj=card.encode(),
@@ -188,42 +186,3 @@ def _push(repo: str, kind: str, folder: Path, patterns: list[str] | None, card: 
                 commit_message="Upload with synthclip",
             )
     return address
-
-
-@contextlib.contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    """What the hub and the way to it raise, as one line with a remedy."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalTokenNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    again = "run the same command again to resume"
-    log = logging.getLogger("huggingface_hub")
-    level = log.level
-    log.setLevel(logging.ERROR)  # its retries take several lines each
-    try:
-        yield
-    except SynthClipError:
-        raise
-    except HFValidationError as error:
-        raise SynthClipError(
-            f"{repo!r}: not a repository's name, ORG/NAME: {first_line(error)[:160]}"
-        ) from None
-    except (GatedRepoError, LocalTokenNotFoundError):
-        raise SynthClipError(f"{repo}: needs a token: set HF_TOKEN, or `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise SynthClipError(f"{repo}: not found on the hub, or private and HF_TOKEN is not set") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        remedy = "set HF_TOKEN to a token that may do this" if status in (401, 403) else again
-        raise SynthClipError(f"{repo}: the hub answered {status}: {remedy}") from None
-    except Exception as error:  # the client's HTTP libraries share no base class, and change
-        raise SynthClipError(
-            f"{repo}: the hub cannot be reached ({first_line(error)[:160]}): {again}"
-        ) from None
-    finally:
-        log.setLevel(level)

@@ -59,6 +59,13 @@ class BackendConfig(Section):
         """
         return {}
 
+    def notes(self) -> list[str]:
+        """What the user should know before a run begins, a line each: terms of a licence, say."""
+        return []
+
+    def check(self) -> None:
+        """Raise SynthClipError where this machine can be known not to hold the model. May ask the hub."""
+
     def undrawable(self, texts: Sequence[str]) -> list[str]:
         """Of a text-to-image backend: the concepts or captions that it is known not to draw."""
         return []
@@ -116,6 +123,13 @@ class Painters(BackendConfig):
             except SynthClipError as error:
                 raise SynthClipError(f"text_to_image.{at}: {error}") from None
         return found
+
+    def notes(self) -> list[str]:
+        return [note for painter in self.painters for note in painter.notes()]
+
+    def check(self) -> None:
+        for painter in self.painters:
+            painter.check()
 
     def undrawable(self, texts: Sequence[str]) -> list[str]:
         """What none of them draws."""

@@ -58,6 +58,8 @@ def run(
         refuse_missing_packages(recipe, todo)
         check(recipe, directory, todo)
         console.plan(selected)
+        for note in (note for name in todo for note in build_stage(name, recipe, directory).notes()):
+            console.line(note)
         changed: set[str] = set()
         checked: set[tuple[str, str]] = set()  # (stage, shard) whose files are known to be as written
         for name in stages:

@@ -52,6 +52,10 @@ class Stage(ABC):
         Refuses what can be known not to work, so that it is said before it costs.
         """
 
+    def notes(self) -> Sequence[str]:
+        """What the user should know before the run begins, a line each."""
+        return ()
+
     def prepare(self) -> None:  # noqa: B027
         """Called in the parent just before workers start, where any shard is to be made.
 

@@ -1,0 +1,334 @@
+"""A pipeline of the library diffusers on its device: from the hub, a folder or a single file; parts from
+elsewhere, weights quantised, memory saved."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthclip.backends import loading
+from synthclip.errors import SynthClipError, first_line, hub_errors, needs_extra
+from synthclip.keys import digest
+from synthclip.recipe.section import nearest
+
+if TYPE_CHECKING:
+    from synthclip.backends.t2i_diffusers import Config
+
+SINGLE_FILES = (".safetensors", ".ckpt", ".gguf")
+"""Suffixes of weights in one file."""
+
+QUANTIZED_BYTES = {"int8": 1.1, "torchao-int8": 1.1, "torchao-fp8": 1.1, "nf4": 0.6, None: 2.0}
+"""Of one weight, scales included."""
+
+
+def load(config: "Config") -> tuple[Any, str]:
+    """The pipeline on its device, and its revision."""
+    with needs_extra("diffusers", "text_to_image.backend=diffusers"):
+        import torch
+
+        from synthclip.models import default_device, diffusers, transformers
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    device = str(default_device()) if config.device == "auto" else config.device
+    dtype = getattr(torch, config.dtype)
+    with loading(f"text_to_image.model: {config.model}"):
+        folder, revision = _fetch(config)
+        pipeline = _assembled(config, folder, dtype)
+        if config.adapter:
+            repository, file = _split(config.adapter)
+            pipeline.load_lora_weights(repository, **({"weight_name": file} if file else {}))
+            pipeline.fuse_lora()
+            pipeline.unload_lora_weights()
+        if config.scheduler is not None or config.scheduler_values:
+            pipeline.scheduler = _scheduler(config, pipeline)
+        if config.offload is None:
+            pipeline.to(device)
+        elif config.offload == "model":
+            pipeline.enable_model_cpu_offload(device=device)
+        else:
+            pipeline.enable_sequential_cpu_offload(device=device)
+        if config.cache is not None:
+            denoiser(pipeline).enable_cache(diffusers.FirstBlockCacheConfig(threshold=config.cache))
+    pipeline.set_progress_bar_config(disable=True)
+    if device != "cpu":
+        vae = getattr(pipeline, "vae", None)
+        for part in (denoiser(pipeline), vae):
+            if config.quantize is None and part is not None:
+                _lay_out_for_convolutions(part)
+        if vae is not None and hasattr(vae, "enable_slicing"):
+            # At full size it takes more memory than the denoiser of the whole batch, and little less time.
+            vae.enable_slicing()
+    if config.compile:
+        denoiser(pipeline).compile()
+    return pipeline, revision
+
+
+def denoiser(pipeline: Any) -> Any:
+    """The model that is evaluated in every step."""
+    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None) or pipeline.decoder
+
+
+def _lay_out_for_convolutions(part: Any) -> None:
+    """Channels last, which convolutions of pictures are faster in and those of videos (5-D) do not have."""
+    import torch
+
+    if {4, 5} & {parameter.dim() for parameter in part.parameters()} == {4}:
+        part.to(memory_format=torch.channels_last)
+
+
+def _assembled(config: "Config", folder: str, dtype: Any) -> Any:
+    """The pipeline, on the CPU."""
+    from synthclip.models import diffusers
+
+    values = diffusers.DiffusionPipeline.load_config(folder)
+    kind = _class(config, values)
+    given: dict[str, Any] = {}
+    if "safety_checker" in values and not config.safety_checker:
+        given = {"safety_checker": None, "requires_safety_checker": False}
+    if config.quantize is not None:
+        given["quantization_config"] = _quantization(config.quantize, values, dtype)
+    types = kind._get_signature_types()
+    parts = dict(config.parts)
+    whole = _single_file(config.model)
+    if whole is not None and whole.suffix == ".gguf":
+        parts["unet" if "unet" in values else "transformer"] = str(whole)
+        whole = None
+    for name, source in parts.items():
+        if name not in types:
+            raise SynthClipError(
+                f"text_to_image.parts: {kind.__name__} has no part {name!r}{nearest(name, sorted(types))}"
+            )
+        given[name] = _part(name, source, values, types[name][0], folder, dtype)
+    if whole is not None:
+        return kind.from_single_file(str(whole), config=folder, dtype=dtype, **given)
+    given |= {"dtype": dtype, "variant": config.variant}
+    try:
+        # It also finds the pipeline that paints from text in a folder that was saved for another task.
+        return diffusers.AutoPipelineForText2Image.from_pretrained(folder, **given)
+    except ValueError as error:
+        if "AutoPipeline can't find" not in str(error):
+            raise
+    if "prompt" not in inspect.signature(kind.__call__).parameters:
+        raise SynthClipError(f"text_to_image.model: {config.model}: {kind.__name__} paints no text")
+    return diffusers.DiffusionPipeline.from_pretrained(folder, **given)
+
+
+def _class(config: "Config", values: Mapping[str, Any]) -> Any:
+    """The pipeline's class. Raises SynthClipError where this diffusers is too old for it."""
+    from synthclip.models import diffusers
+
+    name = values["_class_name"]
+    if not isinstance(name, str) or not hasattr(diffusers, name):
+        by = values.get("_diffusers_version", "")
+        raise SynthClipError(
+            f"text_to_image.model: {config.model}: diffusers {diffusers.__version__} has no pipeline {name}"
+            + (
+                f", which diffusers {by} saved: pip install -U 'diffusers>={by.removesuffix('.dev0')}'"
+                * bool(by)
+            )
+        )
+    return getattr(diffusers, name)
+
+
+def _part(name: str, source: str, values: Mapping[str, Any], kind: Any, folder: str, dtype: Any) -> Any:
+    """A component from a repository, a folder or a file."""
+    from synthclip.models import diffusers, transformers
+
+    library, class_name = values.get(name) or ("", "")
+    if library in ("diffusers", "transformers"):
+        kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
+    file = _single_file(source)
+    if file is None:
+        given = {} if name.startswith(("tokenizer", "scheduler")) else {"dtype": dtype}
+        return kind.from_pretrained(str(Path(source).expanduser()) if _is_local(source) else source, **given)
+    given = {"config": folder, "subfolder": name, "dtype": dtype}
+    if file.suffix == ".gguf":
+        given["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    return kind.from_single_file(str(file), **given)
+
+
+def _quantization(name: str, values: Mapping[str, Any], dtype: Any) -> Any:
+    """For the denoiser and the text encoders; the decoder keeps its precision."""
+    from synthclip.models import diffusers, transformers
+
+    given: dict[str, Any]
+    if name.startswith("torchao"):
+        with needs_extra("quantize", f"text_to_image.quantize={name}"):
+            from torchao import quantization
+        kind = "TorchAoConfig"
+        weights = "Float8WeightOnlyConfig" if name == "torchao-fp8" else "Int8WeightOnlyConfig"
+        given = {"quant_type": getattr(quantization, weights)()}
+    else:
+        kind, given = "BitsAndBytesConfig", {"load_in_8bit": True}
+        if name == "nf4":
+            given = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    return diffusers.PipelineQuantizationConfig(
+        quant_mapping={
+            part: getattr(libraries[value[0]], kind)(**given)
+            for part, value in values.items()
+            if part.startswith(("transformer", "unet", "text_encoder")) and value[0] in libraries
+        }
+    )
+
+
+def _scheduler(config: "Config", pipeline: Any) -> Any:
+    from synthclip.models import diffusers
+
+    name = config.scheduler or type(pipeline.scheduler).__name__
+    known = [other for other in dir(diffusers) if other.endswith("Scheduler")]
+    if name not in known:
+        raise SynthClipError(f"text_to_image.scheduler: diffusers has no {name!r}{nearest(name, known)}")
+    return getattr(diffusers, name).from_config(pipeline.scheduler.config, **config.scheduler_values)
+
+
+def _fetch(config: "Config") -> tuple[str, str]:
+    """The folder with the pipeline's configuration, and a digest of the model's files; of a model of the
+    hub, which it downloads, the commit."""
+    from synthclip.models import diffusers
+
+    file, folder = _single_file(config.model), Path(config.model).expanduser()
+    if _is_local(config.model):
+        revision = digest(json.dumps(config.inputs(), sort_keys=True))[:12]
+        return (str(folder) if file is None else _base(config, file)), revision
+    if file is not None:
+        return _base(config, file), _commit(file.parent, config)
+    without = dict.fromkeys([*config.parts, *([] if config.safety_checker else ["safety_checker"])])
+    with hub_errors(config.model, "text_to_image.model: "):
+        refuse_too_large(config)
+        try:
+            snapshot = diffusers.DiffusionPipeline.download(
+                config.model, revision=config.revision, variant=config.variant, **without
+            )
+        except ValueError as error:  # of diffusers: a variant that the repository does not have, say
+            raise SynthClipError(f"text_to_image.model: {config.model}: {first_line(error)}") from None
+    return str(snapshot), _commit(Path(snapshot), config)
+
+
+def _commit(snapshot: Path, config: "Config") -> str:
+    found = re.search(r"/snapshots/([0-9a-f]{40})", snapshot.as_posix())
+    return found[1] if found else config.revision or "main"
+
+
+def _base(config: "Config", file: Path) -> str:
+    """The folder with what a single file lacks: configuration, tokenizers, of GGUF all but the denoiser."""
+    from synthclip.models import diffusers
+
+    base, is_gguf = config.base, file.suffix == ".gguf"
+    if base is None and is_gguf:
+        raise SynthClipError(
+            "text_to_image.base: a GGUF file holds the denoiser alone: give the repository or folder of the "
+            "pipeline that it belongs to"
+        )
+    if base is None:
+        from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+
+        base = str(
+            fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"]
+        )
+    if _is_local(base):
+        return str(Path(base).expanduser())
+    with hub_errors(base, "text_to_image.base: "):
+        if is_gguf:
+            return str(diffusers.DiffusionPipeline.download(base, transformer=None, unet=None))
+        from huggingface_hub import snapshot_download
+
+        return str(snapshot_download(base, allow_patterns=["*.json", "*.txt", "*.model"]))
+
+
+def _is_local(source: str) -> bool:
+    return Path(source).expanduser().exists() or source.startswith(("/", ".", "~"))
+
+
+def _split(source: str) -> tuple[str, str | None]:
+    """`OWNER/NAME/FILE` of the hub, or a path, as repository or folder and file."""
+    path = Path(source).expanduser()
+    if path.suffix not in SINGLE_FILES:
+        return str(path) if _is_local(source) else source, None
+    if _is_local(source):
+        return str(path.parent), path.name
+    owner, name, file = source.split("/", 2)
+    return f"{owner}/{name}", file
+
+
+def _single_file(source: str) -> Path | None:
+    """The file that a source names, downloaded where it is one of the hub; None where it names none."""
+    folder, file = _split(source)
+    if file is None:
+        return None
+    if _is_local(source):
+        return Path(folder) / file
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(folder, "text_to_image: "):
+        return Path(hf_hub_download(folder, file))
+
+
+def refuse_too_large(config: "Config") -> None:
+    """Raise SynthClipError where the disk does not hold the download, or the device not the weights.
+
+    What is not known is not refused: the hub cannot be reached, say, and the download will tell.
+    """
+    sizes = dict(_weights(config))
+    if not sizes:
+        return
+    missing = sum(size for size, is_here in sizes.values() if not is_here)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
+    free = shutil.disk_usage(cache).free
+    if missing > free:
+        raise SynthClipError(
+            f"text_to_image.model: {config.model}: {missing / 1e9:.1f} GB to download, and "
+            f"{free / 1e9:.1f} GB free in {cache}: free space, or point HF_HOME elsewhere"
+        )
+    refuse_above_memory(config, sum(size for size, _ in sizes.values()))
+
+
+def refuse_above_memory(config: "Config", stored_bytes: float) -> None:
+    """The same of weights of this size on disk, which take at most half of it where they are stored in
+    float32 and read in 16 bits."""
+    import torch
+
+    from synthclip.models import default_device
+
+    device = default_device() if config.device == "auto" else torch.device(config.device)
+    least = stored_bytes * QUANTIZED_BYTES[config.quantize] / 4
+    if config.dtype == "float32":
+        least *= 2
+    room, where = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine's memory"
+    if device.type == "cuda" and config.offload is None and torch.cuda.is_available():
+        room, where = float(torch.cuda.mem_get_info(device)[0]), "free on the GPU"
+    if least > room:
+        raise SynthClipError(
+            f"text_to_image.model: {config.model}: its weights take {least / 1e9:.1f} GB at least, and "
+            f"{room / 1e9:.1f} GB are {where}: take a smaller model, text_to_image.quantize=nf4, or "
+            "text_to_image.offload=model"
+        )
+
+
+def _weights(config: "Config") -> Iterator[tuple[str, tuple[int, bool]]]:
+    """(file, (bytes, whether it is here)) of the weights that the pipeline of the hub consists of."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        found = HfApi().model_info(config.model, revision=config.revision, files_metadata=True, timeout=10)
+    except Exception:
+        return
+    for file in found.siblings or ():
+        if _is_component(file.rfilename, config.variant) and file.size:
+            cached = try_to_load_from_cache(config.model, file.rfilename, revision=found.sha)
+            yield file.rfilename, (file.size, isinstance(cached, str))
+
+
+def _is_component(name: str, variant: str | None) -> bool:
+    folder, _, file = name.rpartition("/")
+    if folder.count("/") or not folder or folder == "safety_checker" or not file.endswith(".safetensors"):
+        return False
+    has_variant = re.search(r"\.(fp16|bf16|ema|non_ema)\b", file)
+    return has_variant is None if variant is None else bool(has_variant and has_variant[1] == variant)
