@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from tiny_pipeline import CLIP_TEXT, clip_tokenizer
+import tiny_parts as tiny
+from tiny_pipeline import save_tiny_pipeline
 
 
 def save_sdxl(folder: Path, *, zeros: bool = True) -> None:
@@ -27,11 +27,11 @@ def save_sdxl(folder: Path, *, zeros: bool = True) -> None:
     )
     diffusers.StableDiffusionXLPipeline(
         unet=unet,
-        vae=_vae(latent_channels=4),
-        text_encoder=_clip(projects=False),
-        text_encoder_2=_clip(projects=True),
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_tokenizer(folder),
+        vae=tiny.vae(latent_channels=4),
+        text_encoder=tiny.clip(projects=False),
+        text_encoder_2=tiny.clip(projects=True),
+        tokenizer=tiny.tokenizer_in(folder),
+        tokenizer_2=tiny.tokenizer_in(folder),
         scheduler=diffusers.EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
         ),
@@ -56,13 +56,13 @@ def save_sd3(folder: Path) -> None:
     )
     diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
-        vae=_vae(latent_channels=4, shift_factor=0.06),
-        text_encoder=_clip(projects=True),
-        text_encoder_2=_clip(projects=True),
-        text_encoder_3=_t5(),
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_tokenizer(folder),
-        tokenizer_3=_t5_tokenizer(),
+        vae=tiny.vae(latent_channels=4, shift_factor=0.06),
+        text_encoder=tiny.clip(projects=True),
+        text_encoder_2=tiny.clip(projects=True),
+        text_encoder_3=tiny.t5(),
+        tokenizer=tiny.tokenizer_in(folder),
+        tokenizer_2=tiny.tokenizer_in(folder),
+        tokenizer_3=tiny.t5_tokenizer(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     ).save_pretrained(folder)
 
@@ -83,132 +83,13 @@ def save_flux(folder: Path) -> None:
     )
     diffusers.FluxPipeline(
         transformer=transformer,
-        vae=_vae(latent_channels=1, shift_factor=0.06),
-        text_encoder=_clip(projects=False),
-        text_encoder_2=_t5(),
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_t5_tokenizer(),
+        vae=tiny.vae(latent_channels=1, shift_factor=0.06),
+        text_encoder=tiny.clip(projects=False),
+        text_encoder_2=tiny.t5(),
+        tokenizer=tiny.tokenizer_in(folder),
+        tokenizer_2=tiny.t5_tokenizer(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     ).save_pretrained(folder)
-
-
-def _vae(*, widths: tuple[int, ...] = (16, 32), **values: Any) -> Any:
-    """Each width but the first halves the size."""
-    import torch
-
-    from synthclip.models import diffusers
-
-    torch.manual_seed(0)
-    return diffusers.AutoencoderKL(
-        block_out_channels=widths,
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        norm_num_groups=8,
-        sample_size=32,
-        **values,
-    )
-
-
-def _clip(*, projects: bool, **values: Any) -> Any:
-    from synthclip.models import transformers
-
-    config = transformers.CLIPTextConfig(**CLIP_TEXT, **values)
-    return (
-        transformers.CLIPTextModelWithProjection(config) if projects else transformers.CLIPTextModel(config)
-    )
-
-
-def _tokenizer(folder: Path) -> Any:
-    scratch = folder.parent / f"{folder.name}-tokenizer"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return clip_tokenizer(scratch)
-
-
-_T5_WORDS = ("<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz0123456789.")
-
-
-def _t5() -> Any:
-    from synthclip.models import transformers
-
-    return transformers.T5EncoderModel(
-        transformers.T5Config(
-            vocab_size=len(_T5_WORDS), d_model=64, d_ff=37, d_kv=16, num_layers=1, num_heads=2
-        )
-    )
-
-
-def _t5_tokenizer() -> Any:
-    """One token a letter."""
-    from synthclip.models import transformers
-
-    return transformers.T5Tokenizer(
-        vocab=[(word, -float(at)) for at, word in enumerate(_T5_WORDS)], extra_ids=0
-    )
-
-
-_CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}"
-    "{% else %}{% for part in message.content %}{{ part.text }}{% endfor %}{% endif %}"
-    "<|im_end|>\n{% endfor %}"
-)
-_VOCABULARY = 384
-"""Room for a byte each and the special tokens of every tokenizer below."""
-
-
-def _qwen_tokenizer(**values: Any) -> Any:
-    """One token a byte."""
-    from synthclip.models import open_clip, transformers
-
-    letters = open_clip.tokenizer.bytes_to_unicode().values()
-    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
-    special += ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-    words = {word: at for at, word in enumerate([*letters, *special])}
-    return transformers.Qwen2Tokenizer(
-        vocab=words, merges=[], additional_special_tokens=list(special), chat_template=_CHAT, **values
-    )
-
-
-def _gemma_tokenizer() -> Any:
-    from synthclip.models import transformers
-
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *map(chr, range(33, 127))]
-    return transformers.GemmaTokenizer(
-        vocab={word: at for at, word in enumerate(words)}, merges=[], model_max_length=300, add_bos_token=True
-    )
-
-
-def _decoder_config(kind: str, **values: Any) -> Any:
-    """The configuration of a small language model."""
-    from synthclip.models import transformers
-
-    shape = {
-        "vocab_size": _VOCABULARY,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 2048,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
-    return getattr(transformers, kind)(**{**shape, **values})
-
-
-def _kl(**values: Any) -> Any:
-    """A decoder that halves the size once, of 16 latent channels."""
-    return _vae(
-        latent_channels=16, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False, **values
-    )
-
-
-def _flow(**values: Any) -> Any:
-    from synthclip.models import diffusers
-
-    return diffusers.FlowMatchEulerDiscreteScheduler(**values)
 
 
 def save_z_image(folder: Path) -> None:
@@ -226,22 +107,11 @@ def save_z_image(folder: Path) -> None:
             axes_dims=[8, 4, 4],
             axes_lens=[1024, 32, 32],
         ),
-        vae=_kl(),
-        text_encoder=transformers.Qwen3Model(_decoder_config("Qwen3Config")),
-        tokenizer=_qwen_tokenizer(),
-        scheduler=_flow(),
+        vae=tiny.kl(),
+        text_encoder=transformers.Qwen3Model(tiny.decoder_config("Qwen3Config")),
+        tokenizer=tiny.qwen_tokenizer(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
-
-
-def _qwen_vl() -> Any:
-    from synthclip.models import transformers
-
-    text = _decoder_config("Qwen2_5_VLTextConfig").to_dict()
-    text |= {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    return transformers.Qwen2_5_VLForConditionalGeneration(
-        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    )
 
 
 def save_qwen_image(folder: Path) -> None:
@@ -266,49 +136,17 @@ def save_qwen_image(folder: Path) -> None:
             latents_mean=[0.0] * 4,
             latents_std=[1.0] * 4,
         ),
-        text_encoder=_qwen_vl(),
-        tokenizer=_qwen_tokenizer(),
-        scheduler=_flow(),
+        text_encoder=tiny.qwen_vl(),
+        tokenizer=tiny.qwen_tokenizer(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
-
-
-def _flux2_parts() -> dict[str, Any]:
-    from synthclip.models import diffusers
-
-    return {
-        "vae": diffusers.AutoencoderKLFlux2(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=32,
-        ),
-        "scheduler": _flow(use_dynamic_shifting=True),
-    }
-
-
-def _flux2_transformer(**values: Any) -> Any:
-    from synthclip.models import diffusers
-
-    return diffusers.Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        timestep_guidance_channels=16,
-        axes_dims_rope=(4, 4, 4, 4),
-        **values,
-    )
 
 
 def save_flux2(folder: Path) -> None:
     """Its tokenizer is a processor of pictures and texts."""
     from synthclip.models import diffusers, transformers
 
-    text = _decoder_config("MistralConfig", num_hidden_layers=30, hidden_size=8, head_dim=4).to_dict()
+    text = tiny.decoder_config("MistralConfig", num_hidden_layers=30, hidden_size=8, head_dim=4).to_dict()
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = transformers.Mistral3Config(
         text_config=text,
@@ -316,83 +154,41 @@ def save_flux2(folder: Path) -> None:
         image_token_index=9,
     )
     processor = transformers.PixtralProcessor(
-        transformers.PixtralImageProcessor(), _qwen_tokenizer(padding_side="left"), chat_template=_CHAT
+        transformers.PixtralImageProcessor(),
+        tiny.qwen_tokenizer(padding_side="left"),
+        chat_template=tiny.CHAT,
     )
     diffusers.Flux2Pipeline(
-        transformer=_flux2_transformer(joint_attention_dim=24),
+        transformer=tiny.flux2_transformer(joint_attention_dim=24),
         text_encoder=transformers.Mistral3ForConditionalGeneration(config),
         tokenizer=processor,
-        **_flux2_parts(),
+        **tiny.flux2_parts(),
     ).save_pretrained(folder)
 
 
 def save_flux2_klein(folder: Path, *, is_distilled: bool = True) -> None:
     from synthclip.models import diffusers, transformers
 
-    text = _decoder_config("Qwen3Config", num_hidden_layers=27, hidden_size=8, head_dim=4)
+    text = tiny.decoder_config("Qwen3Config", num_hidden_layers=27, hidden_size=8, head_dim=4)
     diffusers.Flux2KleinPipeline(
-        transformer=_flux2_transformer(joint_attention_dim=24, guidance_embeds=False),
+        transformer=tiny.flux2_transformer(joint_attention_dim=24, guidance_embeds=False),
         text_encoder=transformers.Qwen3ForCausalLM(text),
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=tiny.qwen_tokenizer(),
         is_distilled=is_distilled,
-        **_flux2_parts(),
+        **tiny.flux2_parts(),
     ).save_pretrained(folder)
-
-
-def _gemma() -> Any:
-    from synthclip.models import transformers
-
-    return transformers.Gemma2Model(_decoder_config("Gemma2Config"))
-
-
-def _sana_parts(**values: Any) -> dict[str, Any]:
-    from synthclip.models import diffusers
-
-    return {
-        "transformer": diffusers.SanaTransformer2DModel(
-            in_channels=4,
-            out_channels=4,
-            num_layers=1,
-            num_attention_heads=2,
-            attention_head_dim=8,
-            num_cross_attention_heads=2,
-            cross_attention_head_dim=8,
-            cross_attention_dim=16,
-            caption_channels=16,
-            sample_size=32,
-            **values,
-        ),
-        "vae": diffusers.AutoencoderDC(
-            latent_channels=4,
-            attention_head_dim=2,
-            encoder_block_types=("ResBlock", "EfficientViTBlock"),
-            decoder_block_types=("ResBlock", "EfficientViTBlock"),
-            encoder_block_out_channels=(8, 8),
-            decoder_block_out_channels=(8, 8),
-            encoder_qkv_multiscales=((), (5,)),
-            decoder_qkv_multiscales=((), (5,)),
-            encoder_layers_per_block=(1, 1),
-            decoder_layers_per_block=(1, 1),
-            downsample_block_type="conv",
-            upsample_block_type="interpolate",
-            decoder_norm_types="rms_norm",
-            decoder_act_fns="silu",
-        ),
-        "text_encoder": _gemma(),
-        "tokenizer": _gemma_tokenizer(),
-    }
 
 
 def save_sana(folder: Path) -> None:
     from synthclip.models import diffusers
 
-    diffusers.SanaPipeline(scheduler=_flow(shift=3.0), **_sana_parts()).save_pretrained(folder)
+    diffusers.SanaPipeline(scheduler=tiny.flow(shift=3.0), **tiny.sana_parts()).save_pretrained(folder)
 
 
 def save_sana_sprint(folder: Path) -> None:
     from synthclip.models import diffusers
 
-    parts = _sana_parts(guidance_embeds=True, qk_norm="rms_norm_across_heads")
+    parts = tiny.sana_parts(guidance_embeds=True, qk_norm="rms_norm_across_heads")
     diffusers.SanaSprintPipeline(scheduler=diffusers.SCMScheduler(), **parts).save_pretrained(folder)
 
 
@@ -410,9 +206,9 @@ def save_pixart_sigma(folder: Path) -> None:
             norm_type="ada_norm_single",
             use_additional_conditions=False,
         ),
-        vae=_vae(latent_channels=4),
-        text_encoder=_t5(),
-        tokenizer=_t5_tokenizer(),
+        vae=tiny.vae(latent_channels=4),
+        text_encoder=tiny.t5(),
+        tokenizer=tiny.t5_tokenizer(),
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     ).save_pretrained(folder)
 
@@ -434,10 +230,10 @@ def save_lumina2(folder: Path) -> None:
             axes_dim_rope=(4, 2, 2),
             axes_lens=(300, 128, 128),
         ),
-        vae=_kl(widths=(8, 8, 16, 16)),
-        text_encoder=_gemma(),
-        tokenizer=_gemma_tokenizer(),
-        scheduler=_flow(),
+        vae=tiny.kl(widths=(8, 8, 16, 16)),
+        text_encoder=tiny.gemma(),
+        tokenizer=tiny.gemma_tokenizer(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
@@ -445,10 +241,12 @@ def save_hidream(folder: Path) -> None:
     from synthclip.models import diffusers, transformers
 
     llama = transformers.LlamaForCausalLM(
-        _decoder_config("LlamaConfig", num_hidden_layers=2, attn_implementation="eager")
+        tiny.decoder_config("LlamaConfig", num_hidden_layers=2, attn_implementation="eager")
     )
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=_qwen_tokenizer().backend_tokenizer, eos_token="<|endoftext|>", model_max_length=128
+        tokenizer_object=tiny.qwen_tokenizer().backend_tokenizer,
+        eos_token="<|endoftext|>",
+        model_max_length=128,
     )
     diffusers.HiDreamImagePipeline(
         transformer=diffusers.HiDreamImageTransformer2DModel(
@@ -465,16 +263,16 @@ def save_hidream(folder: Path) -> None:
             max_resolution=(32, 32),
             llama_layers=(0, 1),
         ),
-        vae=_kl(widths=(16,)),
-        text_encoder=_clip(projects=True, max_position_embeddings=128),
-        text_encoder_2=_clip(projects=True, max_position_embeddings=128),
-        text_encoder_3=_t5(),
+        vae=tiny.kl(widths=(16,)),
+        text_encoder=tiny.clip(projects=True, max_position_embeddings=128),
+        text_encoder_2=tiny.clip(projects=True, max_position_embeddings=128),
+        text_encoder_3=tiny.t5(),
         text_encoder_4=llama,
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_tokenizer(folder),
-        tokenizer_3=_t5_tokenizer(),
+        tokenizer=tiny.tokenizer_in(folder),
+        tokenizer_2=tiny.tokenizer_in(folder),
+        tokenizer_3=tiny.t5_tokenizer(),
         tokenizer_4=tokenizer,
-        scheduler=_flow(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
@@ -483,7 +281,7 @@ def save_kandinsky5(folder: Path) -> None:
     from synthclip.models import diffusers, transformers
 
     processor = transformers.Qwen2VLProcessor(
-        transformers.Qwen2VLImageProcessor(), _qwen_tokenizer(), transformers.Qwen2VLVideoProcessor()
+        transformers.Qwen2VLImageProcessor(), tiny.qwen_tokenizer(), transformers.Qwen2VLVideoProcessor()
     )
     diffusers.Kandinsky5T2IPipeline(
         transformer=diffusers.Kandinsky5Transformer3DModel(
@@ -498,17 +296,16 @@ def save_kandinsky5(folder: Path) -> None:
             num_visual_blocks=1,
             axes_dims=(2, 2, 4),
         ),
-        vae=_vae(widths=(8,), latent_channels=4),
-        text_encoder=_qwen_vl(),
+        vae=tiny.vae(widths=(8,), latent_channels=4),
+        text_encoder=tiny.qwen_vl(),
         tokenizer=processor,
-        text_encoder_2=_clip(projects=False),
-        tokenizer_2=_tokenizer(folder),
-        scheduler=_flow(),
+        text_encoder_2=tiny.clip(projects=False),
+        tokenizer_2=tiny.tokenizer_in(folder),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
 def save_lcm(folder: Path) -> None:
-    from tiny_pipeline import save_tiny_pipeline
 
     from synthclip.models import diffusers
 
@@ -533,10 +330,10 @@ def save_cogview4(folder: Path) -> None:
             condition_dim=4,
             rope_axes_dim=(32, 32),
         ),
-        vae=_kl(),
-        text_encoder=transformers.GlmModel(_decoder_config("GlmConfig")),
-        tokenizer=_gemma_tokenizer(),
-        scheduler=_flow(use_dynamic_shifting=True),
+        vae=tiny.kl(),
+        text_encoder=transformers.GlmModel(tiny.decoder_config("GlmConfig")),
+        tokenizer=tiny.gemma_tokenizer(),
+        scheduler=tiny.flow(use_dynamic_shifting=True),
     ).save_pretrained(folder)
 
 
@@ -545,7 +342,7 @@ def save_auraflow(folder: Path) -> None:
 
     encoder = transformers.UMT5EncoderModel(
         transformers.UMT5Config(
-            vocab_size=len(_T5_WORDS), d_model=32, d_ff=37, d_kv=16, num_layers=1, num_heads=2
+            vocab_size=len(tiny.T5_WORDS), d_model=32, d_ff=37, d_kv=16, num_layers=1, num_heads=2
         )
     )
     diffusers.AuraFlowPipeline(
@@ -560,10 +357,10 @@ def save_auraflow(folder: Path) -> None:
             joint_attention_dim=32,
             pos_embed_max_size=4096,
         ),
-        vae=_vae(latent_channels=4),
+        vae=tiny.vae(latent_channels=4),
         text_encoder=encoder,
-        tokenizer=_t5_tokenizer(),
-        scheduler=_flow(),
+        tokenizer=tiny.t5_tokenizer(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
@@ -583,29 +380,18 @@ def save_chroma(folder: Path) -> None:
             approximator_layers=1,
             approximator_num_channels=16,
         ),
-        vae=_vae(latent_channels=1, shift_factor=0.06),
-        text_encoder=_t5(),
-        tokenizer=_t5_tokenizer(),
-        scheduler=_flow(),
+        vae=tiny.vae(latent_channels=1, shift_factor=0.06),
+        text_encoder=tiny.t5(),
+        tokenizer=tiny.t5_tokenizer(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
+_SAVERS = (
+    save_sdxl, save_sd3, save_flux, save_lcm, save_z_image, save_qwen_image, save_flux2, save_flux2_klein, save_sana,
+    save_sana_sprint, save_pixart_sigma, save_lumina2, save_hidream, save_kandinsky5, save_cogview4, save_auraflow,
+    save_chroma,
+)  # fmt: skip
 FAMILIES: Mapping[str, Callable[[Path], None]] = {
-    "sdxl": save_sdxl,
-    "sd3": save_sd3,
-    "flux": save_flux,
-    "lcm": save_lcm,
-    "z-image": save_z_image,
-    "qwen-image": save_qwen_image,
-    "flux2": save_flux2,
-    "flux2-klein": save_flux2_klein,
-    "sana": save_sana,
-    "sana-sprint": save_sana_sprint,
-    "pixart-sigma": save_pixart_sigma,
-    "lumina2": save_lumina2,
-    "hidream": save_hidream,
-    "kandinsky5": save_kandinsky5,
-    "cogview4": save_cogview4,
-    "auraflow": save_auraflow,
-    "chroma": save_chroma,
+    save.__name__.removeprefix("save_").replace("_", "-"): save for save in _SAVERS
 }

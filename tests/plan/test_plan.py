@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from synthclip.backends.painters import PRESETS
 from synthclip.errors import SynthClipError
-from synthclip.plan import Plan, Rates, diffusion_image, llm_parameters, make_plan
+from synthclip.imagegen import Images
+from synthclip.plan import Plan, Rates, llm_parameters, make_plan
+from synthclip.plan.diffusion import diffusion_image
 from synthclip.recipe import Recipe, load_recipe
+from synthclip.run.store import RunDirectory
 from synthclip.training.flops import clip_pair, devices_here, parse_devices
 
 PAPER_SHAPED = (
@@ -113,10 +117,24 @@ def test_guidance_above_one_evaluates_the_denoiser_twice(overrides: str, evaluat
     assert diffusion_image(recipe.text_to_image) == pytest.approx(evaluations * 8.03e11 + 2.51e12)
 
 
-@pytest.mark.parametrize("preset", ["sdxl", "sdxl-turbo", "sd35-medium", "flux-schnell"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_known(preset: str) -> None:
     recipe = load_recipe("demo", [f"text_to_image={{backend: diffusers, preset: {preset}}}"])
-    assert 1e12 < diffusion_image(recipe.text_to_image) < 1e15
+    flops = diffusion_image(recipe.text_to_image)
+    assert 1e12 < flops < 3e16
+    speed = "fast" if flops < 3e13 else "medium" if flops < 4e14 else "slow"
+    table = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    [row] = [line for line in table.splitlines() if line.startswith(f"| `{preset}` |")]
+    assert PRESETS[preset].model in row
+    assert row.endswith(f"| {speed} |")
+
+
+def test_a_licence_against_training_is_said_by_the_plan_and_before_a_run() -> None:
+    recipe = load_recipe("demo", ["text_to_image={backend: diffusers, preset: flux-dev}"])
+    [note] = plan(recipe, concepts=100).notes
+    assert "FLUX licence forbids" in note
+    assert list(Images(recipe, RunDirectory("unused")).notes()) == [note]
+    assert plan(paper()).notes == ()
 
 
 def test_the_denoisers_table_is_what_the_model_of_that_shape_counts() -> None:

@@ -352,8 +352,8 @@ def _empty_prompt(config: Config, pipeline: Any) -> "dict[str, torch.Tensor]":
 
 
 def _shown(model: str) -> str:
-    """A hub's name as it is, of a folder the last part: where it lies does not belong into a data set."""
-    return Path(model).name if Path(model).expanduser().is_dir() else model
+    """A hub's name as it is, of a local model the last part: where it lies is no part of a data set."""
+    return Path(model).name if Path(model).expanduser().exists() else model
 
 
 def _readers(pipeline: Any) -> list[tuple[Any, int]]:

@@ -294,6 +294,8 @@ def _show(plan: "Plan") -> None:
     console = table_console()
     console.width = max(console.width, _TABLE_WIDTH)  # a row that is cut cannot be compared
     console.print(table)
+    for note in plan.notes:
+        console.print(f"\nnote: {note}")
     console.print("\nassumed:", *(f"\n- {assumption}" for assumption in plan.assumptions), sep="")
 
 

@@ -3,12 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.models.load import local_path
+from synthclip.plan.diffusion import diffusion_image
 from synthclip.plan.volumes import Volumes, volumes_of
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
@@ -71,6 +71,8 @@ class Plan:
     devices: Devices
     stages: tuple[StageCost, ...]
     assumptions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What the user should know before the run begins."""
     price: float | None = None
     """Of an hour of one device."""
 
@@ -124,7 +126,9 @@ def make_plan(
         planner.images(image_flops),
         *planner.train_and_evaluate(),
     )
-    return Plan(devices, stages, tuple(planner.assumed), price)
+    painter = recipe.text_to_image
+    notes = () if recipe.images.imported is not None else tuple(painter.notes())
+    return Plan(devices, stages, tuple(planner.assumed), notes, price)
 
 
 def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
@@ -314,51 +318,9 @@ def _gguf_bytes(recipe: Recipe, llm_params: float | None) -> float:
     return gguf(getattr(recipe.llm, "model", None)).stat().st_size
 
 
-@dataclass(frozen=True)
-class Diffusion:
-    """A text-to-image model at its native size, with its own default settings."""
-
-    evaluation: float
-    """FLOPs of one evaluation of the denoiser for one image."""
-    decoder: float
-    """FLOPs of decoding the latent."""
-    size_px: int
-    steps: int
-    guidance: float
-
-    def image(self, size_px: int | None, steps: int | None, guidance: float | None) -> float:
-        """FLOPs of one image. With guidance above 1 every step evaluates the empty prompt too."""
-        area = ((size_px or self.size_px) / self.size_px) ** 2
-        scale = self.guidance if guidance is None else guidance
-        evaluations = (steps or self.steps) * (2 if scale > 1 else 1)
-        return area * (evaluations * self.evaluation + self.decoder)
-
-
 def transformer(parameters: float, tokens: float) -> float:
     """FLOPs of a forward pass: two for each parameter and token (Kaplan et al., 2020, section 2.1)."""
     return 2 * parameters * tokens
-
-
-# Counted by torch's FlopCounterMode on models of these shapes.
-_DIFFUSION = {
-    "stable-diffusion-v1": Diffusion(8.03e11, 2.51e12, 512, 50, 7.5),
-    "xl": Diffusion(6.76e12, 1.047e13, 1024, 50, 5.0),
-    "stable-diffusion-3.5-medium": Diffusion(1.125e13, 1.047e13, 1024, 40, 4.5),
-    "FLUX.1": Diffusion(6.95e13, 1.047e13, 1024, 4, 0.0),
-}
-
-
-def diffusion_image(config: BackendConfig) -> float:
-    """FLOPs of one image of a `diffusers` backend. Raises SynthClipError for a model that is not known."""
-    model = str(getattr(config, "model", ""))
-    for part, known in _DIFFUSION.items():
-        if part in model:
-            settings: Any = config
-            return known.image(settings.size_px, settings.steps, settings.guidance)
-    raise SynthClipError(
-        f"text_to_image.model {model!r}: its arithmetic is not known: give --image-flops, or measure with "
-        "--probe"
-    )
 
 
 def llm_parameters(config: BackendConfig) -> float:
