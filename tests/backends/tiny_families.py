@@ -388,9 +388,9 @@ def save_chroma(folder: Path) -> None:
 
 
 _SAVERS = (
-    save_sdxl, save_sd3, save_flux, save_lcm, save_z_image, save_qwen_image, save_flux2, save_flux2_klein, save_sana,
-    save_sana_sprint, save_pixart_sigma, save_lumina2, save_hidream, save_kandinsky5, save_cogview4, save_auraflow,
-    save_chroma,
+    save_sdxl, save_sd3, save_flux, save_lcm, save_z_image, save_qwen_image, save_flux2, save_flux2_klein,
+    save_sana, save_sana_sprint, save_pixart_sigma, save_lumina2, save_hidream, save_kandinsky5,
+    save_cogview4, save_auraflow, save_chroma,
 )  # fmt: skip
 FAMILIES: Mapping[str, Callable[[Path], None]] = {
     save.__name__.removeprefix("save_").replace("_", "-"): save for save in _SAVERS
