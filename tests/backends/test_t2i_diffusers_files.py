@@ -100,7 +100,7 @@ def test_a_pipeline_newer_than_the_library_names_the_version(tmp_path: Path) -> 
 
 
 def test_a_library_that_is_too_old_is_said_before_a_run(flux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthclip.backends.t2i_diffusers.version", lambda package: "0.30.2")
+    monkeypatch.setattr("synthclip.backends.diffusers_config.version", lambda package: "0.30.2")
     with pytest.raises(SynthClipError, match=r"diffusers 0\.30\.2 is too old, 0\.42 is needed"):
         config(flux).inputs()
     assert importlib.metadata.version("diffusers") != "0.30.2"

@@ -3,29 +3,19 @@ elsewhere, weights quantised, memory saved."""
 
 import inspect
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from synthclip.backends import loading
+from synthclip.backends.diffusers_config import SINGLE_FILES, Config
 from synthclip.errors import SynthClipError, first_line, hub_errors, needs_extra
 from synthclip.keys import digest
 from synthclip.recipe.section import nearest
 
-if TYPE_CHECKING:
-    from synthclip.backends.t2i_diffusers import Config
 
-SINGLE_FILES = (".safetensors", ".ckpt", ".gguf")
-"""Suffixes of weights in one file."""
-
-QUANTIZED_BYTES = {"int8": 1.1, "torchao-int8": 1.1, "torchao-fp8": 1.1, "nf4": 0.6, None: 2.0}
-"""Of one weight, scales included."""
-
-
-def load(config: "Config") -> tuple[Any, str]:
+def load(config: Config) -> tuple[Any, str]:
     """The pipeline on its device, and its revision."""
     with needs_extra("diffusers", "text_to_image.backend=diffusers"):
         import torch
@@ -81,7 +71,7 @@ def _lay_out_for_convolutions(part: Any) -> None:
         part.to(memory_format=torch.channels_last)
 
 
-def _assembled(config: "Config", folder: str, dtype: Any) -> Any:
+def _assembled(config: Config, folder: str, dtype: Any) -> Any:
     """The pipeline, on the CPU."""
     from synthclip.models import diffusers
 
@@ -118,7 +108,7 @@ def _assembled(config: "Config", folder: str, dtype: Any) -> Any:
     return diffusers.DiffusionPipeline.from_pretrained(folder, **given)
 
 
-def _class(config: "Config", values: Mapping[str, Any]) -> Any:
+def _class(config: Config, values: Mapping[str, Any]) -> Any:
     """The pipeline's class. Raises SynthClipError where this diffusers is too old for it."""
     from synthclip.models import diffusers
 
@@ -177,7 +167,7 @@ def _quantization(name: str, values: Mapping[str, Any], dtype: Any) -> Any:
     )
 
 
-def _scheduler(config: "Config", pipeline: Any) -> Any:
+def _scheduler(config: Config, pipeline: Any) -> Any:
     from synthclip.models import diffusers
 
     name = config.scheduler or type(pipeline.scheduler).__name__
@@ -187,7 +177,7 @@ def _scheduler(config: "Config", pipeline: Any) -> Any:
     return getattr(diffusers, name).from_config(pipeline.scheduler.config, **config.scheduler_values)
 
 
-def _fetch(config: "Config") -> tuple[str, str]:
+def _fetch(config: Config) -> tuple[str, str]:
     """The folder with the pipeline's configuration, and a digest of the model's files; of a model of the
     hub, which it downloads, the commit."""
     from synthclip.models import diffusers
@@ -200,7 +190,7 @@ def _fetch(config: "Config") -> tuple[str, str]:
         return _base(config, file), _commit(file.parent, config)
     without = dict.fromkeys([*config.parts, *([] if config.safety_checker else ["safety_checker"])])
     with hub_errors(config.model, "text_to_image.model: "):
-        refuse_too_large(config)
+        config.check()
         try:
             snapshot = diffusers.DiffusionPipeline.download(
                 config.model, revision=config.revision, variant=config.variant, **without
@@ -210,12 +200,12 @@ def _fetch(config: "Config") -> tuple[str, str]:
     return str(snapshot), _commit(Path(snapshot), config)
 
 
-def _commit(snapshot: Path, config: "Config") -> str:
+def _commit(snapshot: Path, config: Config) -> str:
     found = re.search(r"/snapshots/([0-9a-f]{40})", snapshot.as_posix())
     return found[1] if found else config.revision or "main"
 
 
-def _base(config: "Config", file: Path) -> str:
+def _base(config: Config, file: Path) -> str:
     """The folder with what a single file lacks: configuration, tokenizers, of GGUF all but the denoiser."""
     from synthclip.models import diffusers
 
@@ -267,68 +257,3 @@ def _single_file(source: str) -> Path | None:
 
     with hub_errors(folder, "text_to_image: "):
         return Path(hf_hub_download(folder, file))
-
-
-def refuse_too_large(config: "Config") -> None:
-    """Raise SynthClipError where the disk does not hold the download, or the device not the weights.
-
-    What is not known is not refused: the hub cannot be reached, say, and the download will tell.
-    """
-    sizes = dict(_weights(config))
-    if not sizes:
-        return
-    missing = sum(size for size, is_here in sizes.values() if not is_here)
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    cache = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
-    free = shutil.disk_usage(cache).free
-    if missing > free:
-        raise SynthClipError(
-            f"text_to_image.model: {config.model}: {missing / 1e9:.1f} GB to download, and "
-            f"{free / 1e9:.1f} GB free in {cache}: free space, or point HF_HOME elsewhere"
-        )
-    refuse_above_memory(config, sum(size for size, _ in sizes.values()))
-
-
-def refuse_above_memory(config: "Config", stored_bytes: float) -> None:
-    """The same of weights of this size on disk, which take at most half of it where they are stored in
-    float32 and read in 16 bits."""
-    import torch
-
-    from synthclip.models import default_device
-
-    device = default_device() if config.device == "auto" else torch.device(config.device)
-    least = stored_bytes * QUANTIZED_BYTES[config.quantize] / 4
-    if config.dtype == "float32":
-        least *= 2
-    room, where = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine's memory"
-    if device.type == "cuda" and config.offload is None and torch.cuda.is_available():
-        room, where = float(torch.cuda.mem_get_info(device)[0]), "free on the GPU"
-    if least > room:
-        raise SynthClipError(
-            f"text_to_image.model: {config.model}: its weights take {least / 1e9:.1f} GB at least, and "
-            f"{room / 1e9:.1f} GB are {where}: take a smaller model, text_to_image.quantize=nf4, or "
-            "text_to_image.offload=model"
-        )
-
-
-def _weights(config: "Config") -> Iterator[tuple[str, tuple[int, bool]]]:
-    """(file, (bytes, whether it is here)) of the weights that the pipeline of the hub consists of."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    try:
-        found = HfApi().model_info(config.model, revision=config.revision, files_metadata=True, timeout=10)
-    except Exception:
-        return
-    for file in found.siblings or ():
-        if _is_component(file.rfilename, config.variant) and file.size:
-            cached = try_to_load_from_cache(config.model, file.rfilename, revision=found.sha)
-            yield file.rfilename, (file.size, isinstance(cached, str))
-
-
-def _is_component(name: str, variant: str | None) -> bool:
-    folder, _, file = name.rpartition("/")
-    if folder.count("/") or not folder or folder == "safety_checker" or not file.endswith(".safetensors"):
-        return False
-    has_variant = re.search(r"\.(fp16|bf16|ema|non_ema)\b", file)
-    return has_variant is None if variant is None else bool(has_variant and has_variant[1] == variant)
