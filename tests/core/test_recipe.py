@@ -10,6 +10,7 @@ from jinja2.exceptions import SecurityError, UndefinedError
 from synthclip.backends import build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, bundled, inspect_recipe, load_recipe
+from synthclip.recipe.reference import explained
 from synthclip.recipe.section import differences
 from synthclip.recipe.textgen import Template
 from synthclip.run.pipeline import run, status
@@ -246,6 +247,11 @@ def test_a_strangers_recipe_runs_no_code(stranger: Path) -> None:
     assert "size: 4" in inspect_recipe(stranger).to_yaml()
     assert not (stranger.parent / "ran").exists()
     assert not (stranger.parent / "out").exists()
+
+
+def test_a_strangers_recipe_is_explained_without_its_code(stranger: Path) -> None:
+    assert "text_to_image.size: 4" in explained([str(stranger), "text_to_image"])
+    assert not (stranger.parent / "ran").exists()
 
 
 def test_what_is_trusted_or_typed_by_the_user_is_imported(stranger: Path) -> None:

@@ -31,6 +31,7 @@ class SamplingConfig(BackendConfig):
     """0 takes the likeliest word each time. null leaves this, and each of the next four, to the library or
     server."""
     top_p: float | None = Field(0.95, gt=0, le=1)
+    """Draw among the likeliest words that have this probability together."""
     presence_penalty: float | None = 0.0
     """Taken off the logits of tokens that the answer holds already, as in OpenAI's API."""
     frequency_penalty: float | None = 0.0

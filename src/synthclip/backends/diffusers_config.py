@@ -47,6 +47,7 @@ class Config(BackendConfig):
     scheduler_values: dict[str, Any] = later({})
     """What is changed in the scheduler's configuration, by diffusers' names."""
     steps: int | None = Field(None, ge=1)
+    """Denoising steps."""
     guidance: float | None = Field(None, ge=0)
     """How strongly a picture follows its prompt, under whatever name the pipeline has for it."""
     size_px: int | None = Field(None, ge=16, multiple_of=8)
@@ -54,6 +55,7 @@ class Config(BackendConfig):
     arguments: dict[str, Any] = later({})
     """Further arguments of the pipeline's call, by diffusers' names."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the pipeline."""
     quantize: Literal["int8", "nf4", "torchao-int8", "torchao-fp8"] | None = later(None)
     """Fewer bits for the weights of denoiser and text encoders: by bitsandbytes, or by torchao. Weights that
     are quantised in their repository need none of it."""

@@ -34,6 +34,7 @@ class Config(LocalSamplingConfig):
     top_k: int = Field(40, ge=0)
     """0 for no bound."""
     min_p: float = Field(0.05, ge=0, lt=1)
+    """Leave out words below this share of the likeliest word's probability."""
     context: int = Field(2048, ge=64)
     """Tokens that a prompt and its answer may take together."""
     gpu_layers: int = runtime(0, ge=-1)

@@ -24,6 +24,7 @@ class Prices(Section):
     """Of a million tokens, in any currency."""
 
     input: float = Field(ge=0)
+    """Of the prompt."""
     output: float = Field(ge=0)
     """Thinking counts as output."""
 

@@ -21,13 +21,16 @@ class Config(LocalSamplingConfig):
     model: str
     """A name on the Hugging Face hub, or a folder."""
     revision: str | None = None
+    """Commit, tag or branch on the hub."""
     gguf_file: str | None = None
     """The file inside `model` where that holds GGUF weights."""
     max_tokens: int = Field(64, ge=1)
     dtype: str = "auto"
+    """Arithmetic of the model, such as `bfloat16`; `auto` for that of its weights."""
     device: str | None = runtime(None)
     """None for the GPU where there is one."""
     batch_size: int = runtime(32, ge=1)
+    """Prompts at once."""
 
     def inputs(self) -> dict[str, str]:
         if self.model.startswith((".", "/", "~")) and not Path(self.model).expanduser().is_dir():

@@ -19,12 +19,15 @@ class Config(LocalSamplingConfig):
     model: str
     """A name on the Hugging Face hub, or a folder."""
     revision: str | None = None
+    """Commit, tag or branch on the hub."""
     dtype: str = "auto"
+    """Arithmetic of the model, such as `float16`; `auto` for that of its weights."""
     context: int | None = Field(None, ge=64)
     """Tokens that a prompt and its answer may take together; None for what the model was made for."""
     batch_size: int = runtime(4096, ge=1)
     """Prompts handed over at once; vLLM schedules them itself."""
     gpu_memory_share: float = runtime(0.9, gt=0, le=1)
+    """Share of the GPU's memory that vLLM takes."""
     tensor_parallel: int = runtime(1, ge=1)
     """GPUs that hold one copy of the model."""
 

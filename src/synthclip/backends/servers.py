@@ -83,6 +83,7 @@ class ServerConfig(BackendConfig):
     model: str
     """The model's name on the server."""
     base_url: str = runtime("https://api.openai.com/v1")
+    """The server's address, up to and with `/v1`."""
     api_key_variable: str = runtime("OPENAI_API_KEY")
     """The environment variable that holds the key, which is written nowhere; a server that wants none gets a
     placeholder."""

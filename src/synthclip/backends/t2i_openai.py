@@ -20,6 +20,7 @@ class Config(ServerConfig):
     base_url: str = "https://api.openai.com/v1"
     """Stands in the model's name, and so beside every image."""
     size_px: int = Field(1024, ge=16)
+    """Side of the images that are asked for."""
     seeded: bool = True
     """Send each image's seed; off for servers that refuse the field, as OpenAI's own does."""
     response_format: Literal["b64_json"] | None = runtime("b64_json")

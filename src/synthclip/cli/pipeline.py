@@ -206,11 +206,43 @@ def status(directory: RunArgument, trust: Trust = False) -> None:
         typer.echo(f"language model: {spent_and_planned(recipe, bank.rows, found.tokens)}")
 
 
-def show(recipe: RecipeArgument, overrides: Overrides = None, trust: Trust = False) -> None:
+def show(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A bundled recipe, a YAML file, or a run directory."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Override a value; with --explain also KEY, to show it alone."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each value means; without RECIPE, of all recipes.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print a JSON schema of recipes.")] = False,
+    trust: Trust = False,
+) -> None:
     """Print the resolved recipe with every value."""
-    from synthclip.recipe import inspect_recipe
+    words = [*([recipe] if recipe is not None else []), *(overrides or [])]
+    if schema:
+        import json
 
-    typer.echo(inspect_recipe(recipe, overrides or [], trust=trust).to_yaml(), nl=False)
+        from synthclip.recipe.reference import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1))
+    elif explain:
+        from synthclip.recipe.reference import explained
+
+        typer.echo(explained(words, trust=trust, width=min(100, table_console().width)))
+    elif recipe is None:
+        raise SynthClipError(
+            "show needs a RECIPE, such as demo; `synthclip show --explain` lists what recipes hold"
+        )
+    else:
+        from synthclip.recipe import inspect_recipe
+
+        typer.echo(inspect_recipe(recipe, overrides or [], trust=trust).to_yaml(), nl=False)
 
 
 def plan(

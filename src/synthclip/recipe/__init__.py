@@ -5,7 +5,7 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ from synthclip.recipe.backends import (
 )
 from synthclip.recipe.engine import EngineConfig
 from synthclip.recipe.imagegen import ImagesConfig
-from synthclip.recipe.section import Section, did_you_mean, nearest
+from synthclip.recipe.section import Section, did_you_mean, nearest, sections_in
 from synthclip.recipe.textgen import BalanceConfig, CaptionsConfig, ConceptsConfig, MatchConfig
 from synthclip.recipe.training import EvaluationConfig, ModelConfig, TrainingConfig, check_resolutions
 
@@ -34,7 +34,7 @@ MAX_YAML_VALUES = 100_000
 
 _MAX_RECIPE_BYTES = 4 * 2**20
 
-_KINDS: dict[str, Kind] = {"llm": "llm", "text_to_image": "t2i"}
+BACKEND_KINDS: dict[str, Kind] = {"llm": "llm", "text_to_image": "t2i"}
 """The sections that are read as the `Config` of a backend, and the kind of that backend."""
 
 
@@ -44,17 +44,30 @@ class Recipe(Section):
     name: str = Field(max_length=100, pattern=r"^\w[\w .+-]*$")
     """A run directory holds one recipe, known by this name. It is a folder's name too."""
     seed: int = 0
+    """Every random draw follows from it: captions, images, order and weights."""
     concepts: ConceptsConfig = ConceptsConfig()
+    """Where the concepts come from."""
     llm: LLMConfig
+    """The language model that writes captions: its `backend`, and the keys of that backend."""
     captions: CaptionsConfig
+    """How captions are written, and which are refused."""
     match: MatchConfig = MatchConfig()
+    """How concepts are found in captions."""
     balance: BalanceConfig = BalanceConfig()
+    """Which captions are selected."""
     text_to_image: TextToImageConfig
+    """The model that paints: its `backend`, and the keys of that backend; or a list of several, each with a
+    `weight` (1 unless given), of which every image is painted by one."""
     images: ImagesConfig = ImagesConfig()
+    """How many images, how they are stored, and which are refused."""
     model: ModelConfig = ModelConfig()
+    """The architecture of the CLIP that is trained."""
     training: TrainingConfig = TrainingConfig()
+    """How it is trained; `training: paper` stands for the defaults."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How held-out data is evaluated after the training."""
     engine: EngineConfig = EngineConfig()
+    """Where the work runs: this machine, Ray or SLURM."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Recipe":
@@ -227,7 +240,7 @@ def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
 def _backend_key(override: str) -> str | None:
     """The section whose backend an override names."""
     section, _, rest = override.partition(".")
-    return section if section in _KINDS and rest.partition("=")[0].strip() == "backend" else None
+    return section if section in BACKEND_KINDS and rest.partition("=")[0].strip() == "backend" else None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -360,20 +373,13 @@ def _unknown_key(key: str, raw: dict[str, Any]) -> str:
 def _section_at(path: Sequence[str], raw: dict[str, Any]) -> type[Section]:
     found: type[Section] = Recipe
     for part in path:
-        if part in _KINDS and found is Recipe:
-            found = config_class(_KINDS[part], str(raw[part]["backend"]))
+        if part in BACKEND_KINDS and found is Recipe:
+            found = config_class(BACKEND_KINDS[part], str(raw[part]["backend"]))
         elif part == "heldout_painter":
             found = config_class("t2i", str(raw["images"][part]["backend"]))
         elif part in found.model_fields:
-            found = next(_sections_in(found.model_fields[part].annotation), found)
+            found = next(sections_in(found.model_fields[part].annotation), found)
     return found
-
-
-def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections_in(argument)
 
 
 def _dotted(section: type[Section], prefix: str = "") -> Iterator[str]:

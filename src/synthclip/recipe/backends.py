@@ -41,6 +41,7 @@ class BackendConfig(Section):
     """What every backend's `Config` has: its own name."""
 
     backend: str
+    """The name of a backend of this package, or the dotted path of a module of your own."""
     gpus: ClassVar[int] = 0
     """GPUs that one worker is given, where the machine has any."""
     packages: ClassVar[dict[str, str]] = {}
@@ -85,8 +86,11 @@ class Painters(BackendConfig):
     """Several text-to-image models: a list in the recipe, each with its backend's keys and a `weight`."""
 
     backend: Literal["several"] = "several"
+    """Stands for a list of painters."""
     painters: tuple[SerializeAsAny[BackendConfig], ...]
+    """The models."""
     weights: tuple[float, ...]
+    """How often each paints, compared with the others."""
 
     @model_validator(mode="after")
     def _are_distinct(self) -> Self:
@@ -163,6 +167,13 @@ def is_custom(name: object) -> bool:
     return "." in str(name)
 
 
+def backend_names(kind: Kind) -> list[str]:
+    """The backends that come with this package, sorted."""
+    folder = Path(__file__).parent.parent / "backends"
+    here = {path.stem.removeprefix(f"{kind}_") for path in folder.glob(f"{kind}_*.py")}
+    return sorted({*here, *(_ALIASES if kind == "t2i" else ())})
+
+
 def module(kind: Kind, name: str) -> ModuleType:
     """The backend's module. Raises ValueError where there is none of that name."""
     if name in _ALIASES or "." in name:
@@ -170,12 +181,8 @@ def module(kind: Kind, name: str) -> ModuleType:
             return importlib.import_module(_ALIASES.get(name, name))
         except Exception as error:
             raise ValueError(f"backend {name!r} cannot be imported: {error!r}") from error
-    folder = Path(__file__).parent.parent / "backends"
-    here = {path.stem.removeprefix(f"{kind}_") for path in folder.glob(f"{kind}_*.py")}
-    if name not in here:
-        raise ValueError(
-            f"unknown backend {name!r}{nearest(name, sorted({*here, *(_ALIASES if kind == 't2i' else ())}))}"
-        )
+    if name not in (here := backend_names(kind)):
+        raise ValueError(f"unknown backend {name!r}{nearest(name, here)}")
     return importlib.import_module(f"synthclip.backends.{kind}_{name}")
 
 

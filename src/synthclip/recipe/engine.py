@@ -22,10 +22,13 @@ class SlurmConfig(Section):
     folder: str = runtime("slurm")
     """Where job scripts, logs and messages go; every node must see it."""
     partition: str | None = runtime(None)
+    """The partition that jobs are submitted to; null for the cluster's default."""
     account: str | None = runtime(None)
+    """The account that is charged; null for your default."""
     timeout_min: int = runtime(240, ge=1)
     """After it a job is requeued and goes on with the shard it was at."""
     mem_gb: int | None = runtime(None, ge=1)
+    """Memory of a job in GB; null for the cluster's default."""
     cpus: int | None = runtime(None, ge=1)
     """CPUs of a job; None for what the stage asks for."""
     gpus: int | None = runtime(None, ge=0)
@@ -47,6 +50,7 @@ class EngineConfig(Section):
     """Where the work runs. None of it changes a result."""
 
     kind: Literal["local", "ray", "slurm"] = runtime("local")
+    """`local` is processes of this machine, `ray` actors, `slurm` a job array."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = runtime("auto")
     """Processes, actors or jobs. `auto` is one a GPU, or one a core, and with `slurm` up to 16 jobs; 0 runs
     in this very process, for a debugger."""
@@ -56,4 +60,6 @@ class EngineConfig(Section):
     """With `local`, a worker that neither reports nor computes for this long is killed; its shard is tried
     again."""
     ray: RayConfig = runtime(RayConfig())
+    """Settings of `kind: ray`."""
     slurm: SlurmConfig = runtime(SlurmConfig())
+    """Settings of `kind: slurm`."""

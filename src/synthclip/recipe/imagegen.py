@@ -65,7 +65,9 @@ class ImagesConfig(Section):
     size_px: int = Field(256, ge=16)
     """Side of the stored JPEG; what the model paints is cut to a square and resized with antialiasing."""
     jpeg_quality: int = Field(95, ge=1, le=100)
+    """Quality of the stored JPEG, from 1 to 100."""
     filters: FiltersConfig = FiltersConfig()
+    """Which paintings are refused."""
     retries: int = Field(2, ge=0, le=20)
     """How often a refused painting is tried again, each time with the next seed."""
     max_lost: float = Field(0.5, ge=0, le=1)

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,7 +49,13 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any
 class Section(BaseModel):
     """Frozen and typed; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # they are the recipe's reference
+    )
 
     def results(self) -> dict[str, Any]:
         """The values that decide what is written, as plain JSON types: without runtime fields, and
@@ -61,6 +67,14 @@ class Section(BaseModel):
             if not marks.get("runtime") and not (marks.get("later") and value == field.default):
                 kept[name] = _plain(value)
         return kept
+
+
+def sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that a field's type holds, by itself or in a list or a union."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from sections_in(argument)
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ class ConceptSource(Section):
     """One list of concepts. Sources are merged in order; the first to name a concept keeps it."""
 
     kind: Literal["builtin", "csv", "json", "text", "wikipedia", "wordfreq", "wordnet"] = "builtin"
+    """`builtin`: the bundled bank. `text`: a line each. `csv`, `json`: MetaCLIP's `metadata.json` too.
+    `wordnet`, `wikipedia`, `wordfreq`: nouns, frequent words and titles."""
     path: str | None = None
     """File of the source. `builtin` (the bundled bank of concrete nouns) and `wordfreq` take none; `wordnet`
     wants a WNDB `dict` folder, Debian's unless given; `wikipedia` a `pages-articles.xml.bz2`."""
@@ -46,8 +48,11 @@ class ConceptSource(Section):
 
 class ConceptsConfig(Section):
     sources: tuple[ConceptSource, ...] = Field((ConceptSource(),), min_length=1)
+    """Lists of concepts, merged in order."""
     min_chars: int = Field(1, ge=1)
+    """Shorter entries are refused; in characters."""
     max_chars: int = Field(80, ge=1)
+    """Longer entries are refused; in characters."""
     pattern: str | None = None
     """A regular expression that an entry must match as a whole, such as `[A-Za-z' -]+`."""
     block: tuple[str, ...] = ()
@@ -71,14 +76,18 @@ class Template(Section):
     the request is for (`captions.per_request`)."""
 
     name: str
+    """Stands beside every caption that was asked for by it."""
     text: str
+    """The prompt."""
     prefill: str = ""
     """How the caption begins, Jinja too: it is put behind the prompt, with a space where none is there, for
     the model to go on from. For models that continue a text; a chat model answers anew instead."""
     weight: float = Field(1.0, gt=0)
+    """How often it is drawn, compared with the other templates."""
     min_words: int | None = Field(None, ge=1)
     """Instead of the recipe's, for captions by this template."""
     max_words: int | None = Field(None, ge=1)
+    """Instead of the recipe's, for captions by this template."""
     sentences: int | None = Field(None, ge=1)
     """Take an answer of several lines as one text, and keep at most this many sentences, the first: for long
     captions, of which training can draw parts. None takes an answer of one line as it is."""
@@ -108,19 +117,25 @@ class CaptionsConfig(Section):
     """Take the captions from the official files in this folder, or this file, and ask no language model:
     lists of captions, matched captions, or a selection."""
     per_concept: int = Field(8, ge=1)
+    """Captions asked for, for each concept."""
     per_request: int = later(1, ge=1, le=100)
     """How many captions the model is asked for at once, as a JSON list: the prompt is paid once for all. A
     chat model is told so where its template does not name `count`."""
     templates: tuple[Template, ...] = Field(min_length=1)
+    """Prompts, of which every caption draws one by weight."""
     axes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """What captions shall differ in (style, viewpoint, setting, attribute): for each a list of values, of
     which every caption draws one. A value listed twice is drawn twice as often; "" leaves it open."""
     min_words: int = Field(3, ge=1)
+    """Captions of fewer words are refused."""
     max_words: int = Field(20, ge=1)
+    """Captions of more words are refused."""
     must_contain_concept: bool = True
+    """Refuse captions that do not name their concept."""
     language: str | None = None
     """Refuse captions that are hardly in this language, an ISO 639 code such as `en`."""
     concepts_per_shard: int = Field(32, ge=1)
+    """Concepts whose captions make up one shard, the unit of work and of retry."""
     max_refused: float = runtime(0.9, ge=0, le=1)
     """The stage stops where a larger share of its captions, or of a shard of 100 or more, is refused. What
     the coverage loop asks for in addition does not count."""
@@ -159,3 +174,4 @@ class BalanceConfig(Section):
     heldout: float = Field(0.05, ge=0, lt=1)
     """Share of the selected captions kept from training, for evaluation; drawn by content."""
     captions_per_shard: int = Field(10_000, ge=1)
+    """Captions of a shard, the unit of work and of retry."""

@@ -18,10 +18,13 @@ class VisionConfig(Section):
     """The image tower, in open_clip's terms."""
 
     image_size_px: int = Field(224, ge=16)
+    """Side of the pictures that the tower reads."""
     layers: int | tuple[int, int, int, int] = 12
     """One number: a ViT with that many layers. Four: a ResNet with that many blocks in each stage."""
     width: int = Field(768, ge=8)
+    """Features inside the tower; of a ResNet, those of its first stage."""
     head_width: int = Field(64, ge=1)
+    """Features of one attention head."""
     patch_size_px: int | None = 16
     """A ViT's patch; a ResNet has none."""
     timm: str | None = None
@@ -47,9 +50,13 @@ class TextConfig(Section):
     """The text tower, in open_clip's terms."""
 
     context_length: int = Field(77, ge=4)
+    """Tokens that are read of a text."""
     width: int = Field(512, ge=8)
+    """Features inside the tower."""
     heads: int = Field(8, ge=1)
+    """Attention heads of a layer."""
     layers: int = Field(12, ge=1)
+    """Layers of the transformer."""
 
     @model_validator(mode="after")
     def _is_buildable(self) -> "TextConfig":
@@ -62,8 +69,11 @@ class ModelConfig(Section):
     name: str | None = None
     """`synthclip-vitb16` is the paper's; None builds it from what follows."""
     embed_dim: int = Field(512, ge=2)
+    """Features of the embedding that both towers end in."""
     vision: VisionConfig = VisionConfig()
+    """The image tower."""
     text: TextConfig = TextConfig()
+    """The text tower."""
     logit_scale: float = math.log(1 / 0.07)
     """The logarithm of the inverse temperature at the start."""
     logit_bias: float | None = None
@@ -91,6 +101,7 @@ class SourceConfig(Section):
     path: str | None = None
     """Files here or at a URL; `*` and WebDataset's braces (`{000..127}`) name several."""
     weight: float = Field(1.0, gt=0)
+    """Share of a batch, compared with the weights of the other sources."""
     root: str | None = None
     """The folder of the images that a table names, which lie in it; the table's own unless given."""
     image_column: str | None = None
@@ -172,6 +183,7 @@ class ResolutionConfig(Section):
     """Steps at a smaller picture size than the model's own."""
 
     image_size_px: int = Field(ge=16)
+    """Side of the pictures during these steps."""
     share: float = Field(gt=0, lt=1)
     """Of all steps."""
 
@@ -187,20 +199,26 @@ class TrainingConfig(Section):
     batch_size: int = Field(4096, ge=2)
     """Pairs a step, over all processes."""
     lr: float = Field(5e-4, gt=0)
+    """The highest learning rate, where the warm-up ends."""
     lr_start: float = Field(1e-6, ge=0)
     """Where the linear warm-up begins."""
     lr_end: float = Field(1e-5, ge=0)
     """Where the cosine ends."""
     warmup_epochs: float = Field(1, ge=0)
+    """Length of the warm-up."""
     loss: LossName = "clip"
     """`multi-positive` counts all pairs of the same caption as positives."""
     mask_false_negatives: float | None = Field(None, gt=0, le=1)
     """Two pairs are not each other's negatives where they share a caption, or a concept that at most this
     share of all captions names. None: all are."""
     weight_decay: float = Field(0.5, ge=0)
+    """AdamW's decay, of weight matrices only."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay of the gradient's mean."""
     beta2: float = Field(0.98, ge=0, lt=1)
+    """AdamW's decay of the squared gradient's mean."""
     eps: float = Field(1e-8, gt=0)
+    """AdamW's term against a division by zero."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """RandomResizedCrop's range of area."""
     horizontal_flip: float = Field(0.0, ge=0, le=1)
@@ -225,6 +243,7 @@ class TrainingConfig(Section):
     concept_templates: tuple[str, ...] = later(("A {}.",), min_length=1)
     """The prompts of `concept_prompts`; `{}` is the concept."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Arithmetic of the towers; weights and optimiser stay fp32. `fp16` scales the loss."""
     max_grad_norm: float | None = later(None, gt=0)
     """Longer gradients are scaled down to this norm; their norm is logged as `grad_norm`. None: neither."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
@@ -232,6 +251,7 @@ class TrainingConfig(Section):
     init: str | None = None
     """Weights to start from: whatever `synthclip.load_model` reads, a checkpoint, a folder or a run say."""
     eval: InTrainingEvalConfig = InTrainingEvalConfig()
+    """Evaluation during training."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
     """Samples that cannot be used are skipped, up to this share of all."""
     on_bad_loss: Literal["stop", "skip"] = runtime("stop")
@@ -250,6 +270,7 @@ class TrainingConfig(Section):
     compile: bool = runtime(False)
     """`torch.compile` the model: minutes at the start, faster steps on a GPU."""
     checkpoint_minutes: float = runtime(5.0, gt=0)
+    """A checkpoint is written after this many minutes; at most these are lost by a kill."""
     checkpoint_steps: int | None = runtime(None, ge=1)
     """Checkpoints every N steps too; null disables."""
     keep_checkpoints: int = runtime(2, ge=2)
@@ -257,6 +278,7 @@ class TrainingConfig(Section):
     loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))
     """Beside `metrics.jsonl`; TensorBoard's files stand in `logs` of the run."""
     data_threads: int | Literal["auto"] = runtime("auto")
+    """Threads that decode pictures, of each process; `auto` for its share of the cores."""
 
     @model_validator(mode="before")
     @classmethod
@@ -299,6 +321,7 @@ class EvaluationConfig(Section):
     """Held-out captions at most, drawn by content. Recall depends on how many there are to choose
     from: 5,000 is the size of COCO's usual test split."""
     batch_size: int = runtime(256, ge=1)
+    """Images or texts that are encoded at once."""
 
 
 def check_resolutions(model: ModelConfig, training: TrainingConfig) -> None:
