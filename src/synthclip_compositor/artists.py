@@ -77,7 +77,7 @@ def drawable(artist: Artist) -> frozenset[str]:
         return frozenset(codes())
     if artist == "noto":
         return frozenset(_noto()[1])
-    return frozenset(_icons(artist))
+    return frozenset(_icon_names(artist))
 
 
 def raster(artist: Artist, glyph: str, side_px: int) -> Rgba:
@@ -131,8 +131,8 @@ def _sources() -> Mapping[Artist, Callable[[str], str]]:
         "openmoji-black": _openmoji,
         "openmoji-silhouette": _openmoji,
         "noto": _noto_svg,
-        "fontawesome": lambda glyph: _icons("fontawesome")[glyph].read_text(encoding="utf-8"),
-        "material": lambda glyph: _icons("material")[glyph].read_text(encoding="utf-8"),
+        "fontawesome": functools.partial(_icon, "fontawesome"),
+        "material": functools.partial(_icon, "material"),
     }
 
 
@@ -175,11 +175,15 @@ def _noto_svg(glyph: str) -> str:
 
 
 @functools.cache
-def _icons(artist: Literal["fontawesome", "material"]) -> dict[str, Path]:
-    """The file of every thing that an icon set draws."""
-    icons = Path(_package(artist).__path__[0]) / "templates" / ".icons"
-    folder = icons / "fontawesome" / "solid" if artist == "fontawesome" else icons / "material"
+def _icon_names(artist: Artist) -> dict[str, str]:
+    """The file stem of every thing that an icon set draws."""
     text = (resources.files("synthclip_compositor") / "icons.tsv").read_text(encoding="utf-8")
     rows = (line.split("\t") for line in text.splitlines())
     column = 1 if artist == "fontawesome" else 2
-    return {row[0]: folder / f"{row[column]}.svg" for row in rows if row[column]}
+    return {row[0]: row[column] for row in rows if row[column]}
+
+
+def _icon(artist: Artist, glyph: str) -> str:
+    folder = Path(_package(artist).__path__[0]) / "templates" / ".icons"
+    folder /= "fontawesome/solid" if artist == "fontawesome" else "material"
+    return (folder / f"{_icon_names(artist)[glyph]}.svg").read_text(encoding="utf-8")

@@ -176,7 +176,9 @@ def open_composition(run: RunDirectory, recipe: Recipe) -> tuple[Composition, ..
         return ()
     image_keys = [row["key"] for row in rows]
     pictures = Pictures(
-        image_keys, keys.digest(*image_keys), lambda: (row["jpeg"] for row in images(sidecars, ["key"]))
+        image_keys,
+        lambda: keys.digest(*image_keys),
+        lambda: (row["jpeg"] for row in images(sidecars, ["key"])),
     )
     place_N2 = np.array([(number[pair.caption], number[pair.exchanged]) for pair in pairs], np.int64)
     kinds = tuple(pair.kind for pair in pairs)
