@@ -112,9 +112,30 @@ def test_axes_and_templates_are_drawn_by_content() -> None:
     assert len({prompt.seed for prompt in many}) == len(many)
 
 
+BUNDLED = ("plain", "roles", "scenes", "views", "attributes", "relations", "media")
+
+
+def test_templates_and_axes_that_come_with_the_package_are_taken_by_name(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", [f"captions.templates=[{', '.join(BUNDLED)}]", "captions.axes={light: [x]}"])
+    assert recipe.captions.axes["light"] == ("x",), "an axis of the recipe goes before the bundled one"
+    drawn = [Prompts(recipe.captions, 0).draw("zebra", attempt) for attempt in range(200)]
+    assert {prompt.template.name for prompt in drawn} == set(BUNDLED)
+    assert all("zebra" in prompt.text and "{" not in prompt.text for prompt in drawn)
+    roles = {prompt.text for prompt in drawn if prompt.template.name == "roles"}
+    assert len(roles) == len(recipe.captions.axes["role"])
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(recipe.to_yaml())
+    assert load_recipe(saved) == recipe, "a run's recipe holds them spelled out"
+    by_name = load_recipe("demo", ["captions.axes={look: light, where: setting}"])
+    assert "in a kitchen" in by_name.captions.axes["where"]
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
+        ("captions.templates=[rolse]", "no template 'rolse' comes with the package; did you mean 'roles'"),
+        ("captions.axes={where: settings}", "no axis 'settings' .* did you mean 'setting'"),
+        ("captions.language=ja", "captions.language: is written without spaces"),
         ('captions.templates.0.text="{{ concpt }}"', "unknown name 'concpt'; did you mean 'concept'"),
         ('captions.templates.0.text="{{ concept"', "template 'plain', line 1"),
         ("captions.axes={look: []}", "axis 'look'"),

@@ -20,7 +20,7 @@ from text_runs import RunText, table
 from synthclip.errors import SynthClipError
 from synthclip.recipe.textgen import CaptionsConfig, ConceptsConfig, Template
 from synthclip.samples.csv_rows import records
-from synthclip.textgen.concepts import bank
+from synthclip.textgen.concepts import bank, refuse_unspaced
 from synthclip.textgen.matcher import ConceptMatcher
 from synthclip.textgen.prompts import clean
 
@@ -324,6 +324,50 @@ def test_joiners_and_hard_spaces_are_no_control_characters(tmp_path: Path, conce
     template = Template(name="t", text="x")
     said = f"Here is {concept} today"
     assert clean(said, texts[0], CaptionsConfig(templates=(template,)), template)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("concept", "said"),
+    [
+        ("Hund", "Ein Hund läuft durch den Schnee."),
+        ("vélo", "Un vélo rouge contre un mur."),
+        ("perro", "Un perro corre por la playa."),
+        ("собака", "Рыжая собака лежит на траве."),
+        ("γάτα", "Μια γάτα κοιμάται στον ήλιο."),
+        ("كلب", "يجري كلب على الشاطئ الآن"),
+        ("סוס", "סוס לבן עומד בשדה ירוק"),
+        ("कुत्ता", "एक कुत्ता समुद्र तट पर दौड़ता है"),
+        ("con mèo", "Một con mèo ngủ trên ghế."),
+        ("kedi", "Küçük bir kedi uyuyor."),
+    ],
+)
+def test_languages_with_spaces_are_matched(concept: str, said: str) -> None:
+    template = Template(name="t", text="x")
+    caption, reason = clean(said, concept, CaptionsConfig(templates=(template,)), template)
+    assert reason is None
+    assert ConceptMatcher([concept]).match([caption])[0][-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("concepts", "said"),
+    [
+        (["狗", "猫"], "一只棕色的狗在海滩上奔跑，海浪拍打着岸边。"),
+        (["いぬ", "ねこ"], "茶色い犬が海辺を走っている。"),
+        (["สุนัข", "แมว"], "สุนัขสีน้ำตาลวิ่งเล่นบนชายหาดในตอนเช้า"),
+        (["ឆ្កែ", "ឆ្មា"], "ឆ្កែពណ៌ត្នោតកំពុងរត់នៅលើឆ្នេរខ្សាច់"),
+    ],
+)
+def test_languages_without_spaces_are_refused_in_one_line(
+    concepts: list[str], said: str, tmp_path: Path, run_text: RunText
+) -> None:
+    path = file(tmp_path, "bank.txt", "\n".join(concepts))
+    with pytest.raises(SynthClipError, match=r"2 of 2, such as .* without spaces between words") as caught:
+        run_text(f"concepts.sources=[{{kind: text, path: {path}}}]", stages=("concepts",))
+    assert "\n" not in str(caught.value)
+    template = Template(name="t", text="x", min_words=1)
+    config = CaptionsConfig(templates=(template,), must_contain_concept=False)
+    assert clean(said, concepts[0], config, template)[1] == "no spaces between words"
+    refuse_unspaced([*concepts, "dog", "cat"])  # half of a bank may be in such a script
 
 
 def test_a_joiner_does_not_hide_a_blocked_word(tmp_path: Path) -> None:

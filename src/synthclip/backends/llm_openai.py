@@ -54,7 +54,7 @@ class Config(SamplingConfig, ServerConfig):
 
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
-        if reserved := sorted({"messages", "prompt", "stream", "n"} & self.extra_body.keys()):
+        if reserved := sorted({"messages", "model", "n", "prompt", "stream"} & self.extra_body.keys()):
             raise ValueError(f"extra_body: {reserved[0]!r} is not a field to set here")
         return self
 

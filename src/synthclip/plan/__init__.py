@@ -161,12 +161,15 @@ def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
 
 def count_concepts(recipe: Recipe) -> int:
     """The size of the bank. Raises SynthClipError where a source's file is not here."""
-    from synthclip.textgen.concepts import bank
+    from synthclip.textgen.concepts import bank, refuse_unspaced
 
     try:
-        return len(bank(recipe.concepts))
+        concepts = [text for text, _ in bank(recipe.concepts)]
     except SynthClipError as error:
         raise SynthClipError(f"{error}, or give --concepts N") from None
+    if recipe.captions.imported is None:
+        refuse_unspaced(concepts)
+    return len(concepts)
 
 
 class _Planner:

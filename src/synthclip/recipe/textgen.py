@@ -7,6 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from synthclip.recipe.section import Section, later, nearest, runtime
+from synthclip.recipe.variety import named
+
+UNSPACED_LANGUAGES = ("bo", "dz", "ja", "km", "lo", "my", "th", "zh")
+"""ISO 639 codes of languages that are written without spaces between words."""
 
 
 class ConceptSource(Section):
@@ -122,10 +126,12 @@ class CaptionsConfig(Section):
     """How many captions the model is asked for at once, as a JSON list: the prompt is paid once for all. A
     chat model is told so where its template does not name `count`."""
     templates: tuple[Template, ...] = Field(min_length=1)
-    """Prompts, of which every caption draws one by weight."""
+    """Prompts, of which every caption draws one by weight; or names of those that come with the package
+    (docs/language-models.md)."""
     axes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """What captions shall differ in (style, viewpoint, setting, attribute): for each a list of values, of
-    which every caption draws one. A value listed twice is drawn twice as often; "" leaves it open."""
+    which every caption draws one, or the name of a list that comes with the package. A value listed twice is
+    drawn twice as often; "" leaves it open."""
     min_words: int = Field(3, ge=1)
     """Captions of fewer words are refused."""
     max_words: int = Field(20, ge=1)
@@ -139,6 +145,21 @@ class CaptionsConfig(Section):
     max_refused: float = runtime(0.9, ge=0, le=1)
     """The stage stops where a larger share of its captions, or of a shard of 100 or more, is refused. What
     the coverage loop asks for in addition does not count."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        return named(values) if isinstance(values, dict) else values
+
+    @field_validator("language")
+    @classmethod
+    def _has_spaces(cls, language: str | None) -> str | None:
+        if language in UNSPACED_LANGUAGES:
+            raise ValueError(
+                "is written without spaces between words, and a concept is found as words between spaces: "
+                "choose another language"
+            )
+        return language
 
     @model_validator(mode="after")
     def _templates_render(self) -> "CaptionsConfig":

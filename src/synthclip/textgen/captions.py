@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 _FILLS, _FILL = "captions/fills/", "fill-"
 _MAX_ATTEMPTS = 16  # of the coverage loop, for one matched caption
 _ADVICE = {
+    "no spaces between words": "ask for a language with spaces (docs/language-models.md)",
     "unfinished": "raise llm.max_tokens, or switch the model's thinking off (docs/language-models.md)",
     "thinking without an answer": "switch the model's thinking off (docs/language-models.md)",
 }

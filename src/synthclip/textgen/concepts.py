@@ -31,6 +31,13 @@ BANK = "00000"
 """The one shard of the concept bank."""
 JOINERS = re.compile("[\u200c\u200d]")
 """Zero-width joiner and non-joiner: spelling in Persian and Indian scripts, and the glue of emoji."""
+_HAN_KANA, _THAI_TO_KHMER = (
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff",
+)
+_UNSPACED_SCRIPT = re.compile(f"[{_HAN_KANA}{_THAI_TO_KHMER}]")
+_RUNS_ON = re.compile(f"[{_HAN_KANA}]{{8}}|[{_THAI_TO_KHMER}]{{25}}")
+"""Longer than a word is."""
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 """All but the plain space; a tab or a newline is no part of a concept."""
 
@@ -50,6 +57,8 @@ class Concepts(Stage):
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         concepts = bank(self.recipe.concepts, writer.reject)
+        if self.recipe.captions.imported is None:
+            refuse_unspaced([text for text, _ in concepts])
         if not concepts:
             why = ", ".join(f"{count} {reason}" for reason, count in writer.rejected.most_common())
             raise SynthClipError(
@@ -107,6 +116,21 @@ def bank(
         for text in blocked:
             reject({"text": text, "source": found.pop(text)}, "blocked")
     return list(found.items())[: config.limit]
+
+
+def unspaced(text: str) -> bool:
+    """Whether the text has no spaces between its words, as in Chinese, Japanese and Thai."""
+    return _RUNS_ON.search(text) is not None
+
+
+def refuse_unspaced(concepts: Sequence[str]) -> None:
+    """Raise SynthClipError for a bank of which most is in scripts that set no spaces between words."""
+    found = [text for text in concepts if _UNSPACED_SCRIPT.search(text)]
+    if 2 * len(found) > len(concepts):
+        raise SynthClipError(
+            f"concepts: {len(found):,} of {len(concepts):,}, such as {found[0]!r}, are in a script without "
+            "spaces between words, in which no caption matches them: give them in a language with spaces"
+        )
 
 
 def printable(text: str) -> bool:

@@ -16,7 +16,7 @@ from synthclip.backends import LLM, Refused, Unfinished
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.textgen import CaptionsConfig, Template
 from synthclip.textgen.answers import listed, unwrapped, without_thinking
-from synthclip.textgen.concepts import printable
+from synthclip.textgen.concepts import printable, unspaced
 
 _MAX_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
 _QUOTES = str.maketrans("", "", '"“”„«»')
@@ -177,6 +177,8 @@ def clean(
         return text, "refusal"
     if _MARKUP.search(text):
         return text, "markup"
+    if unspaced(text):
+        return text, "no spaces between words"
     if len(words) < (template.min_words or config.min_words):
         return text, "too short"
     if len(words) > (template.max_words or config.max_words):
