@@ -65,9 +65,11 @@ def test_the_schema_takes_recipes_and_refuses_what_they_refuse(tmp_path: Path) -
     plain = yaml.safe_load(load_recipe("demo", painters).to_yaml())
     assert validator.is_valid(plain)
     assert validator.is_valid({**plain, "training": "paper"})
+    assert validator.is_valid({**plain, "captions": {"templates": ["roles"], "axes": {"x": "light"}}})
     for wrong in (
         {"training": {"lrr": 1}},
         {"training": {"lr": -1}},
+        {"captions": {"templates": ["rolse"]}},
         {"llm": {"backend": "openai"}},
         {"llm": {"backend": "llamacpp", "temprature": 1}},
         {"text_to_image": {"backend": "paint"}},

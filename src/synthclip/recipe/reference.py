@@ -16,6 +16,7 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import BACKEND_KINDS, Recipe, inspect_recipe
 from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, Painters, backend_names, config_class
 from synthclip.recipe.section import Section, nearest, sections_in
+from synthclip.recipe.variety import names_of
 
 _BOUNDS = {
     "minimum": "at least",
@@ -175,6 +176,10 @@ def json_schema() -> dict[str, Any]:
     heldout["anyOf"] = [*painter["anyOf"], {"type": "null"}]
     training = schema["properties"]["training"]
     training |= {"anyOf": [{"$ref": training.pop("$ref")}, {"const": "paper"}]}
+    captions = definitions["CaptionsConfig"]["properties"]
+    for holder, inner in ((captions["templates"], "items"), (captions["axes"], "additionalProperties")):
+        names = sorted(names_of("templates" if inner == "items" else "axes"))
+        holder[inner] = {"anyOf": [holder[inner], {"enum": names}]}
     suite = definitions["InTrainingEvalConfig"]["properties"]["suite"]
     suite |= {"anyOf": [{"type": "array", "items": suite.pop("items")}, {"type": "string"}]}
     for key in ("type", "minItems"):

@@ -3,7 +3,7 @@
 import re
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -40,6 +40,11 @@ def named(values: dict[str, Any]) -> dict[str, Any]:
         ],
         "axes": {axis: bundle["axes"][one] if isinstance(one, str) else one for axis, one in spelled.items()},
     }
+
+
+def names_of(what: Literal["templates", "axes"]) -> list[str]:
+    """The names that `named` knows."""
+    return list(_bundle()[what])
 
 
 def _known(kind: str, name: str, known: dict[str, Any]) -> None:
