@@ -305,3 +305,47 @@ def test_what_a_stage_was_made_from_may_be_on_another_machine(
         run(out)
     with pytest.raises(SynthClipError, match=r"which is stale \(seed: 0 -> 9\)"):
         run(out, [*THREE_SHARDS, "seed=9"], stages=["squares"])
+
+
+def test_shards_made_of_the_same_are_linked_from_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle or not, the files are those that the run would have made itself."""
+    changed = (*THREE_SHARDS, "balance.t=5")
+    run(tmp_path / "donor")
+    run(tmp_path / "alone", changed)
+    link, links = Path.hardlink_to, 0
+
+    def stops(path: Path, target: Path) -> None:
+        nonlocal links
+        links += 1
+        if links == 2:
+            raise KeyboardInterrupt
+        link(path, target)
+
+    recipe, out = load_recipe("demo", changed), tmp_path / "run"
+    stages, quiet, donors = tuple(small_stages.STAGES), Console(io.StringIO()), [tmp_path / "donor"]
+    monkeypatch.setattr(Path, "hardlink_to", stops)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe, out, stages=stages, console=quiet, reuse=donors)
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    pipeline.run(recipe, out, stages=stages, console=quiet, reuse=donors)
+    assert files(out) == files(tmp_path / "alone")
+    assert (out / "numbers/00001.parquet").samefile(tmp_path / "donor/numbers/00001.parquet")
+    linked = [line for line in RunDirectory(out).metrics() if line.get("linked_from") == "donor"]
+    stages_linked = Counter(line["stage"] for line in linked)
+    assert stages_linked == {"numbers": 3, "total": 1}, (
+        "the squares are of another recipe, and come out equal"
+    )
+
+
+def test_a_disk_without_hard_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(path: Path, target: Path) -> None:
+        raise OSError(1, "no links here")
+
+    run(tmp_path / "donor")
+    monkeypatch.setattr(Path, "hardlink_to", refuses)
+    recipe = load_recipe("demo", THREE_SHARDS)
+    stages, donors = tuple(small_stages.STAGES), [tmp_path / "donor"]
+    pipeline.run(recipe, tmp_path / "run", stages=stages, console=Console(io.StringIO()), reuse=donors)
+    assert files(tmp_path / "run") == files(tmp_path / "donor")

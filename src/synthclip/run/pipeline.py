@@ -14,6 +14,7 @@ from synthclip.run.durable import disk_errors, is_partial, rejected_by_reason
 from synthclip.run.engine import Done, Progress, Shard, build_engine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console
+from synthclip.run.sharing import link
 from synthclip.run.stage import Stage, StageLoad, StageState, Status, tokens_spent
 from synthclip.run.store import LOGS, Manifest, RunDirectory
 
@@ -37,9 +38,11 @@ def run(
     stages: Sequence[str] = tuple(STAGES),
     console: Console | None = None,
     trust: bool = False,
+    reuse: Sequence[Path] = (),
 ) -> RunDirectory:
     """Bring the given stages of the run in `out` up to date with the recipe; finished shards are skipped.
 
+    What one of the runs in `reuse` holds already, made of just the same, is linked from there.
     A recipe given by its name or path is loaded as by `load_recipe`, with `trust`.
     Raises SynthClipError where `out` holds another recipe or something else, is in use, or lacks what the
     given stages read.
@@ -50,6 +53,7 @@ def run(
     directory = RunDirectory(out)
     _refuse_foreign(directory, recipe)
     with directory.lock(), directory.cached_manifests():
+        donors = [RunDirectory(path) for path in reuse]
         directory.write_text(RECIPE_FILE, recipe.to_yaml())
         states = {state.stage: state for state in survey(recipe, directory)}
         _refuse_stale_inputs(states, stages, recipe, directory)
@@ -66,7 +70,7 @@ def run(
             stage, state = build_stage(name, recipe, directory), states[name]
             if state.shards is None or changed.intersection(stage.reads):
                 state = _compare(stage, stage.shards(), _changes(stage))
-            if _bring_up_to_date(stage, state, console, checked):
+            if _bring_up_to_date(stage, state, console, checked, donors):
                 changed.add(name)
             manifests = directory.manifests(name)
             stage.finish(manifests)
@@ -78,6 +82,15 @@ def check(recipe: Recipe, directory: RunDirectory, stages: Sequence[str] = tuple
     """Raise SynthClipError where one of the stages can be known not to work."""
     for name in stages:
         build_stage(name, recipe, directory).check()
+
+
+def update(stage: Stage, console: Console) -> list[Manifest]:
+    """Bring one stage up to date, whatever it belongs to; the manifests of its shards.
+
+    Called with the lock of its directory held.
+    """
+    _bring_up_to_date(stage, _compare(stage, stage.shards(), _changes(stage)), console, set(), ())
+    return stage.run.manifests(stage.name)
 
 
 def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False) -> Status:
@@ -166,7 +179,11 @@ def _compare(stage: Stage, shards: Sequence[Shard], changes: Sequence[str]) -> S
 
 
 def _bring_up_to_date(
-    stage: Stage, state: StageState, console: Console, checked: set[tuple[str, str]]
+    stage: Stage,
+    state: StageState,
+    console: Console,
+    checked: set[tuple[str, str]],
+    donors: Sequence[RunDirectory],
 ) -> bool:
     """Make what is not current and remove what the stage no longer consists of; whether there was any."""
     directory, shards = stage.run, state.shards or ()
@@ -180,7 +197,12 @@ def _bring_up_to_date(
         directory.remove(stage.name, name)
     _remove_stale_partials(stage, todo)
     directory.write_stage_values(stage.name, stage.values)
-    _make(stage, todo, len(shards), console, checked)
+    linked = {shard.name for shard in todo if link(stage, shard, donors)}
+    if linked:
+        console.line(f"{stage.name:9} {len(linked)} of {len(shards)} shards linked from another run")
+        todo = [shard for shard in todo if shard.name not in linked]
+    if todo or not linked:
+        _make(stage, todo, len(shards), console, checked)
     directory.record(LOGS)
     return True
 

@@ -21,7 +21,7 @@ import shutil
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -370,29 +370,28 @@ class ShardWriter:
             )
             counts, notes = dict(sorted(rejected.items())), dict(outcome.notes)
             manifest = Manifest(self._shard, self._fingerprint, entries, outcome.rows, counts, notes)
-            self._move(written, entries)
-            replace_text(self._run._manifest_path(self._stage, self._shard), seal(asdict(manifest)))
+            self.publish(manifest)
         return manifest
 
-    def _move(self, written: Sequence[Path], entries: Sequence[FileEntry]) -> None:
-        """Put the files in place of those of the same shard made before.
+    def publish(self, manifest: Manifest) -> None:
+        """Put the files that the manifest names in place of those of the same shard made before; write it.
 
         The old manifest goes when it names only what is replaced now, so that a kill leaves no file without a
         manifest; the new one is written after the bytes and names of all files are on the disk.
         """
         run, stage = self._run, self._stage
         before = run.read_manifest(stage, self._shard)
-        for stale in (
-            {entry.path for entry in before.files} - {entry.path for entry in entries} if before else ()
-        ):
+        paths = [entry.path for entry in manifest.files]
+        for stale in {entry.path for entry in before.files}.difference(paths) if before else ():
             run._unlink(stage, stale)
         run._manifest_path(stage, self._shard).unlink(missing_ok=True)
         folders = set()
-        for path, entry in zip(written, entries, strict=True):
-            sync(path)
-            target = run.file(stage, entry.path)
+        for path in paths:
+            sync(self._scratch / path)
+            target = run.file(stage, path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+            (self._scratch / path).replace(target)
             folders.add(target.parent)
         for folder in folders:
             sync(folder)
+        replace_text(run._manifest_path(stage, self._shard), seal(asdict(manifest)))
