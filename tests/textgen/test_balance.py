@@ -96,3 +96,18 @@ def test_a_run_may_match_in_any_case(tmp_path: Path, run_text: RunText) -> None:
     run = run_text(f"captions.imported={folder}", "match.lowercase=true", "balance.heldout=0")
     assert all(table(run, "match")["concept_ids"].to_pylist())
     assert len(table(run, "balance", "train")) == 3
+
+
+def test_random_sampling_selects_as_many_whatever_they_name(tmp_path: Path, run_text: RunText) -> None:
+    folder = write_lists(tmp_path / "texts", captions(600), 2)
+    imported = (f"captions.imported={folder}", "balance.t=20", "balance.heldout=0")
+    balanced, random = (
+        run_text(*imported, f"balance.sample={how}", out=how) for how in ("balanced", "random")
+    )
+    assert len(table(random, "balance", "train")) == len(table(balanced, "balance", "train"))
+    shares = []
+    for run in (balanced, random):
+        counts = pq.read_table(run.file("balance", "counts.parquet")).to_pylist()
+        most = max(counts, key=lambda row: int(row["matched"]))
+        shares.append(most["selected"] / most["matched"])
+    assert shares[1] > 1.3 * shares[0], "the most frequent concept is not thinned out more than others"

@@ -229,3 +229,16 @@ def test_training_starts_from_a_checkpoint(tmp_path: Path, tiny_recipe: Recipe) 
         match=r"another architecture.*text_projection is \[32, 16\], not \[32, 8\].*change model or",
     ):
         train(with_training(wider, init=folder), second)
+
+
+def test_a_smaller_share_of_captions_is_a_subset_of_a_larger(run: RunDirectory) -> None:
+    sidecars = sorted(run.stage("images").glob("train/*.parquet"))
+
+    def texts(share: float, seed: int = 0) -> set[str]:
+        source = own_shards(sidecars, share, seed)
+        return {source.read(index).text for index in range(len(source))}
+
+    quarter, half, all_ = texts(0.25), texts(0.5), texts(1.0)
+    assert quarter < half < all_
+    assert 0.3 * len(all_) < len(half) < 0.7 * len(all_)
+    assert texts(0.5, seed=1) != half

@@ -74,6 +74,16 @@ class Recipe(Section):
         check_resolutions(self.model, self.training)
         return self
 
+    @property
+    def training_seed(self) -> int:
+        """What training is seeded by."""
+        return self.seed if self.training.seed is None else self.training.seed
+
+    @property
+    def heldout_seed(self) -> int:
+        """What draws the captions that are kept from training."""
+        return self.seed if self.balance.heldout_seed is None else self.balance.heldout_seed
+
     def section_results(self, section: str) -> Any:
         """The values of a section that decide a result, as plain JSON types."""
         value = getattr(self, section)
@@ -124,7 +134,7 @@ def inspect_recipe(source: str | Path, overrides: Sequence[str] = (), *, trust: 
 def _raw(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """A label for messages, and the recipe as it is written, overrides applied."""
     label, text, default_name = _read(source)
-    raw = _parse(text, label)
+    raw = parse_yaml(text, label)
     if not isinstance(raw, dict):
         raise SynthClipError(f"{label}: not a recipe: expected keys such as 'concepts' and 'llm' at the top")
     raw.setdefault("name", default_name)
@@ -156,7 +166,7 @@ def saved_recipe_name(directory: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        raw = _parse(path.read_text(encoding="utf-8"), str(path))
+        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (SynthClipError, UnicodeDecodeError):
         raw = None
     if not isinstance(raw, dict) or "name" not in raw:
@@ -189,7 +199,7 @@ def _read(source: str | Path) -> tuple[str, str, str]:
     raise SynthClipError(f"{source}: no such recipe or file{nearest(str(source), names)}")
 
 
-def _parse(text: str, label: str) -> Any:
+def parse_yaml(text: str, label: str) -> Any:
     """The value of one YAML document. Raises SynthClipError where it is none, or stands for too much."""
     loader = None
     try:
@@ -250,7 +260,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise SynthClipError(f"{label}: expected key=value, such as captions.per_concept=4")
     try:
-        value = _parse(text, label)
+        value = parse_yaml(text, label)
     except SynthClipError as error:
         raise SynthClipError(f"{error}: put quotes around the value") from None
     if isinstance(value, str) and re.fullmatch(r"[+-]?\.?\d[\d_.]*([eE][+-]?\d+)?", value):

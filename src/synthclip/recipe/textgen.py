@@ -189,10 +189,16 @@ class BalanceConfig(Section):
     captions that match anything."""
     target: int | None = Field(None, ge=1)
     """Instead of `t`: how many captions to select; t is solved for it."""
+    sample: Literal["balanced", "random"] = later("balanced")
+    """`random` draws as many captions as `t` or `target` would select, each with the same probability
+    whatever it names: what balancing is compared with."""
     near_duplicates: float | None = Field(None, gt=0, le=1)
     """Of captions whose sets of lower-cased words have at least this Jaccard similarity one is counted
     and selected; None keeps all but exact duplicates. Few such pairs are missed, the nearer the fewer."""
     heldout: float = Field(0.05, ge=0, lt=1)
     """Share of the selected captions kept from training, for evaluation; drawn by content."""
+    heldout_seed: int | None = later(None)
+    """Of the draw of held-out captions; null: the recipe's seed. Runs with one draw may share a held-out set:
+    none trains on a caption of it."""
     captions_per_shard: int = Field(10_000, ge=1)
     """Captions of a shard, the unit of work and of retry."""

@@ -194,6 +194,11 @@ class TrainingConfig(Section):
 
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     """The run's own images unless given: with others, real pictures say, in one batch by weight."""
+    seed: int | None = later(None)
+    """Of the first weights, the order and every draw of training; null: the recipe's seed."""
+    share: float = later(1.0, gt=0, le=1)
+    """Of the run's own captions, with all their images, drawn by content: a smaller share is a subset of a
+    larger one."""
     epochs: float = Field(40, gt=0)
     """Passes over the first source."""
     batch_size: int = Field(4096, ge=2)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from synthclip import schema
 from synthclip.errors import SynthClipError, first_line
-from synthclip.keys import digest
+from synthclip.keys import digest, text_ids, uniform
 from synthclip.samples import files
 from synthclip.samples.pictures import MAX_BYTES
 from synthclip.samples.tars import Entry, entries, members
@@ -139,9 +139,15 @@ class TarSource:
         return f"{self.path} sample {self._keys[row]}"
 
 
-def own_shards(sidecars: Sequence[Path]) -> Concatenated:
-    """The images of a run, by the sidecars of their tars."""
-    return Concatenated([TarSource(str(_tar(path)), _of_sidecar(path)) for path in sidecars])
+def own_shards(sidecars: Sequence[Path], share: float = 1.0, seed: int = 0) -> Concatenated:
+    """The images of a run, by the sidecars of their tars: those of a share of its captions, drawn by content,
+    so that a smaller share of one seed is a subset of a larger one."""
+    indexes = [_of_sidecar(path) for path in sidecars]
+    if share < 1:
+        drawn = [uniform(text_ids(index["text"].to_pylist()), stream="share", seed=seed) for index in indexes]
+        indexes = [index.filter(pa.array(own < share)) for index, own in zip(indexes, drawn, strict=True)]
+    parts = zip(sidecars, indexes, strict=True)
+    return Concatenated([TarSource(str(_tar(path)), index) for path, index in parts])
 
 
 def any_shards(paths: Sequence[str], caption_key: str = "caption") -> Concatenated:

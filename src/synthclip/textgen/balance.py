@@ -55,9 +55,10 @@ class Balance(Stage):
         counts, sample = self._count(parts, fresh, distinct, tick)
         curve = Curve(sample, counts, distinct, seed)
         t = config.t if config.target is None else curve.solve(config.target)
+        alike = curve.alike(t) if config.sample == "random" else None
         selected = np.zeros_like(counts)
         unmatched = 0
-        draw = partial(_drawn, dropped=dropped(counts, t), seed=seed)
+        draw = partial(_drawn, dropped=dropped(counts, t), alike=alike, seed=seed)
         with SortedByBucket(writer.path("buckets"), SELECTED, rows) as buckets:
             for chosen, without, seen in in_order(draw, zip(parts, fresh, strict=True)):
                 concepts = pc.list_flatten(chosen["concept_ids"]).to_numpy()
@@ -121,7 +122,7 @@ class Balance(Stage):
 
     def _write(self, buckets: SortedByBucket, writer: ShardWriter) -> dict[str, int]:
         """Write both splits, ascending by caption id; returns the rows of each."""
-        config, seed = self.recipe.balance, self.recipe.seed
+        config, seed = self.recipe.balance, self.recipe.heldout_seed
         waiting = dict.fromkeys(SPLITS, SELECTED.empty_table())
         files = dict.fromkeys(SPLITS, 0)
         rows = dict.fromkeys(SPLITS, 0)
@@ -154,12 +155,17 @@ def _counted(piece: tuple[Part, NDArray[np.bool_]], distinct: int) -> tuple[int,
 
 
 def _drawn(
-    piece: tuple[Part, NDArray[np.bool_]], dropped: NDArray[np.float64] | None, seed: int
+    piece: tuple[Part, NDArray[np.bool_]],
+    dropped: NDArray[np.float64] | None,
+    alike: float | None,
+    seed: int,
 ) -> tuple[pa.Table, int, int]:
-    """(the captions selected, how many match nothing, rows)."""
+    """(the captions selected, how many match nothing, rows). `alike` is the chance of every caption that
+    matches anything; None where `dropped` says it of each concept."""
     part, fresh = piece
     ids, offsets, concepts = part.matches()
-    chance = keep_probability(offsets, concepts, dropped)
+    chance = keep_probability(offsets, concepts, dropped if alike is None else None)
+    chance *= 1.0 if alike is None else alike
     rows = np.flatnonzero(fresh & (draws(ids, seed) < chance))
     named = lists(offsets, concepts).take(pa.array(rows))
     texts = part.texts().take(pa.array(rows))
@@ -238,6 +244,12 @@ class Curve:
             middle = (low + high) / 2
             low, high = (middle, high) if self.size(middle) < target else (low, middle)
         return high
+
+    def alike(self, t: float | None) -> float:
+        """The chance of every caption that matches anything with which as many are selected as by `t`."""
+        drawn = np.sort(self._draws[np.diff(self._sample.offsets) > 0])
+        selected = round(self.size(t) * self._share)
+        return float(drawn[selected]) if selected < len(drawn) else 1.0
 
     def points(self) -> list[tuple[float, int]]:
         """(t, size) for t = 1, 2, 5, 10, … until all are selected."""

@@ -13,14 +13,17 @@ from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import open_suite, plan_of_names
 from synthclip.keys import digest
 from synthclip.models.load import local_path
+from synthclip.recipe import Recipe
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
-from synthclip.run.store import Outcome, ShardWriter
-from synthclip.samples import files
+from synthclip.run.store import Outcome, RunDirectory, ShardWriter
+from synthclip.samples import Source, files
 from synthclip.schema import EVAL_RESULT
 from synthclip.textgen.concepts import listed_bank
+from synthclip.training.order import Order
+from synthclip.training.tables import open_source
 
 if TYPE_CHECKING:
     from synthclip.training.loop import Report
@@ -39,6 +42,13 @@ CURVE = pa.schema(
 
 MADE_WITH = "recipe.json"
 """The recipe values that the model was trained with; `stage.json` may be of a later, failed command."""
+
+
+def open_sources(recipe: Recipe, run: RunDirectory, shard: Shard) -> list[Source]:
+    """What the pairs of the train stage's shard come from, in the recipe's order."""
+    own = [run.file("images", table) for table in shard.payload["tables"]]
+    config = recipe.training
+    return [open_source(source, own, config.share, recipe.seed) for source in config.sources]
 
 
 class Train(Stage):
@@ -62,8 +72,16 @@ class Train(Stage):
                 inputs |= {f"concepts/{entry.path}": entry.sha256 for entry in manifest.files}
         size = 0  # where another source comes first, only its index can tell
         if config.sources[0].kind == "run":
-            size = int(config.epochs * (sum(tables.values()) // config.batch_size)) * config.batch_size
+            pairs = int(config.share * sum(tables.values()))
+            size = int(config.epochs * (pairs // config.batch_size)) * config.batch_size
         return [Shard("all", inputs, {"tables": sorted(tables)}, size=size)]
+
+    def steps_per_epoch(self) -> int:
+        """How many batches a pass over the first source takes. The images stage has to be there."""
+        config = self.recipe.training
+        sizes = [len(source) for source in open_sources(self.recipe, self.run, self.shards()[0])]
+        weights = [source.weight for source in config.sources]
+        return Order(sizes, weights, config.batch_size, self.recipe.training_seed).steps_per_epoch
 
     def _outside(self) -> dict[str, str]:
         """What is read from outside the run, and digests that change when it does."""
@@ -101,11 +119,12 @@ class Train(Stage):
         if not names or any(source.kind != "run" for source in config.sources):
             return
         captions, target = len(names) * self.recipe.captions.per_concept, self.recipe.balance.target
-        pairs = min(captions, target or captions) * self.recipe.images.per_caption
+        pairs = int(min(captions, target or captions) * self.recipe.images.per_caption * config.share)
         if pairs < config.batch_size:
+            of = f" x training.share={config.share:g}" if config.share < 1 else ""
             raise SynthClipError(
                 f"training.batch_size={config.batch_size} is above the {pairs} pairs that this recipe can "
-                f"make ({len(names)} concepts x captions.per_concept x images.per_caption): lower it"
+                f"make ({len(names)} concepts x captions.per_concept x images.per_caption{of}): lower it"
             )
 
     def resources(self) -> Resources:

@@ -22,7 +22,7 @@ from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import seed_of
 from synthclip.models import open_clip
 from synthclip.models.build import PREPROCESS_KEYS, LeanCLIP, build_model
-from synthclip.recipe import inspect_recipe
+from synthclip.recipe import Recipe, inspect_recipe
 from synthclip.recipe.training import ModelConfig, TrainingConfig
 from synthclip.run.engine import Shard
 from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
@@ -30,7 +30,7 @@ from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
 from synthclip.textgen.concepts import read_bank
-from synthclip.training import Train
+from synthclip.training import Train, open_sources
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.flops import devices_here, training_pair
 from synthclip.training.loader import BadSamples, Loader
@@ -38,7 +38,6 @@ from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.order import Order
 from synthclip.training.parallel import Group, join
-from synthclip.training.tables import open_source
 from synthclip.training.validation import Validation
 
 _REPORT = "synthclip-train "
@@ -55,16 +54,13 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
             f"training.batch_size={config.batch_size} is no multiple of the {group.world_size} processes: "
             "change one of them"
         )
-    sidecars = [stage.run.file("images", table) for table in shard.payload["tables"]]
-    sources = [open_source(source, sidecars) for source in config.sources]
+    sources = open_sources(recipe, stage.run, shard)
     sizes = [len(source) for source in sources]
     bad_rows = {where: reason for source in sources for where, reason in source.bad_rows.items()}
-    order = Order(sizes, [source.weight for source in config.sources], config.batch_size, recipe.seed)
-    torch.manual_seed(seed_of("weights", stream="init", seed=recipe.seed) >> 1)
+    weights = [source.weight for source in config.sources]
+    order = Order(sizes, weights, config.batch_size, recipe.training_seed)
     steps = max(1, int(config.epochs * order.steps_per_epoch))
-    model = build_model(recipe.model)
-    if config.init is not None:
-        model = _start_from(config.init, model)
+    model = untrained(recipe)
     if config.loss == "siglip" and model.logit_bias is None:
         raise SynthClipError("training.loss=siglip needs a bias: set model.logit_bias=-10 and no model.name")
     _check_sizes(model.architecture, config)
@@ -75,7 +71,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         order,
         BadSamples(int(config.max_bad_share * sum(sizes)), bad_rows),
         steps=steps,
-        seed=recipe.seed,
+        seed=recipe.training_seed,
         rare=_rare_concepts(stage),
         concepts=read_bank(stage.run) if config.concept_prompts else (),
         group=group,
@@ -89,7 +85,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         device=device,
         steps=steps,
         steps_per_epoch=order.steps_per_epoch,
-        seed=recipe.seed,
+        seed=recipe.training_seed,
         report=report,
         stop_asked=stop_asked,
         group=group,
@@ -97,6 +93,13 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         validate=_validation(stage, model) if group.rank == 0 else None,
         log=Logs(config.loggers, stage.run, stage.fingerprint(shard)[:12]) if group.rank == 0 else None,
     )
+
+
+def untrained(recipe: Recipe) -> LeanCLIP:
+    """The model as training begins with it."""
+    torch.manual_seed(seed_of("weights", stream="init", seed=recipe.training_seed) >> 1)
+    model = build_model(recipe.model)
+    return model if recipe.training.init is None else _start_from(recipe.training.init, model)
 
 
 def _validation(stage: Stage, model: LeanCLIP) -> Validation | None:

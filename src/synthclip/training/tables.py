@@ -81,10 +81,11 @@ class TableSource:
         return self._name.replace("{}", str(self._place[index].as_py()))
 
 
-def open_source(config: SourceConfig, own: Sequence[Path]) -> Source:
-    """The samples of one of `training.sources`; `own` are the sidecars of the run's images."""
+def open_source(config: SourceConfig, own: Sequence[Path], share: float = 1.0, seed: int = 0) -> Source:
+    """The samples of one of `training.sources`; `own` are the sidecars of the run's images, `share` and
+    `seed` say which of them (`samples.own_shards`)."""
     if config.path is None:
-        return own_shards(own)
+        return own_shards(own, share, seed)
     paths = files.expand(config.path)
     if config.kind == "webdataset":
         return any_shards(paths, config.text_column or "caption")
