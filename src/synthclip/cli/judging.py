@@ -99,19 +99,22 @@ def evaluate(
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run directory.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, the base first.")],
 ) -> None:
-    """Compare two runs: recipe, data, and results with significance."""
+    """Compare runs with the first: recipe, data, results with significance."""
 
     from synthclip.evaluation.paper import difference_table, run_table
     from synthclip.evaluation.results import PAIRED, compare_figures, not_current
 
-    figures = compare_figures(run_a, run_b)
+    base, *others = runs
+    if not others:
+        raise SynthClipError(f"{base}: name another run to compare with, or several")
+    figures = {str(other): compare_figures(base, other) for other in others}
     console = table_console()
-    console.print(run_table(run_a, run_b))
+    console.print(run_table(runs))
     console.print(difference_table(figures))
-    for line in (PAIRED, *not_current(run_a), *not_current(run_b)):
+    several = (f"p is not corrected for {len(others)} comparisons",) if len(others) > 1 else ()
+    for line in (PAIRED, *several, *(line for run in runs for line in not_current(run))):
         console.print(line, soft_wrap=True)
 
 

@@ -175,12 +175,14 @@ def delta_lines(results: Sequence[dict[str, Any]], against: Sequence[Row] = ()) 
     return lines
 
 
-def run_table(run_a: Path, run_b: Path) -> Table:
-    """The recipe values of finished stages, and the rows of each, in which two runs differ."""
-    table = Table("differs", str(run_a), str(run_b), box=None, pad_edge=False)
-    a, b = (_description(run) for run in (run_a, run_b))
-    for key, ours, theirs in differences(a, b):
-        table.add_row(key, str(ours), str(theirs))
+def run_table(runs: Sequence[Path]) -> Table:
+    """The recipe values of finished stages, and the rows of each, in which runs differ from the first."""
+    table = Table("differs", *map(str, runs), box=None, pad_edge=False)
+    base, *others = (_description(run) for run in runs)
+    changed = [{key: (old, new) for key, old, new in differences(base, other)} for other in others]
+    for key in sorted({key for one in changed for key in one}):
+        old = next(one[key][0] for one in changed if key in one)
+        table.add_row(key, str(old), *(str(one[key][1] if key in one else old) for one in changed))
     return table
 
 
@@ -196,25 +198,36 @@ def _description(run: Path) -> dict[str, Any]:
     return {**values, **rows}
 
 
-def difference_table(differences: Sequence[Difference]) -> Table:
-    """Both figures in percent, and their difference with its paired interval where there is one."""
+def difference_table(differences: Mapping[str, Sequence[Difference]]) -> Table:
+    """Both figures in percent, and their difference with its paired interval where there is one; by the name
+    of the run B."""
     table = Table(box=None, pad_edge=False)
-    for column in ("task", "data set", "metric"):
+    several = len(differences) > 1
+    for column in ("task", "data set", "metric", *(["B"] if several else [])):
         table.add_column(column, no_wrap=True)
     for column in ("A", "B", "B - A", "95 % interval", "p", "paired items"):
         table.add_column(column, justify="right", no_wrap=True)
-    for found in differences:
-        paired = ["-", "-", "no items" if found.metric == "mean_per_class" else "items differ"]
-        if found.interval is not None:
-            low, high = found.interval
-            paired = [f"{100 * low:+.1f} to {100 * high:+.1f}", f"{found.p_value:.4f}", str(found.paired_n)]
-        table.add_row(
-            found.task,
-            found.dataset,
-            found.metric,
-            f"{100 * found.a:.1f}",
-            f"{100 * found.b:.1f}",
-            f"{100 * (found.b - found.a):+.1f}",
-            *paired,
-        )
+    order = {_place(found): None for all_found in differences.values() for found in all_found}
+    for place in order:
+        for name, all_found in differences.items():
+            for found in all_found:
+                if _place(found) == place:
+                    table.add_row(*place, *([name] if several else []), *_compared(found))
     return table
+
+
+def _place(found: Difference) -> tuple[str, str, str]:
+    return found.task, found.dataset, found.metric
+
+
+def _compared(found: Difference) -> list[str]:
+    paired = ["-", "-", "no items" if found.metric == "mean_per_class" else "items differ"]
+    if found.interval is not None:
+        low, high = found.interval
+        paired = [f"{100 * low:+.1f} to {100 * high:+.1f}", f"{found.p_value:.4f}", str(found.paired_n)]
+    return [
+        f"{100 * found.a:.1f}",
+        f"{100 * found.b:.1f}",
+        f"{100 * (found.b - found.a):+.1f}",
+        *paired,
+    ]
