@@ -24,6 +24,7 @@ LAYERS = [
     ["training"],
     ["interop", "plan"],
     ["report"],
+    ["sweeps"],
     ["cli"],
     [""],
 ]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from synthclip.run.pipeline import run as run
     from synthclip.run.pipeline import status as status
     from synthclip.run.store import RunDirectory as RunDirectory
+    from synthclip.sweeps.runs import sweep as sweep
+    from synthclip.sweeps.variants import Sweep as Sweep
     from synthclip.textgen.matcher import ConceptMatcher as ConceptMatcher
 
     __version__: str
@@ -27,6 +29,7 @@ _HOME = {
     "ConceptMatcher": "synthclip.textgen.matcher",
     "Recipe": "synthclip.recipe",
     "RunDirectory": "synthclip.run.store",
+    "Sweep": "synthclip.sweeps.variants",
     "SynthClipError": "synthclip.errors",
     "evaluate": "synthclip.evaluation.suites",
     "load_model": "synthclip.models.load",
@@ -34,6 +37,7 @@ _HOME = {
     "repaint": "synthclip.imagegen.provenance",
     "run": "synthclip.run.pipeline",
     "status": "synthclip.run.pipeline",
+    "sweep": "synthclip.sweeps.runs",
     "trace": "synthclip.imagegen.provenance",
 }
 
@@ -41,6 +45,7 @@ __all__ = [
     "ConceptMatcher",
     "Recipe",
     "RunDirectory",
+    "Sweep",
     "SynthClipError",
     "evaluate",
     "load_model",
@@ -48,6 +53,7 @@ __all__ = [
     "repaint",
     "run",
     "status",
+    "sweep",
     "trace",
 ]
 

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import synthclip
-from synthclip.cli import interop, judging, pipeline
+from synthclip.cli import interop, judging, pipeline, sweeps
 from synthclip.errors import SynthClipError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -29,6 +29,7 @@ app.command("report", help="Write the report, one HTML file.")(pipeline.stage_co
 app.command()(judging.trace)
 app.command()(judging.repaint)
 app.command()(judging.compare)
+app.command()(sweeps.sweep)
 app.command()(judging.leaks)
 app.command()(judging.weakest)
 app.add_typer(interop.imports, name="import", help="Import data from other tools.")

@@ -67,10 +67,26 @@ class StageCost:
 
 
 @dataclass(frozen=True)
+class Volumes:
+    """How much of everything a recipe makes."""
+
+    concepts: int
+    asked: int
+    kept: int
+    selected: int
+    train_images: int
+    heldout_images: int
+
+
+@dataclass(frozen=True)
 class Plan:
     devices: Devices
     stages: tuple[StageCost, ...]
     assumptions: tuple[str, ...]
+    volumes: Volumes
+    pairs: float
+    """That training sees in one epoch."""
+    epochs: float
     notes: tuple[str, ...] = ()
     """What the user should know before the run begins."""
     price: float | None = None
@@ -126,9 +142,10 @@ def make_plan(
         planner.images(image_flops),
         *planner.train_and_evaluate(),
     )
-    painter = recipe.text_to_image
+    painter, assumed = recipe.text_to_image, tuple(planner.assumed)
     notes = () if recipe.images.imported is not None else tuple(painter.notes())
-    return Plan(devices, stages, tuple(planner.assumed), notes, price)
+    pairs, epochs = planner.pairs, recipe.training.epochs
+    return Plan(devices, stages, assumed, planner.volumes, pairs, epochs, notes, price)
 
 
 def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
@@ -138,9 +155,10 @@ def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
         raise SynthClipError(
             f"no caption would be selected of {volumes.kept:,} kept: raise balance.t or balance.target"
         )
-    if config.sources[0].kind == "run" and volumes.train_images < config.batch_size:
+    images = round(volumes.train_images * config.share)
+    if config.sources[0].kind == "run" and images < config.batch_size:
         raise SynthClipError(
-            f"training.batch_size={config.batch_size} is more than the {volumes.train_images:,} images "
+            f"training.batch_size={config.batch_size} is more than the {images:,} images "
             "expected: lower it, or raise captions.per_concept or images.per_caption"
         )
     for source in config.sources:
@@ -184,6 +202,11 @@ class _Planner:
             f"cleaning keeps {kept:.0%} of the captions ({'assumed' if rates.kept is None else 'measured'})",
             "a caption names its own concept and no other; where it names more, balancing keeps more",
         ]
+
+    @property
+    def pairs(self) -> float:
+        """That training sees in one epoch."""
+        return self._recipe.training.share * self.volumes.train_images
 
     def captions(self, llm_params: float | None) -> StageCost:
         recipe, asked = self._recipe, self.volumes.asked
@@ -279,7 +302,7 @@ class _Planner:
 
     def train_and_evaluate(self) -> tuple[StageCost, StageCost]:
         recipe, volumes = self._recipe, self.volumes
-        pairs = recipe.training.epochs * volumes.train_images
+        pairs = recipe.training.epochs * self.pairs
         precision = recipe.training.precision
         forward, params = clip_pair(recipe.model)
         disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)

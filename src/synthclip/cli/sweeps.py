@@ -1,0 +1,100 @@
+"""Commands about many runs of one recipe: ablations."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synthclip.cli.pipeline import Trust, stoppable, table_console
+from synthclip.errors import SynthClipError
+
+Source = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE|SWEEP", help="A recipe, a bundled sweep, or a YAML file with variants."),
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="An axis, such as 'balance.t=8,32'; one value is shared by all variants."
+    ),
+]
+SweepOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The folder; default: sweeps/<name>.")
+]
+Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Trainings per variant.")]
+DataSeeds = Annotated[
+    int | None, typer.Option("--data-seeds", metavar="N", min=1, help="Data sets per variant.")
+]
+EqualOption = Annotated[
+    Literal["epochs", "samples", "cost"] | None,
+    typer.Option("--equal", metavar="WHAT", help="epochs (of each recipe), samples (seen), or cost."),
+]
+Suite = Annotated[
+    str | None, typer.Option("--suite", metavar="NAME", help="Data sets that judge too, as in `eval`.")
+]
+Data = Annotated[str | None, typer.Option("--data", metavar="ROOT", help="The folder of the data sets.")]
+Price = Annotated[float | None, typer.Option("--price", metavar="N", min=0, help="Price of a device-hour.")]
+
+
+def sweep(
+    source: Source,
+    grid: Grid = None,
+    out: SweepOut = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="Instead of the sweep's own.")
+    ] = None,
+    seeds: Seeds = None,
+    data_seeds: DataSeeds = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="VARIANT", help="What is compared with; default: the first."),
+    ] = None,
+    equal: EqualOption = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", metavar="NAME", help="untrained, pixels or random; repeatable."),
+    ] = None,
+    suite: Suite = None,
+    data: Data = None,
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", metavar="NxNAME", help="For --equal cost, as in `plan`."),
+    ] = None,
+    price: Price = None,
+    trust: Trust = False,
+) -> None:
+    """Compare variants of a recipe; what they share is made once."""
+    from synthclip.sweeps.results import COVERS, find, findings_table, write
+    from synthclip.sweeps.runs import sweep as run_sweep
+    from synthclip.sweeps.variants import read_sweep
+    from synthclip.training.flops import parse_devices
+
+    options = {
+        "recipe": recipe,
+        "seeds": seeds,
+        "data_seeds": data_seeds,
+        "base": base,
+        "equal": equal,
+        "baselines": baseline,
+        "suite": suite,
+        "data": data,
+    }
+    asked = read_sweep(source, grid or [], **options)
+    with stoppable():
+        swept = run_sweep(
+            asked,
+            out or Path("sweeps") / Path(source).stem,
+            devices=None if devices is None else parse_devices(devices),
+            trust=trust,
+        )
+    found = find(swept)
+    write(swept.directory, found)
+    console = table_console()
+    console.print(findings_table(found, price))
+    total = f"device-hours of all, what they share counted once: {found.spent_hours:.3f}"
+    for line in (COVERS, total, *found.notes):
+        console.print(line, soft_wrap=True)
+    console.print(swept.directory.path, soft_wrap=True)
+    if found.failed:
+        lines = [f"{name} failed: {why}" for name, why in found.failed.items()]
+        raise SynthClipError("\n".join([*lines, "run the same command again to try these again"]))
