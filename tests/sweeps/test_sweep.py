@@ -130,13 +130,17 @@ def test_the_same_command_makes_nothing_and_a_wider_one_only_what_is_new(asked: 
     assert {row.variant for row in find(again).findings} == {"once", "twice", "untrained"}
 
 
-def test_the_command_says_which_run_failed_and_ends_with_2(recipe: str, swept: Swept, tmp_path: Path) -> None:
-    out, grid = str(tmp_path / "x"), "captions.max_refused=0.9,0.0"
-    command = ["sweep", recipe, grid, "captions.min_words=5", "training.epochs=0.5", "--out", out, "--trust"]
+def test_the_command_says_which_run_failed_and_ends_with_2(recipe: str, tmp_path: Path) -> None:
+    out, grid = str(tmp_path / "x"), "captions.min_words=3,30"
+    command = ["sweep", recipe, grid, "captions.max_words=40", "training.epochs=0.5", "--out", out, "--trust"]
     told = CliRunner().invoke(app, command)
     assert isinstance(told.exception, SynthClipError)
-    assert "max_refused=0.0.s0 failed: " in str(told.exception)
+    assert "min_words=30.s0 failed: " in str(told.exception)
     assert "zero_shot/top1" in told.output
+    page = (tmp_path / "x" / "sweep.html").read_text()
+    assert "Not all runs came to an end" in page
+    assert "min_words=30.s0" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "it needs nothing beside it"
 
 
 def test_what_cannot_work_is_named_before_anything_is_made(recipe: str, tmp_path: Path) -> None:
