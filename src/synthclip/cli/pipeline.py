@@ -265,6 +265,13 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="First measure speed on this machine (about a minute).")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="FIGURE=VALUE", help="What a figure takes, such as zero_shot/top1=0.35."),
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="SWEEP", help="For --target: a folder of `scaling`.")
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Estimate time, disk and cost."""
@@ -274,6 +281,8 @@ def plan(
     from synthclip.run.store import RunDirectory
     from synthclip.training.flops import devices_here, parse_devices
 
+    if (target is None) != (from_ is None):
+        raise SynthClipError("--target FIGURE=VALUE and --from SWEEP go together")
     resolved = load_recipe(recipe, overrides or [], trust=trust)
     where = devices_here() if devices is None else parse_devices(devices)
     rates = None
@@ -293,6 +302,15 @@ def plan(
     if concepts is None:  # then the recipe's files are here
         check(resolved, RunDirectory(Path("runs") / resolved.name))
     _show(made)
+    if target is not None and from_ is not None:
+        from synthclip.sweeps.target import needed, needed_table
+
+        found = needed(from_, target)
+        console = table_console()
+        console.print()
+        console.print(needed_table(found, made))
+        for line in (str(found.law), *found.warnings(resolved)):
+            console.print(line, soft_wrap=True)
 
 
 def _show(plan: "Plan") -> None:

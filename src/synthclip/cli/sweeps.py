@@ -1,12 +1,15 @@
-"""Commands about many runs of one recipe: ablations."""
+"""Commands about many runs of one recipe: ablations, and how the error falls with data."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from synthclip.cli.pipeline import Trust, stoppable, table_console
+from synthclip.cli.pipeline import Overrides, RecipeArgument, Trust, stoppable, table_console
 from synthclip.errors import SynthClipError
+
+if TYPE_CHECKING:
+    from synthclip.sweeps.variants import Sweep
 
 Source = Annotated[
     str,
@@ -64,10 +67,7 @@ def sweep(
     trust: Trust = False,
 ) -> None:
     """Compare variants of a recipe; what they share is made once."""
-    from synthclip.sweeps.results import COVERS, find, findings_table, write
-    from synthclip.sweeps.runs import sweep as run_sweep
     from synthclip.sweeps.variants import read_sweep
-    from synthclip.training.flops import parse_devices
 
     options = {
         "recipe": recipe,
@@ -80,21 +80,54 @@ def sweep(
         "data": data,
     }
     asked = read_sweep(source, grid or [], **options)
+    _run(asked, out or Path("sweeps") / Path(source).stem, devices, price, trust, laws=False)
+
+
+def scaling(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: SweepOut = None,
+    shares: Annotated[
+        str, typer.Option("--shares", metavar="LIST", help="Of the captions trained on, as in 1/4,1/2,1.")
+    ] = "1/16,1/8,1/4,1/2,1",
+    seeds: Seeds = None,
+    data_seeds: DataSeeds = None,
+    equal: EqualOption = None,
+    suite: Suite = None,
+    data: Data = None,
+    price: Price = None,
+    trust: Trust = False,
+) -> None:
+    """Train on shares of the data; fit a law to the errors."""
+    from synthclip.sweeps.target import scaling_sweep
+
+    options = {"seeds": seeds, "data_seeds": data_seeds, "equal": equal, "suite": suite, "data": data}
+    asked = scaling_sweep(recipe, overrides or [], shares, **options)
+    _run(asked, out or Path("sweeps") / f"{Path(recipe).stem}-scaling", None, price, trust, laws=True)
+
+
+def _run(
+    asked: "Sweep", out: Path, devices: str | None, price: float | None, trust: bool, *, laws: bool
+) -> None:
+    from synthclip.sweeps import page, results
+    from synthclip.sweeps.law import fit_all, points_of
+    from synthclip.sweeps.runs import sweep as run_sweep
+    from synthclip.training.flops import parse_devices
+
+    known = None if devices is None else parse_devices(devices)
     with stoppable():
-        swept = run_sweep(
-            asked,
-            out or Path("sweeps") / Path(source).stem,
-            devices=None if devices is None else parse_devices(devices),
-            trust=trust,
-        )
-    found = find(swept)
-    write(swept.directory, found)
+        swept = run_sweep(asked, out, devices=known, trust=trust)
+    found = results.find(swept)
+    fitted = fit_all(points_of(found.runs)) if laws else {}
+    results.write(swept.directory, found)
+    swept.directory.write_text(page.FILE, page.render(swept, found, fitted, price))
     console = table_console()
-    console.print(findings_table(found, price))
+    console.print(results.findings_table(found, price))
     total = f"device-hours of all, what they share counted once: {found.spent_hours:.3f}"
-    for line in (COVERS, total, *found.notes):
+    told = [f"{figure}: {said}" for figure, one in fitted.items() for said in one.lines()]
+    for line in (results.COVERS, total, *told, *found.notes):
         console.print(line, soft_wrap=True)
-    console.print(swept.directory.path, soft_wrap=True)
+    console.print(swept.directory.path / page.FILE, soft_wrap=True)
     if found.failed:
         lines = [f"{name} failed: {why}" for name, why in found.failed.items()]
         raise SynthClipError("\n".join([*lines, "run the same command again to try these again"]))

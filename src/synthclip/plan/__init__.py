@@ -67,18 +67,6 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Volumes:
-    """How much of everything a recipe makes."""
-
-    concepts: int
-    asked: int
-    kept: int
-    selected: int
-    train_images: int
-    heldout_images: int
-
-
-@dataclass(frozen=True)
 class Plan:
     devices: Devices
     stages: tuple[StageCost, ...]

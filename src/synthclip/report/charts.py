@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 520, 260
 """Of a chart's viewBox."""
 MAX_POINTS = 400
 MAX_BARS = 40
-_NAMES = ("ink", "muted", "rule", "s1", "s2", "s3", "s4")
+_NAMES = ("ink", "muted", "rule", "s1", "s2", "s3", "s4", "s5", "s6")
 _COLOURS = {name: f"#0102{number:02x}" for number, name in enumerate(_NAMES)}
 """What matplotlib draws in where the page shall have its CSS variable of that name."""
 _STYLE: dict[Any, Any] = {
@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """One line: x and y of equal length [N]. `style` is its colour in the page's CSS, `s1` to `s4`."""
+    """One line: x and y of equal length [N]. `style` is its colour in the page's CSS, `s1` to `s6`."""
 
     name: str
     x: ArrayLike

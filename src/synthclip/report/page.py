@@ -29,7 +29,7 @@ _CHARS_SHOWN = 300
 def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
     """The page of a run of the recipe `name`; `recipe` holds the resolved values by section."""
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             name=name,
@@ -70,7 +70,7 @@ def with_timings(page: str, metrics: Iterable[Mapping[str, Any]], tokens: str = 
         }
         for stage, made in shards.items()
     ]
-    table = _environment().get_template("timings.html.j2").render(rows=rows, tokens=tokens)
+    table = environment().get_template("timings.html.j2").render(rows=rows, tokens=tokens)
     return page.replace(_TIMINGS, table, 1)
 
 
@@ -208,9 +208,12 @@ def _training(curve: pa.Table | None) -> dict[str, float]:
     }
 
 
-def _environment() -> jinja2.Environment:
+def environment(*packages: str) -> jinja2.Environment:
+    """For pages: templates of this package, and of others before them."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("synthclip.report", "."),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(package, ".") for package in (*packages, "synthclip.report")]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

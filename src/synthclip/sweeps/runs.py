@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, last_line
 from synthclip.evaluation.suites import open_suite
 from synthclip.plan import Plan, make_plan
 from synthclip.recipe import Recipe
 from synthclip.run.durable import is_partial
 from synthclip.run.pipeline import check, run, update
 from synthclip.run.preflight import refuse_missing_packages
-from synthclip.run.progress import Console, last_line
+from synthclip.run.progress import Console
 from synthclip.run.store import Manifest, RunDirectory
 from synthclip.sweeps.judge import PIXELS, UNTRAINED, Judge, questions
 from synthclip.sweeps.variants import Run, Sweep, runs_of
