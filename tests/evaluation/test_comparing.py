@@ -118,3 +118,17 @@ def test_figures_that_are_not_current_are_marked(tmp_path: Path) -> None:
     run.write_text("recipe.yaml", load_recipe("demo").to_yaml())
     first, _ = not_current(run.path)
     assert "the figures on held-out data are not current" in first
+
+
+def test_more_runs_than_two_are_compared_with_the_first(tmp_path: Path) -> None:
+    names = [f"i{number}" for number in range(40)]
+    for run, right in (("a", 10), ("b", 20), ("c", 30)):
+        with_results(tmp_path / run, [1.0] * right + [0.0] * (40 - right), names)
+    runs = [str(tmp_path / run) for run in "abc"]
+    told = CliRunner().invoke(app, ["compare", *runs])
+    assert told.exit_code == 0, told.output
+    rows = [line.split() for line in told.output.splitlines() if line.startswith("zero_shot")]
+    assert [(row[3], row[6]) for row in rows] == [(runs[1], "+25.0"), (runs[2], "+50.0")]
+    assert "p is not corrected for 2 comparisons" in told.output
+    alone = CliRunner().invoke(app, ["compare", runs[0]])
+    assert isinstance(alone.exception, SynthClipError)

@@ -1,21 +1,29 @@
 """A sweep over the whole pipeline: shared stages, equal samples, seeds, crashes, resume."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
+from synthclip.plan import make_plan
+from synthclip.recipe import inspect_recipe, load_recipe
+from synthclip.recipe.training import TrainingConfig
 from synthclip.run.pipeline import status
 from synthclip.run.progress import Console
 from synthclip.run.store import RunDirectory
 from synthclip.run.verify import verify
+from synthclip.sweeps.judge import pixel_encoder
 from synthclip.sweeps.results import find, write
-from synthclip.sweeps.runs import Swept, sweep
-from synthclip.sweeps.variants import Sweep
+from synthclip.sweeps.runs import Swept, pairs_of_equal_cost, sweep, with_epochs
+from synthclip.sweeps.variants import Sweep, runs_of
+from synthclip.training.flops import parse_devices
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +41,7 @@ def asked(recipe: str) -> Sweep:
         seeds=2,
         equal="samples",
         baselines=("untrained",),
+        judges=("twice",),
     )
 
 
@@ -76,14 +85,8 @@ def test_all_see_as_many_samples_with_the_same_share_of_warm_up(swept: Swept) ->
     assert len({model.rows for model in models if model}) == 1
     pairs = [model.notes["pairs"][0] for model in models if model]
     assert pairs[1] == 2 * pairs[0]
-    warmup = {round(status_of(swept, at).warmup_epochs / status_of(swept, at).epochs, 9) for at in range(4)}
-    assert warmup == {0.25}
-
-
-def status_of(swept: Swept, at: int):  # type: ignore[no-untyped-def]
-    from synthclip.recipe import inspect_recipe
-
-    return inspect_recipe(swept.path(swept.runs[at])).training
+    configs: list[TrainingConfig] = [inspect_recipe(swept.path(one)).training for one in swept.runs]
+    assert {round(config.warmup_epochs / config.epochs, 9) for config in configs} == {0.25}
 
 
 def test_one_held_out_set_judges_all_and_no_run_trains_on_it(swept: Swept) -> None:
@@ -103,10 +106,15 @@ def test_the_results_hold_every_figure_of_every_variant(swept: Swept) -> None:
     found = find(swept)
     write(swept.directory, found)
     rows = pq.read_table(swept.directory.path / "results/results.parquet").to_pylist()
-    top1 = {row["variant"]: row for row in rows if (row["task"], row["metric"]) == ("zero_shot", "top1")}
+    top1 = {
+        row["variant"]: row
+        for row in rows
+        if (row["dataset"], row["task"], row["metric"]) == ("heldout", "zero_shot", "top1")
+    }
     assert list(top1) == ["once", "twice", "untrained"]
     assert top1["once"]["difference"] is None
     assert top1["twice"]["difference"] == pytest.approx(top1["twice"]["value"] - top1["once"]["value"])
+    assert {row["dataset"] for row in rows} == {"heldout", "heldout of twice"}
     low, high = top1["twice"]["difference_low"], top1["twice"]["difference_high"]
     assert low <= top1["twice"]["difference"] <= high
     assert [row["seeds"] for row in top1.values()] == [2, 2, 2]
@@ -156,3 +164,33 @@ def test_what_cannot_work_is_named_before_anything_is_made(recipe: str, tmp_path
     (out / "notes.txt").touch()
     with pytest.raises(SynthClipError, match="no sweep: choose another --out"):
         run(bad.model_copy(update={"variants": {"a": ()}}), out)
+
+
+def test_of_equal_cost_each_variant_costs_what_the_base_costs() -> None:
+    sweep = Sweep(
+        recipe="demo", variants={"a": (), "b": ("images.per_caption=20",), "c": ("captions.per_concept=4",)}
+    )
+    runs = {one.variant: one for one in runs_of(sweep)}
+    devices = parse_devices("1xcpu")
+    plans = {name: make_plan(one.recipe, devices) for name, one in runs.items()}
+    pairs = pairs_of_equal_cost(plans, plans["a"], runs)
+    assert pairs["b"] < pairs["a"] < pairs["c"]
+    costs = []
+    for name, one in runs.items():
+        again = make_plan(with_epochs(one.recipe, pairs[name] / plans[name].pairs), devices)
+        costs.append(sum(stage.device_s for stage in again.stages if stage.stage != "eval"))
+    assert costs == pytest.approx([costs[0]] * 3, rel=1e-6)
+    dear = {
+        **runs,
+        "d": replace(runs["b"], variant="d", recipe=load_recipe("demo", ["images.per_caption=99"])),
+    }
+    plans["d"] = make_plan(dear["d"].recipe, parse_devices("1xcpu"))
+    with pytest.raises(SynthClipError, match="variant 'd': its captions and images alone cost"):
+        pairs_of_equal_cost(plans, plans["c"], dear)
+
+
+def test_pixels_are_the_means_of_blocks() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    (features,) = pixel_encoder().images([Image.fromarray(pixels)]).features.numpy()
+    means = pixels.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1).ravel() / 255
+    assert features == pytest.approx(means, abs=1 / 255)

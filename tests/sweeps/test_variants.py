@@ -120,7 +120,7 @@ def test_a_file_of_wrong_keys_is_refused_in_a_line(
 
 
 def test_no_variant_trains_on_what_judges_all() -> None:
-    sweep = Sweep(recipe="demo", variants={"a": {}, "b": {"balance.heldout": 0.01}})  # type: ignore[dict-item]
+    sweep = Sweep(recipe="demo", variants={"a": {}, "b": {"balance.heldout": 0.01}})
     with pytest.raises(SynthClipError, match=r"balance\.heldout=0\.01 keeps less"):
         runs_of(sweep)
     with pytest.raises(SynthClipError, match=r"training\.seed is set by seeds"):

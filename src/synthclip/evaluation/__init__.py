@@ -74,7 +74,7 @@ class Eval(Stage):
         features = Features(self._encoder, progress=progress)
         nearest: list[dict[str, Any]] = []
         notes = {"heldout_captions": 0, "heldout_images": 0, "one_concept_images": 0}
-        datasets = self._datasets()
+        datasets = own_datasets(self.run, self.recipe)
         for dataset in datasets:
             _judge(features, dataset, tables, str(shard.payload["checkpoint"]))
             if dataset.name != HELDOUT:
@@ -96,17 +96,6 @@ class Eval(Stage):
         writer.rows("nearest.parquet", schema.EVAL_NEAREST, nearest)
         return Outcome(len(tables.results), notes=notes)
 
-    def _datasets(self) -> list[DataSet]:
-        """The held-out set, and what else of the run is there to be judged on."""
-        config, seed = self.recipe.evaluation, self.recipe.seed
-        splits = [HELDOUT] + [HELDOUT_PAINTER] * (self.recipe.images.heldout_painter is not None)
-        found: list[DataSet] = []
-        for split in splits:
-            found += open_heldout(self.run, config, seed, split)
-        if self.recipe.images.composition:
-            found += open_composition(self.run, self.recipe)
-        return found
-
     def _untrained(self) -> Encoder:
         import torch
 
@@ -123,6 +112,17 @@ def _judge(features: Features, dataset: DataSet, tables: Tables, checkpoint: str
     """Put a model to all that a data set has what it takes for."""
     for evaluator in able_evaluators(dataset):
         tables.add(dataset.name, EVALUATORS[evaluator](features, dataset, Settings()), checkpoint)
+
+
+def own_datasets(run: RunDirectory, recipe: Recipe) -> list[DataSet]:
+    """The held-out set, and what else of a run there is to be judged on."""
+    splits = [HELDOUT] + [HELDOUT_PAINTER] * (recipe.images.heldout_painter is not None)
+    found: list[DataSet] = []
+    for split in splits:
+        found += open_heldout(run, recipe.evaluation, recipe.seed, split)
+    if recipe.images.composition:
+        found += open_composition(run, recipe)
+    return found
 
 
 def open_heldout(

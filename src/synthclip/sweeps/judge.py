@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation import open_heldout
-from synthclip.evaluation.data import Classification, DataSet, Retrieval, identity, open_dataset
+from synthclip.evaluation import own_datasets
+from synthclip.evaluation.data import DataSet, identity, open_dataset
 from synthclip.evaluation.encoder import Encoder, Features, digest_of_files
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.results import Tables
@@ -67,10 +67,9 @@ class Judge(Stage):
 
     def _datasets(self, payload: Any) -> Iterator[tuple[DataSet, Sequence[str]]]:
         for variant, path in payload["heldout"]:
-            recipe = inspect_recipe(Path(path))
-            for dataset in open_heldout(RunDirectory(path), recipe.evaluation, recipe.seed):
+            for dataset in own_datasets(RunDirectory(path), inspect_recipe(Path(path))):
                 name = dataset.name if variant is None else f"{dataset.name} of {variant}"
-                named: Retrieval | Classification = replace(dataset, name=name)
+                named = replace(dataset, name=name)
                 yield named, able_evaluators(named)
         for name, evaluators in plan_of_names(payload["suite"]).items():
             opened = open_dataset(name, Path(payload["data"]))
@@ -101,9 +100,9 @@ def questions(
     same = {f"data set {name}": identity(name, root) for name in plan_of_names(suite)}
     for _, run in heldout:
         same[f"{run.name} evaluation"] = digest(json.dumps(inspect_recipe(run).section_results("evaluation")))
-        for stage, part in (("concepts", ""), ("images", "heldout/")):
+        for stage in ("concepts", "images"):
             found = RunDirectory(run).manifests(stage)
-            files = [entry for one in found for entry in one.files if entry.path.startswith(part)]
+            files = [entry for one in found for entry in one.files if not entry.path.startswith("train/")]
             same[f"{run.name} {stage}"] = digest(
                 *(text for file in files for text in (file.path, file.sha256))
             )

@@ -115,7 +115,7 @@ class _Equal:
         self._pairs: dict[str, float] = {}
         if asked.equal == "cost":
             costs = {one.variant: make_plan(one.recipe, devices) for one in runs}
-            self._pairs = _pairs_of_equal_cost(costs, costs[asked.base_name], {o.variant: o for o in runs})
+            self._pairs = pairs_of_equal_cost(costs, costs[asked.base_name], {o.variant: o for o in runs})
 
     def recipe(self, one: Run, paths: Mapping[str, Path], reuse: Sequence[Path], console: Console) -> Recipe:
         """The run's recipe; where samples or cost are equal, with epochs that make them so."""
@@ -151,7 +151,7 @@ def _steps_per_epoch(recipe: Recipe, path: Path) -> int:
     return steps
 
 
-def _pairs_of_equal_cost(plans: Mapping[str, Plan], base: Plan, runs: Mapping[str, Run]) -> dict[str, float]:
+def pairs_of_equal_cost(plans: Mapping[str, Plan], base: Plan, runs: Mapping[str, Run]) -> dict[str, float]:
     """For each variant the pairs that training may see, so that it costs what the base costs in all."""
 
     def seconds(plan: Plan, *stages: str) -> float:

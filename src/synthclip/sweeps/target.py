@@ -132,10 +132,10 @@ def needed_table(found: Needed, plan: Plan) -> Table:
     row("captions asked for", volumes.asked)
     row("captions selected", volumes.selected)
     row("pairs to train on", own)
-    scaled = sum(stage.device_s for stage in plan.stages if stage.stage != "eval") / 3600
-    fixed = sum(stage.device_s for stage in plan.stages if stage.stage == "eval") / 3600
-    row("device-hours", scaled, fixed, 2)
+    hours = {stage.stage: stage.device_s / 3600 for stage in plan.stages}
+    row("device-hours", sum(hours.values()) - hours["eval"], hours["eval"], 2)
     row("disk, GB", plan.disk_bytes / 1e9, 0.0, 1)
-    if plan.price is not None:
-        row("cost", scaled * plan.price, fixed * plan.price, 2)
+    if plan.costs is not None:
+        costs = {stage.stage: plan.cost(stage) or 0.0 for stage in plan.stages}
+        row("cost", sum(costs.values()) - costs["eval"], costs["eval"], 2)
     return table
