@@ -76,12 +76,10 @@ class Recipe(Section):
 
     @property
     def training_seed(self) -> int:
-        """What training is seeded by."""
         return self.seed if self.training.seed is None else self.training.seed
 
     @property
     def heldout_seed(self) -> int:
-        """What draws the captions that are kept from training."""
         return self.seed if self.balance.heldout_seed is None else self.balance.heldout_seed
 
     def section_results(self, section: str) -> Any:
