@@ -28,6 +28,12 @@ class ImagesServer(ThreadingHTTPServer):
         """Answer everything with this status."""
         self.page: bytes | None = None
         """Answer everything with this web page, as what is no such server does."""
+        self.answer: dict[str, Any] | None = None
+        """Answer with this image object."""
+        self.file = b""
+        """What is at every address."""
+        self.keys: list[str | None] = []
+        """The keys that came with requests for the file."""
 
     @property
     def url(self) -> str:
@@ -37,6 +43,10 @@ class ImagesServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: ImagesServer
     protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.server.keys.append(self.headers["Authorization"])
+        self._send(200, self.server.file, {"Content-Type": "image/png"})
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -52,6 +62,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.broken:
             self.server.broken -= 1
             return self._answer(500, {"error": {"message": "oops"}})
+        if asked["model"].startswith("gpt-image") and (
+            asked.keys() & {"seed", "response_format"} or asked["size"] != "1024x1024"
+        ):
+            return self._answer(400, {"error": {"message": "Unknown parameter", "code": "unknown_parameter"}})
+        if self.server.answer is not None:
+            return self._answer(200, {"created": 0, "data": [self.server.answer]})
         if "forbidden" in prompt:
             return self._answer(400, {"error": {"message": "content policy"}})
         side = int(asked["size"].partition("x")[0]) // (2 if "small" in prompt else 1)

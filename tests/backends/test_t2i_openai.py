@@ -1,11 +1,15 @@
 """The openai images backend against a real server on loopback."""
 
+import base64
+import io
 import socket
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from images_server import ImagesServer, images_server
+from PIL import Image
 
 from synthclip.backends.t2i_openai import Config, OpenAIImages, build
 from synthclip.errors import SynthClipError
@@ -34,12 +38,12 @@ def test_bad_answers_are_named_by_position_and_the_others_kept(server: ImagesSer
     painted = client(server.url).generate(prompts, list(range(6)))
     assert painted.refused == {
         1: "content filter",
-        2: "wrong size",
         3: "no image in the answer",
         4: "no image in the answer",
     }
     assert painted.images[0].std() > 10
     assert painted.images[5].std() > 10
+    assert painted.images[2].std() > 10, "another size is fitted"
 
 
 def test_the_seed_is_sent_unless_the_server_takes_none(server: ImagesServer) -> None:
@@ -47,6 +51,71 @@ def test_the_seed_is_sent_unless_the_server_takes_none(server: ImagesServer) -> 
     client(server.url, seeded=False).generate(["a dog"], [7])
     assert server.requests[0]["seed"] == (2**64 - 1) % 2**31
     assert "seed" not in server.requests[1]
+
+
+def picture(form: str, *, transparent: bool = False) -> bytes:
+    """A red square of 48 px; with `transparent` its left half lets the ground show."""
+    image = Image.new("RGBA", (48, 48), (255, 0, 0, 255))
+    if transparent:
+        image.paste((0, 0, 255, 0), (0, 0, 24, 48))
+    written = io.BytesIO()
+    (image if transparent else image.convert("RGB")).save(written, form)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("way", ["base64", "data", "data url", "url", "path"])
+def test_a_picture_is_read_however_it_comes(form: str, way: str, server: ImagesServer) -> None:
+    encoded = base64.b64encode(picture(form)).decode()
+    data = f"data:image/{form.lower()};base64,{encoded}"
+    server.file = picture(form)
+    answers: dict[str, dict[str, Any]] = {
+        "base64": {"b64_json": encoded},
+        "data": {"b64_json": data},
+        "data url": {"b64_json": None, "url": data},
+        "url": {"url": server.url.replace("/v1", "/files/picture")},
+        "path": {"url": "/files/picture"},
+    }
+    server.answer = answers[way]
+    painted = client(server.url).generate(["a dog"], [1])
+    assert painted.refused == {}
+    assert np.abs(painted.images.astype(int) - (255, 0, 0)).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
+def test_what_is_transparent_is_white(form: str, server: ImagesServer) -> None:
+    server.answer = {"b64_json": base64.b64encode(picture(form, transparent=True)).decode()}
+    image = client(server.url).generate(["a dog"], [1]).images[0].astype(int)
+    assert np.abs(image[:, 2:12] - 255).max() <= 8
+    assert np.abs(image[:, 20:30] - (255, 0, 0)).max() <= 8
+
+
+def test_the_key_goes_to_no_other_host(server: ImagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key-of-mine")
+    with images_server() as elsewhere:
+        server.file = elsewhere.file = picture("PNG")
+        for host in (server, elsewhere):
+            server.answer = {"url": host.url.replace("/v1", "/picture")}
+            assert client(server.url).generate(["a dog"], [1]).refused == {}
+        assert server.keys == ["Bearer a-secret-key-of-mine"]
+        assert elsewhere.keys == [None]
+
+
+def test_openais_models_get_only_what_they_take_and_are_fitted(server: ImagesServer) -> None:
+    config = Config(
+        backend="openai",
+        model="gpt-image-1.5",
+        size_px=32,
+        base_url=server.url,
+        extra_body={"quality": "low"},
+    )
+    painted = build(config).generate(["a dog"], [1])
+    assert painted.images.shape == (1, 32, 32, 3)
+    assert painted.refused == {}
+    assert server.requests[0]["quality"] == "low"
+    forbids, no_seed = config.notes()
+    assert "compete with OpenAI" in forbids
+    assert "takes no seed" in no_seed
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,10 @@ class Painted:
 
 
 class TextToImage(Protocol):
-    """A model that paints prompts."""
+    """A model that paints prompts.
+
+    One whose `generate` may be called by several threads says by how many in an attribute `calls_at_once`.
+    """
 
     name: str
     """What is written beside every image: the model and, where known, its revision."""

@@ -12,10 +12,11 @@ import logging
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -143,7 +144,7 @@ class Server:
             limits=httpx.Limits(max_connections=config.concurrency),
             verify=httpx.create_ssl_context(),
         )
-        self._client: httpx.AsyncClient
+        self._free = asyncio.Semaphore(config.concurrency)
         self._announced, self._announced_at = 0, 0.0
 
     def all(self, request: Callable[..., Awaitable[_T]], *arguments: Sequence[Any]) -> list[_T]:
@@ -152,30 +153,43 @@ class Server:
 
         Raises SynthClipError where the server cannot be used; the first failure ends the others.
         """
-        return asyncio.run(self._all(request, zip(*arguments, strict=True)))
+        return self.run(lambda: self._all(request, zip(*arguments, strict=True)))
 
     async def _all(self, request: Callable[..., Awaitable[_T]], asked: Iterable[tuple[Any, ...]]) -> list[_T]:
-        free = asyncio.Semaphore(self._config.concurrency)
-
         async def one(arguments: tuple[Any, ...]) -> _T:
-            async with free:
+            async with self._free:
                 return await request(*arguments)
 
         try:
-            async with self._open() as self._client, asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(arguments)) for arguments in asked]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
     def run(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """What comes of `work`, which uses the connection."""
+        """What comes of `work`, which uses the connection. Threads that call it at once share the connection
+        and its limit, so that one's last requests do not leave the server idle."""
 
-        async def connected() -> _T:
-            async with self._open() as self._client:
-                return await work()
+        async def working() -> _T:
+            return await work()
 
-        return asyncio.run(connected())
+        running = asyncio.run_coroutine_threadsafe(working(), self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True, name=f"{self._section} requests").start()
+        return loop
+
+    @cached_property
+    def _client(self) -> "httpx.AsyncClient":
+        return self._open()
 
     def get(self, path: str) -> dict[str, Any]:
         """The server's answer about something that it holds; raises as `post` does."""
@@ -186,14 +200,18 @@ class Server:
 
     def content(self, path: str) -> bytes:
         """A file of lines that the server holds, which may be large; raises as `post` does."""
+        return self.run(lambda: self.download(path, _MAX_FILE_BYTES))
+
+    async def download(self, path: str, max_bytes: int | None = None) -> bytes:
+        """A file on the server, or at an address that an answer names: the key goes to no other host."""
 
         async def read() -> bytes:
-            status, raw, pause = await self._exchange("GET", path, _MAX_FILE_BYTES)
+            status, raw, pause = await self._exchange("GET", path, max_bytes or self._max_answer_bytes)
             if status != 200:
                 self.judged(status, _json(raw), pause)
             return raw
 
-        return self.run(lambda: self.retried(read))
+        return await self.retried(read)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Refused:
         """The server's answer to `body`, a JSON object, or that its content filter refuses it.
@@ -251,9 +269,16 @@ class Server:
         start = f"check {section}.base_url, or start the server; the same command goes on from here"
         try:
             async with asyncio.timeout(config.max_answer_seconds):
-                url = f"{config.base_url.rstrip('/')}/{path}"
-                async with self._client.stream(method, url, **options) as response:
+                base = config.base_url.rstrip("/")
+                url = path if path.startswith(("http://", "https://")) else f"{base}/{path}"
+                request = self._client.build_request(method, url, **options)
+                if urlsplit(url).netloc != urlsplit(base).netloc:
+                    del request.headers["Authorization"]
+                response = await self._client.send(request, stream=True)
+                try:
                     raw = await self._read(response, max_bytes)
+                finally:
+                    await response.aclose()
         except TimeoutError:
             what = f"took longer than {config.max_answer_seconds:g} s for an answer"
             remedy = f"look at the server, or raise {section}.max_answer_seconds"

@@ -1,34 +1,57 @@
-"""Any server with OpenAI's images API.
+"""Any server with OpenAI's images API: vLLM-Omni, SGLang-Diffusion, LocalAI, stable-diffusion.cpp, OpenAI's.
 
 Servers that take no seed (OpenAI's own) cannot paint a picture twice.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
+from urllib.parse import urljoin
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from synthclip.backends import Painted, Refused
+from synthclip.backends.painters import terms_note
 from synthclip.backends.servers import Server, ServerConfig
-from synthclip.recipe.section import runtime
+from synthclip.recipe.section import later, runtime
+from synthclip.samples.pictures import decode_over_white, fit
+
+_OPENAI = re.compile(r"gpt-image|chatgpt-image", re.IGNORECASE)
+"""Models that refuse `seed` and `response_format`."""
+_OPENAI_SIDE_PX = 1024
+"""The only square that they paint."""
 
 
 class Config(ServerConfig):
     base_url: str = "https://api.openai.com/v1"
     """Stands in the model's name, and so beside every image."""
     size_px: int = Field(1024, ge=16)
-    """Side of the images that are asked for."""
+    """Side of the pictures. One that the server paints at another size is cut to a square and resized."""
     seeded: bool = True
-    """Send each image's seed; off for servers that refuse the field, as OpenAI's own does."""
-    response_format: Literal["b64_json"] | None = runtime("b64_json")
-    """null leaves the field out, for servers that refuse it, as OpenAI does for gpt-image-1."""
+    """Send each image's seed, except to OpenAI's models, which refuse the field; off for others that do."""
+    response_format: Literal["auto", "b64_json", "url"] | None = runtime("auto")
+    """How to ask for the picture; what comes is read either way. auto: as b64_json, except of OpenAI's
+    models, which refuse the field; null leaves it out."""
+    extra_body: dict[str, Any] = later({})
+    """More fields of every request, such as `{quality: low}` or `{num_inference_steps: 9}`; one that is null
+    is not sent."""
     licence: str | None = None
     """The licence that its pictures carry."""
-    concurrency: int = runtime(8, ge=1)
-    """Requests that a worker has under way at once."""
+    concurrency: int = runtime(16, ge=1)
+    """Requests that a worker has under way at once: twice what the server paints at once."""
+
+    def notes(self) -> list[str]:
+        notes = terms_note(self.model)
+        if not self.takes_seeds:
+            notes.append(f"text_to_image: {self.model} takes no seed: no picture can be painted again")
+        return notes
+
+    @property
+    def takes_seeds(self) -> bool:
+        return self.seeded and not _OPENAI.search(self.model)
 
 
 def build(config: Config) -> "OpenAIImages":
@@ -36,18 +59,21 @@ def build(config: Config) -> "OpenAIImages":
 
 
 class OpenAIImages:
+    calls_at_once = 2
+    """While one batch waits for its last pictures, the next one keeps the server busy."""
+
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._server = Server(config, "text_to_image", 2**20 + 8 * config.size_px**2)
+        self._server = Server(config, "text_to_image", 2**23 + 8 * config.size_px**2)
         self.name = f"{config.model} at {config.base_url}"
         self.licence = config.licence or f"see {config.model}"
-        self.batch_size = 2 * config.concurrency
+        self.batch_size = config.concurrency
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
         """Images uint8 [B, size, size, 3] in RGB.
 
-        What the server's content filter refuses, or answers with no image of the size asked for, is refused
-        by position. Raises SynthClipError where the server is at fault.
+        What the server's content filter refuses, or answers with no image, is refused by position. Raises
+        SynthClipError where the server is at fault.
         """
         side = self._config.size_px
         images = np.zeros((len(prompts), side, side, 3), np.uint8)
@@ -61,41 +87,39 @@ class OpenAIImages:
 
     async def _one(self, prompt: str, seed: int) -> NDArray[np.uint8] | str:
         """The image, or why there is none."""
-        config = self._config
-        body: dict[str, Any] = {
-            "model": config.model,
-            "prompt": prompt,
-            "n": 1,
-            "size": f"{config.size_px}x{config.size_px}",
-        }
-        if config.response_format is not None:
-            body["response_format"] = config.response_format
-        if config.seeded:
-            body["seed"] = seed % 2**31  # servers that take a seed take one of 32 bits at least
-        answer = await self._server.post("images/generations", body)
+        answer = await self._server.post("images/generations", self._body(prompt, seed))
         if isinstance(answer, Refused):
             return answer.reason
         data = answer.get("data", self)
         if data is self or not isinstance(data, list | None):
             raise self._server.malformed("no list of data")
         image = data[0] if data else {}
-        if not isinstance(image, dict) or not isinstance(image.get("b64_json"), str | None):
+        given = (image.get("b64_json") or image.get("url") or "") if isinstance(image, dict) else None
+        if not isinstance(given, str):
             raise self._server.malformed("an image is no text in base64")
-        if image.get("url") and not image.get("b64_json"):
-            raise self._server.malformed("an image's address in the place of the image")
-        return self._decoded(image.get("b64_json") or "")
-
-    def _decoded(self, encoded: str) -> NDArray[np.uint8] | str:
-        import cv2
-
+        if given.startswith(("http://", "https://", "/")) and given == image.get("url"):
+            raw = await self._server.download(urljoin(self._config.base_url, given))
+        else:
+            try:
+                raw = base64.b64decode(given.partition(",")[2] if given.startswith("data:") else given)
+            except ValueError:
+                return "no image in the answer"
         try:
-            raw = np.frombuffer(base64.b64decode(encoded), np.uint8)
+            return fit(decode_over_white(raw), self._config.size_px)
         except ValueError:
             return "no image in the answer"
-        image = cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB) if len(raw) else None
-        if image is None:
-            return "no image in the answer"
-        height, width = image.shape[:2]
-        if height != self._config.size_px or width != self._config.size_px:
-            return "wrong size"
-        return np.asarray(image, np.uint8)
+
+    def _body(self, prompt: str, seed: int) -> dict[str, Any]:
+        config = self._config
+        is_openai = _OPENAI.search(config.model) is not None
+        side = _OPENAI_SIDE_PX if is_openai else config.size_px
+        form = config.response_format
+        body = {
+            "model": config.model,
+            "prompt": prompt,
+            "n": 1,
+            "size": f"{side}x{side}",
+            "response_format": form if form != "auto" else None if is_openai else "b64_json",
+            "seed": seed % 2**31 if config.takes_seeds else None,  # of 32 bits at least where one is taken
+        }
+        return {name: value for name, value in (body | config.extra_body).items() if value is not None}

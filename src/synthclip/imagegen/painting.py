@@ -94,6 +94,7 @@ class Painting:
         config: ImagesConfig,
     ) -> None:
         self._jobs, self._models, self._filters, self._config = jobs, models, filters, config
+        self._calls = min(getattr(model, "calls_at_once", 1) for model in models)
         self._busy_seconds = 0.0
         self._wall_seconds = 0.0
 
@@ -111,7 +112,7 @@ class Painting:
             again: list[Job] = []
             batches = [batch for at in range(len(self._models)) for batch in self._batches(jobs, at)]
             began = time.monotonic() - self._wall_seconds
-            for batch, painted in in_order(self._paint, batches, threads=1, ahead=_DEPTH):
+            for batch, painted in in_order(self._paint, batches, threads=self._calls, ahead=_DEPTH):
                 self._wall_seconds = time.monotonic() - began
                 for attempt in self._finished(batch, painted):
                     if not attempt.final:

@@ -97,6 +97,18 @@ def decode(image: bytes, min_height: int = 0, min_width: int = 0) -> RGB:
     return _by_pillow(image)
 
 
+def decode_over_white(image: bytes) -> RGB:
+    """As `decode`, transparent parts over white."""
+    with _opened(image) as opened:
+        if not opened.has_transparency_data:
+            return decode(image)
+        from PIL import Image
+
+        colours = opened.convert("RGBA")
+        white = Image.new("RGBA", colours.size, "white")
+        return np.array(Image.alpha_composite(white, colours).convert("RGB"))
+
+
 def _by_pillow(image: bytes) -> RGB:
     with _opened(image) as opened:
         if opened.mode.startswith("I;16") or opened.mode == "I":
