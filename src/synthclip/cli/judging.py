@@ -99,9 +99,9 @@ def evaluate(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, the base first.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories, the base first.")],
 ) -> None:
-    """Compare runs with the first: recipe, data, results with significance."""
+    """Compare runs with the first: recipe, data, results."""
 
     from synthclip.evaluation.paper import difference_table, run_table
     from synthclip.evaluation.results import PAIRED, compare_figures, not_current
