@@ -128,6 +128,7 @@ def find(swept: Swept) -> Found:
         for key in next((judged[shard].rows for shard in shards.values()), {}):
             cost = sum(own) / len(own) if own else None
             findings.append(_finding(variant, key, shards, against, judged, cost))
+    findings.sort(key=lambda one: one.task != "zero_shot")
     notes = Counter(note for one in swept.judged for note in one.notes.get("failed", ()))
     return Found(
         tuple(findings),
