@@ -43,6 +43,11 @@ def test_it_stops_at_the_line(llm: LLM) -> None:
     assert any(isinstance(text, Unfinished) for text in texts), "six tokens end few sentences"
 
 
+def test_a_list_of_captions_is_a_list(llm: LLM) -> None:
+    [text] = llm.generate(['umbrella: ["A red umbrella.", "An umbrella."]\ndog: '], [5], [2])
+    assert str(text).startswith("[")
+
+
 def test_a_prompt_that_does_not_fit_is_refused(llm: LLM) -> None:
     with pytest.raises(SynthClipError, match=r"llm\.context"):
         llm.generate(["word " * 400], [0])

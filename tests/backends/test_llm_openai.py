@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from synthclip.backends import Refused, build_llm
-from synthclip.backends.llm_openai import Config
+from synthclip.backends import Refused, Unfinished, build_llm
+from synthclip.backends.llm_openai import Config, build
 from synthclip.errors import SynthClipError
+from synthclip.textgen.answers import listed
 
 SERVER = Path(__file__).with_name("llama_server.py")
 PROMPTS = [
@@ -95,6 +96,19 @@ def test_a_chat_answers_and_a_prefill_is_left_out(
     [answer] = llm.generate(["Describe a dog in one sentence."], [1])
     assert str(answer).strip()
     assert not llm.continues
+
+
+def test_a_list_of_captions_is_one_whatever_the_model_would_say(
+    port: int, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    start()
+    for guide, chat in (("response_format", True), ("json_schema", True), ("json_schema", False)):
+        llm = build(config(port, guide=guide, chat=chat, max_tokens=24, stop=[]))
+        [said] = llm.generate(["Two short captions of a dog: "], [1], [2])
+        answer = str(said)
+        assert isinstance(said, Unfinished) or len(listed(answer)) == 2
+        assert answer.lstrip()[0] == ("{" if guide == "response_format" else "[")
+        assert llm.tokens.read > 0
 
 
 def test_no_server_is_one_line_with_the_remedy(port: int) -> None:

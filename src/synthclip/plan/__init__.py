@@ -32,6 +32,8 @@ _MATCHED_PER_S = 100_000
 _CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
 _CHECKPOINT_BYTES = 12
 """Of each parameter: the weight and AdamW's two moments."""
+_DAY_S = 86_400.0
+"""Within which a batch endpoint answers."""
 _START_S = 5.0
 """Until the workers of a stage have imported their libraries and loaded a small model."""
 _BACKWARD = 3
@@ -210,7 +212,8 @@ class _Planner:
                 f"{recipe.captions.per_request}, at llm.prices; thinking would come on top; the service's "
                 "devices and its time are not counted"
             )
-            return StageCost("captions", makes, 0.0, _START_S, disk, "prices", money)
+            wall_s = _DAY_S if getattr(recipe.llm, "batch", False) else _START_S
+            return StageCost("captions", makes, 0.0, wall_s, disk, "prices", money)
         if self._rates.captions_per_s:
             return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
         if recipe.llm.backend == "llamacpp":

@@ -34,7 +34,7 @@ _REFUSAL = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _ASK_FOR_LIST = (
-    "Do this {0} times, for {0} different pictures. Answer with a JSON list of {0} strings and nothing else."
+    "Give {0} such answers, each for another picture, as a JSON list of {0} strings and nothing else."
 )
 _NAMES_COUNT = re.compile(r"\{[{%][^}]*\bcount\b")
 _MIN_PROBABILITY = 0.05
