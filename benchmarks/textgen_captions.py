@@ -132,12 +132,12 @@ LINES = {
 ONE = "".join(f"{word}: {texts[0]}\n" for word, texts in LINES.items()) + "{{ concept }}:"
 MANY = "".join(f"{word}: {json.dumps(texts)}\n" for word, texts in LINES.items()) + "{{ concept }}: "
 LISTS = {
-    "examples, one a request": (1, [f"text: {json.dumps(ONE)}"], ['llm.stop=["\\n"]']),
-    "examples, 4 a request": (4, [f"text: {json.dumps(MANY)}"], []),
-    "examples, 8 a request": (8, [f"text: {json.dumps(MANY)}"], []),
-    "chat, one a request": (1, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),
-    "chat, 4 a request": (4, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),
-    "chat, 8 a request": (8, [f"text: {json.dumps(INSTRUCTION)}"], ["llm.chat=true"]),
+    "examples, one a request": (1, ONE, ['llm.stop=["\\n"]']),
+    "examples, 4 a request": (4, MANY, []),
+    "examples, 8 a request": (8, MANY, []),
+    "chat, one a request": (1, INSTRUCTION, ["llm.chat=true"]),
+    "chat, 4 a request": (4, INSTRUCTION, ["llm.chat=true"]),
+    "chat, 8 a request": (8, INSTRUCTION, ["llm.chat=true"]),
 }
 
 
@@ -151,7 +151,7 @@ def lists(sizes: Sequence[str]) -> None:
             [
                 *sizes,
                 "captions.axes={}",
-                f"captions.templates=[{{name: list, {', '.join(template)}}}]",
+                f"captions.templates=[{{name: list, text: {json.dumps(template)}}}]",
                 f"captions.per_request={count}",
                 "llm={backend: llamacpp, max_tokens: 40, stop: [], context: 1024}",
                 *overrides,
