@@ -24,15 +24,23 @@ def stop_and_go_on(recipe: Recipe, run: RunDirectory) -> str:
     return stage.fingerprint(shard)[:12]
 
 
-def test_figures_go_to_metrics_and_tensorboard(run: RunDirectory, tiny_recipe: Recipe) -> None:
+def test_figures_go_to_metrics_and_tensorboard(
+    run: RunDirectory, tiny_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run_id = stop_and_go_on(with_training(tiny_recipe, loggers=("tensorboard",)), run)
     lines = [line for line in run.metrics() if line["event"] == "train"]
     assert [line["step"] for line in lines] == [10, 12]
-    assert {"loss", "lr", "samples/s", "data_wait", "eta_s"} <= lines[0].keys()
+    assert {"loss", "lr", "samples/s", "data_wait", "epoch", "logit_scale", "eta_s"} <= lines[0].keys()
+    assert lines[1]["logit_scale"] == pytest.approx(1 / 0.07, rel=0.1)
+    begun = [line for line in run.metrics() if line["event"] == "training"]
+    assert [(line["step"], line["steps"]) for line in begun] == [(0, 12), (10, 12)]
+    assert [record.getMessage() for record in caplog.records] == ["resuming from step 10 of 12"]
     events = EventAccumulator(str(run.path / "logs/tensorboard" / run_id)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [10, 12]
+    values = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"training.lr" in values
     assert events.Scalars("train/loss")[-1].value == pytest.approx(lines[-1]["loss"])
 
 

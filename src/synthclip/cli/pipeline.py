@@ -190,20 +190,26 @@ def train(
     run_stages(recipe, [*(overrides or []), *processes], out, ("train",), trust)
 
 
-def status(directory: RunArgument, trust: Trust = False) -> None:
-    """Show each stage of a run: shards, rows, rejects, time."""
+def status(
+    directory: RunArgument,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for other programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Show a run: its stages, what goes on, the next command."""
+    from json import dumps
+
     from synthclip.run.pipeline import status as status_of
     from synthclip.run.progress import Console
 
-    found = status_of(directory, trust=trust)
-    Console(sys.stdout).status(found)
-    if found.tokens:
-        from synthclip.recipe import load_saved_recipe
-        from synthclip.textgen.spending import spent_and_planned
-
-        bank = next(state for state in found.stages if state.stage == "concepts")
-        recipe = load_saved_recipe(directory, trust=trust)
-        typer.echo(f"language model: {spent_and_planned(recipe, bank.rows, found.tokens)}")
+    if json:
+        typer.echo(dumps(status_of(directory, trust=trust).plain(), indent=1))
+    elif not watch:
+        Console(sys.stdout).status(status_of(directory, trust=trust))
+    elif sys.stdout.isatty():
+        Console(sys.stdout).watch(lambda: status_of(directory, trust=trust))
+    else:
+        raise SynthClipError("--watch needs a terminal; `synthclip status RUN --json` is for programs")
 
 
 def show(
@@ -316,6 +322,8 @@ def plan(
 def _show(plan: "Plan") -> None:
     from rich.table import Table
 
+    from synthclip.run.progress import duration
+
     table = Table(box=None, pad_edge=False, title=f"on {plan.devices}", title_justify="left")
     for column in ("stage", "makes"):
         table.add_column(column)
@@ -327,7 +335,7 @@ def _show(plan: "Plan") -> None:
             stage.stage,
             stage.makes,
             f"{stage.device_s / 3600:,.2f}",
-            _duration(stage.wall_s),
+            duration(stage.wall_s),
             _bytes(stage.disk_bytes),
             *([f"{cost or 0:,.2f}"] if plan.costs is not None else []),
             stage.basis,
@@ -337,7 +345,7 @@ def _show(plan: "Plan") -> None:
         "all",
         "",
         f"{plan.device_hours:,.2f}",
-        _duration(plan.wall_s),
+        duration(plan.wall_s),
         _bytes(plan.disk_bytes),
         *([f"{plan.costs:,.2f}"] if plan.costs is not None else []),
     )
@@ -347,13 +355,6 @@ def _show(plan: "Plan") -> None:
     for note in plan.notes:
         console.print(f"\nnote: {note}")
     console.print("\nassumed:", *(f"\n- {assumption}" for assumption in plan.assumptions), sep="")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _bytes(count: float) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,18 +33,27 @@ def nearest(name: str, known: list[str]) -> str:
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) for every value in which two nested mappings differ.
 
-    Lists of equal length are compared position by position, others as one value.
+    Lists are compared position by position, after what both begin and what both end with.
     """
     inside: list[tuple[Any, Any, Any]] | None = None
     if isinstance(old, dict) and isinstance(new, dict):
         inside = [(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        inside = [(at, before, after) for at, (before, after) in enumerate(zip(old, new, strict=True))]
+    elif isinstance(old, list) and isinstance(new, list):
+        inside = list(_entries(old, new))
     if inside is not None:
         for key, before, after in inside:
             yield from differences(before, after, f"{prefix}.{key}" if prefix else str(key))
     elif old != new:
         yield prefix, old, new
+
+
+def _entries(old: list[Any], new: list[Any]) -> Iterator[tuple[int, Any, Any]]:
+    """(position, old entry, new entry) of what differs in two lists; None stands for no entry."""
+    shorter = min(len(old), len(new))
+    first = next((at for at in range(shorter) if old[at] != new[at]), shorter)
+    last = next((at for at in range(shorter - first) if old[-1 - at] != new[-1 - at]), shorter - first)
+    pairs = zip_longest(old[first : len(old) - last], new[first : len(new) - last])
+    yield from ((at, before, after) for at, (before, after) in enumerate(pairs, first))
 
 
 class Section(BaseModel):

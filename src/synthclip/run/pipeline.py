@@ -12,6 +12,7 @@ from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe, load_saved_recipe
 from synthclip.recipe.section import differences
 from synthclip.run.durable import disk_errors, is_partial, rejected_by_reason
 from synthclip.run.engine import Done, Progress, Shard, build_engine
+from synthclip.run.live import activity, holder
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console
 from synthclip.run.sharing import link
@@ -29,6 +30,9 @@ STAGES = {
     "report": "synthclip.report:Report",
 }
 """Every stage, in order, and where it is written."""
+
+_SHORT = 40
+"""Characters that are shown of a value."""
 
 
 def run(
@@ -104,20 +108,25 @@ def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False
     recipe = recipe or load_saved_recipe(directory.path, trust=trust)
     seconds: dict[str, float] = {}
     failed: dict[str, list[dict[str, Any]]] = {}
-    evaluated = None
+    evaluated = error = None
     metrics = directory.metrics()
+    at = activity(directory.path, metrics, time.time())
     tokens = tokens_spent(metrics)
     for line in metrics:
         event = line.pop("event", None)
         if event == "stage":
             seconds[line["stage"]] = line["seconds"]
+            error = None if error and error["stage"] == line["stage"] else error
         elif event == "failed":
             failed.setdefault(line["stage"], []).append(line)
+            error = line if line["final"] else error
         elif event == "eval":
             evaluated = {name: value for name, value in line.items() if name != "time"}
     with directory.cached_manifests():
         states = tuple(survey(recipe, directory))
-    return Status(directory.path, states, seconds, evaluated, failed, tokens)
+    return Status(
+        directory.path, states, seconds, evaluated, failed, tokens, holder(directory.path), at, error
+    )
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
@@ -214,6 +223,7 @@ def _make(
     if todo:
         _refuse_damaged_inputs(stage, checked)
         stage.prepare()
+    stage.run.log(event="begin", stage=stage.name, shards=len(todo), total=total)
     engine = build_engine(stage.recipe.engine)
     with console.stage(stage.name, todo, total) as bar:
         for event in engine.map(
@@ -329,12 +339,19 @@ def _changes(stage: Stage) -> list[str]:
     if not stage.run.manifests(stage.name):
         return []
     saved = stage.run.stage_values(stage.name)
-    return [f"{key}: {_short(old)} -> {_short(new)}" for key, old, new in differences(saved, stage.values)]
+    return [f"{key}: {_short(old, new)}" for key, old, new in differences(saved, stage.values)]
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "…"
+def _short(*values: Any) -> str:
+    """`old -> new`, of long texts the part from a little before their first difference."""
+    texts = [str(value) for value in values]
+    start = 0
+    if max(map(len, texts)) > _SHORT:
+        pairs = enumerate(zip(*texts, strict=False))
+        same = next((at for at, (*letters,) in pairs if len(set(letters)) > 1), min(map(len, texts)))
+        start = max(0, same - _SHORT // 2)
+    cut = [f"{'…' if start else ''}{text[start:]}" for text in texts]
+    return " -> ".join(text if len(text) <= _SHORT else text[: _SHORT - 1] + "…" for text in cut)
 
 
 def _class(name: str) -> type[Stage]:

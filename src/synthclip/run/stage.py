@@ -5,7 +5,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,6 +17,7 @@ from synthclip.keys import digest
 from synthclip.recipe import Recipe
 from synthclip.run.durable import rejected_by_reason
 from synthclip.run.engine import Resources, Shard, Tick, Work
+from synthclip.run.live import Activity
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
 
 
@@ -158,6 +159,50 @@ class Status:
     tokens: Mapping[str, float] = field(default_factory=dict)
     """What the language model has `read` and `written`, and its `cost` where the recipe has prices: of all
     attempts, also those that failed or were made again."""
+    holder: str | None = None
+    """Who writes to the run just now, such as `process 12 on node3`."""
+    activity: Activity | None = None
+    """The stage at work or, without a `holder`, the one at which the run was stopped."""
+    error: Mapping[str, Any] | None = None
+    """The last attempt that ended a command, as in `failed` with its `stage`; None once its stage is made."""
+
+    @property
+    def next(self) -> list[str]:
+        """What the next `synthclip run` makes: stages, with how many of their shards where that is known."""
+        made = []
+        for state in self.stages:
+            if not state.usable:
+                total = len(state.shards or ())
+                left = total - len(state.manifests)
+                made.append(f"{state.stage} ({left} of {total} shards)" if total else state.stage)
+        return made
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain JSON types."""
+        stages = [
+            {
+                "stage": state.stage,
+                "state": state.state,
+                "reason": state.reason,
+                "shards_made": len(state.manifests),
+                "shards": None if state.shards is None else len(state.shards),
+                "rows": state.rows,
+                "rejected": dict(state.rejected),
+                "seconds": self.seconds.get(state.stage),
+                "failed_attempts": len(self.failed.get(state.stage, ())),
+            }
+            for state in self.stages
+        ]
+        return {
+            "path": str(self.path),
+            "running": self.holder,
+            "activity": None if self.activity is None else asdict(self.activity),
+            "stages": stages,
+            "evaluated": self.evaluated,
+            "tokens": dict(self.tokens),
+            "error": self.error,
+            "next": self.next,
+        }
 
 
 def tokens_spent(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -13,7 +13,6 @@ into place, and the manifest, which names them all, comes last by one atomic ren
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -47,6 +46,7 @@ from synthclip.run.durable import (
     to_json,
     unseal,
 )
+from synthclip.run.live import locked
 from synthclip.schema import REJECTED, SCHEMA_VERSION
 
 __all__ = ["Manifest", "Outcome", "RunDirectory", "ShardWriter", "disk_errors"]
@@ -82,27 +82,7 @@ class RunDirectory:
         the run is of another version.
         """
         self.check_version()
-        with disk_errors(self.path):
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except FileNotFoundError as error:  # what /proc and some network mounts answer
-                raise SynthClipError(
-                    f"{self.path}: no folder can be made there: choose another --out"
-                ) from error
-            handle = (self.path / ".lock").open("a+")
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise SynthClipError(
-                    f"{self.path} is in use by {holder}: wait for it, or choose another --out"
-                ) from None
-            with disk_errors(self.path):
-                handle.truncate(0)
-                handle.write(f"process {os.getpid()}")
-                handle.flush()
+        with locked(self.path):
             self._remove_leftovers()
             try:
                 yield

@@ -23,6 +23,7 @@ from synthclip.keys import seed_of
 from synthclip.models import open_clip
 from synthclip.models.build import PREPROCESS_KEYS, LeanCLIP, build_model
 from synthclip.recipe import Recipe, inspect_recipe
+from synthclip.recipe.reference import entries
 from synthclip.recipe.training import ModelConfig, TrainingConfig
 from synthclip.run.engine import Shard
 from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
@@ -91,7 +92,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         group=group,
         peak=_peak(recipe.model, config.precision, group) if device.type == "cuda" else None,
         validate=_validation(stage, model) if group.rank == 0 else None,
-        log=Logs(config.loggers, stage.run, stage.fingerprint(shard)[:12]) if group.rank == 0 else None,
+        log=_logs(stage, shard) if group.rank == 0 else None,
     )
 
 
@@ -100,6 +101,11 @@ def untrained(recipe: Recipe) -> LeanCLIP:
     torch.manual_seed(seed_of("weights", stream="init", seed=recipe.training_seed) >> 1)
     model = build_model(recipe.model)
     return model if recipe.training.init is None else _start_from(recipe.training.init, model)
+
+
+def _logs(stage: Stage, shard: Shard) -> Logs:
+    values = {entry.key: entry.value for entry in entries(stage.recipe) if not entry.holds_others}
+    return Logs(stage.recipe.training.loggers, stage.run, stage.fingerprint(shard)[:12], values)
 
 
 def _validation(stage: Stage, model: LeanCLIP) -> Validation | None:

@@ -8,6 +8,8 @@ from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.training import LoggerName
 from synthclip.run.store import RunDirectory
 
+Values = Mapping[str, str | None]
+
 
 class _Logger(NamedTuple):
     write: Callable[[int, Mapping[str, float]], object]
@@ -16,11 +18,20 @@ class _Logger(NamedTuple):
 
 
 class Logs:
-    """Writes figures to all of the loggers. Those that know runs by an id continue the same one."""
+    """Writes figures to all of the loggers. Those that know runs by an id continue the same one.
 
-    def __init__(self, names: Sequence[LoggerName], run: RunDirectory, run_id: str) -> None:
+    `values` are the recipe's, by their dotted keys: the loggers' hyper-parameters.
+    """
+
+    def __init__(
+        self, names: Sequence[LoggerName], run: RunDirectory, run_id: str, values: Values | None = None
+    ) -> None:
         self._run = run
-        self._loggers = [_OPEN[name](run.path, run_id) for name in names]
+        self._loggers = [_OPEN[name](run.path, run_id, values or {}) for name in names]
+
+    def begin(self, step: int, steps: int) -> None:
+        """Say that training goes on from `step` of `steps`."""
+        self._run.log(event="training", step=step, steps=steps)
 
     def __call__(self, event: str, step: int, figures: Mapping[str, float]) -> None:
         """`event` says what the figures are of: `train` or `eval`."""
@@ -34,11 +45,12 @@ class Logs:
             logger.close()
 
 
-def _tensorboard(path: Path, run_id: str) -> _Logger:
+def _tensorboard(path: Path, run_id: str, values: Values) -> _Logger:
     with needs_extra("train", "training.loggers=[tensorboard]"):
         from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(path / "logs" / "tensorboard" / run_id))
+    writer.add_hparams(dict(values), {}, run_name=".")
 
     def write(step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -48,14 +60,21 @@ def _tensorboard(path: Path, run_id: str) -> _Logger:
     return _Logger(write, writer.close)
 
 
-def _wandb(path: Path, run_id: str) -> _Logger:
+def _wandb(path: Path, run_id: str, values: Values) -> _Logger:
     with needs_extra("wandb", "training.loggers=[wandb]"):
         import wandb
 
     folder = path / "logs"
     folder.mkdir(parents=True, exist_ok=True)  # else wandb writes to the system's folder for temporary files
     try:
-        run: Any = wandb.init(project="synthclip", name=path.name, id=run_id, resume="allow", dir=folder)
+        run: Any = wandb.init(
+            project="synthclip",
+            name=path.name,
+            id=run_id,
+            resume="allow",
+            dir=folder,
+            config=dict(values),
+        )
     except wandb.errors.Error as error:
         reason = first_line(error)
         raise SynthClipError(
@@ -64,12 +83,14 @@ def _wandb(path: Path, run_id: str) -> _Logger:
     return _Logger(lambda step, figures: run.log(dict(figures), step=step), run.finish)
 
 
-def _trackio(path: Path, run_id: str) -> _Logger:
+def _trackio(path: Path, run_id: str, values: Values) -> _Logger:
     with needs_extra("trackio", "training.loggers=[trackio]"):
         import trackio
 
     try:
-        run: Any = trackio.init(project="synthclip", name=f"{path.name}-{run_id}", resume="allow")
+        run: Any = trackio.init(
+            project="synthclip", name=f"{path.name}-{run_id}", resume="allow", config=dict(values)
+        )
     except Exception as error:  # trackio and the hub's client share no base class
         reason = first_line(error)
         raise SynthClipError(
@@ -78,7 +99,7 @@ def _trackio(path: Path, run_id: str) -> _Logger:
     return _Logger(lambda step, figures: run.log(dict(figures), step=step), trackio.finish)
 
 
-_OPEN: Mapping[LoggerName, Callable[[Path, str], _Logger]] = {
+_OPEN: Mapping[LoggerName, Callable[[Path, str, Values], _Logger]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "trackio": _trackio,

@@ -1,6 +1,7 @@
 """The training loop: from the last checkpoint to the last step."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from synthclip.training.logs import Logs
 from synthclip.training.losses import Gradients, build_loss
 from synthclip.training.parallel import Group, build_parallel, fill, load_optimizer, whole
 
+_LOG = logging.getLogger("synthclip.training")
 _FLUSH_STEPS = 10
 """Steps whose losses stay on the device: reading one makes the host wait."""
 MAX_LOGIT_SCALE = 4.6052
@@ -100,6 +102,8 @@ class Trainer:
         says to skip such steps: the newest checkpoint is then one whose weights still gave a loss.
         """
         step = self._resume()
+        if self.log is not None:
+            self.log.begin(step, self.steps)
         saved_at = time.monotonic()
         pending = _Pending()
         batches = self.loader.batches(step, self.steps)
@@ -210,6 +214,8 @@ class Trainer:
             figures["mfu"] = rate / self.peak(round(pending.tokens / len(losses)), pending.image_size_px)
         if self._grad_norm is not None:
             figures["grad_norm"] = float(self._grad_norm)
+        figures["epoch"] = step / self.steps_per_epoch
+        figures["logit_scale"] = float(self.model.logit_scale.detach().exp())
         figures["eta_s"] = round((self.steps - step) * seconds / len(losses))
         self.report(len(losses) * self.config.batch_size, figures | self._last_figure())
         if self.log is not None:
@@ -263,6 +269,8 @@ class Trainer:
         self.evaluated = state["evaluated"]
         self.best = None if state["best"] is None else Best(**state["best"])
         step: int = state["step"]
+        if self.group.rank == 0:
+            _LOG.warning("resuming from step %d of %d", step, self.steps)
         self.report(step * self.config.batch_size, {})
         return step
 
