@@ -7,13 +7,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from synthclip.backends.painters import PRESETS, terms_note
+from synthclip.backends.single_files import digests
 from synthclip.errors import SynthClipError
-from synthclip.keys import quick_digest
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import later, nearest, runtime
 
-SINGLE_FILES = (".safetensors", ".ckpt", ".gguf")
-"""Suffixes of weights in one file."""
 _LEAST_VERSION = (0, 42)
 """Of diffusers: what the presets are tested with."""
 _BYTES = {"int8": 1.1, "torchao-int8": 1.1, "torchao-fp8": 1.1, "nf4": 0.6, None: 2.0}
@@ -88,9 +86,9 @@ class Config(BackendConfig):
     def inputs(self) -> dict[str, str]:
         """Of local files, the digests of configuration and weights; the hub's go by revision."""
         _refuse_old_library()
-        found = _digests("text_to_image.model", self.model, needs_index=True)
+        found = digests("text_to_image.model", self.model, needs_index=True)
         for name, source in [*self.parts.items(), *([("base", self.base)] if self.base else [])]:
-            part = _digests(f"text_to_image.parts.{name}", source, needs_index=False)
+            part = digests(f"text_to_image.parts.{name}", source)
             found |= {f"{name}/{file}": value for file, value in part.items()}
         return found
 
@@ -131,29 +129,3 @@ def _refuse_old_library() -> None:
             f"text_to_image: diffusers {found} is too old, {least} is needed: "
             f"pip install -U 'diffusers>={least}'"
         )
-
-
-def _digests(key: str, source: str, *, needs_index: bool) -> dict[str, str]:
-    """File -> digest of a local model, nothing of the hub's. Raises SynthClipError where it is neither."""
-    path = Path(source).expanduser()
-    is_file = path.suffix in SINGLE_FILES
-    if path.is_file() and is_file:
-        return {path.name: quick_digest(path)}
-    if not path.is_dir():
-        levels = source.count("/")
-        if (
-            path.is_absolute()
-            or source.startswith((".", "~"))
-            or not (levels == 1 or (levels > 1 and is_file))
-        ):
-            raise SynthClipError(
-                f"{key}: {source}: no such folder or file, and no repository of the hub (OWNER/NAME): "
-                "give either"
-            )
-        return {}
-    if needs_index and not (path / "model_index.json").is_file():
-        raise SynthClipError(
-            f"{key}: {path}: holds no model_index.json: give a folder that diffusers' save_pretrained wrote"
-        )
-    files = [file for file in sorted(path.rglob("*")) if file.suffix in (".json", ".safetensors", ".bin")]
-    return {file.relative_to(path).as_posix(): quick_digest(file) for file in files}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from synthclip.backends import loading
-from synthclip.backends.diffusers_config import SINGLE_FILES, Config
+from synthclip.backends.diffusers_config import Config
+from synthclip.backends.single_files import is_local, repository_and_file, single_file
 from synthclip.errors import SynthClipError, first_line, hub_errors, needs_extra
 from synthclip.keys import digest
 from synthclip.recipe.section import nearest
@@ -30,7 +31,7 @@ def load(config: Config) -> tuple[Any, str]:
         folder, revision = _fetch(config)
         pipeline = _assembled(config, folder, dtype)
         if config.adapter:
-            repository, file = _split(config.adapter)
+            repository, file = repository_and_file(config.adapter)
             pipeline.load_lora_weights(repository, **({"weight_name": file} if file else {}))
             pipeline.fuse_lora()
             pipeline.unload_lora_weights()
@@ -84,7 +85,7 @@ def _assembled(config: Config, folder: str, dtype: Any) -> Any:
         given["quantization_config"] = _quantization(config.quantize, values, dtype)
     types = kind._get_signature_types()
     parts = dict(config.parts)
-    whole = _single_file(config.model)
+    whole = single_file(config.model)
     if whole is not None and whole.suffix == ".gguf":
         parts["unet" if "unet" in values else "transformer"] = str(whole)
         whole = None
@@ -132,10 +133,10 @@ def _part(name: str, source: str, values: Mapping[str, Any], kind: Any, folder: 
     library, class_name = values.get(name) or ("", "")
     if library in ("diffusers", "transformers"):
         kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
-    file = _single_file(source)
+    file = single_file(source)
     if file is None:
         given = {} if name.startswith(("tokenizer", "scheduler")) else {"dtype": dtype}
-        return kind.from_pretrained(str(Path(source).expanduser()) if _is_local(source) else source, **given)
+        return kind.from_pretrained(str(Path(source).expanduser()) if is_local(source) else source, **given)
     given = {"config": folder, "subfolder": name, "dtype": dtype}
     if file.suffix == ".gguf":
         given["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
@@ -182,8 +183,8 @@ def _fetch(config: Config) -> tuple[str, str]:
     hub, which it downloads, the commit."""
     from synthclip.models import diffusers
 
-    file, folder = _single_file(config.model), Path(config.model).expanduser()
-    if _is_local(config.model):
+    file, folder = single_file(config.model), Path(config.model).expanduser()
+    if is_local(config.model):
         revision = digest(json.dumps(config.inputs(), sort_keys=True))[:12]
         return (str(folder) if file is None else _base(config, file)), revision
     if file is not None:
@@ -221,7 +222,7 @@ def _base(config: Config, file: Path) -> str:
         base = str(
             fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"]
         )
-    if _is_local(base):
+    if is_local(base):
         return str(Path(base).expanduser())
     with hub_errors(base, "text_to_image.base: "):
         if is_gguf:
@@ -229,31 +230,3 @@ def _base(config: Config, file: Path) -> str:
         from huggingface_hub import snapshot_download
 
         return str(snapshot_download(base, allow_patterns=["*.json", "*.txt", "*.model"]))
-
-
-def _is_local(source: str) -> bool:
-    return Path(source).expanduser().exists() or source.startswith(("/", ".", "~"))
-
-
-def _split(source: str) -> tuple[str, str | None]:
-    """`OWNER/NAME/FILE` of the hub, or a path, as repository or folder and file."""
-    path = Path(source).expanduser()
-    if path.suffix not in SINGLE_FILES:
-        return str(path) if _is_local(source) else source, None
-    if _is_local(source):
-        return str(path.parent), path.name
-    owner, name, file = source.split("/", 2)
-    return f"{owner}/{name}", file
-
-
-def _single_file(source: str) -> Path | None:
-    """The file that a source names, downloaded where it is one of the hub; None where it names none."""
-    folder, file = _split(source)
-    if file is None:
-        return None
-    if _is_local(source):
-        return Path(folder) / file
-    from huggingface_hub import hf_hub_download
-
-    with hub_errors(folder, "text_to_image: "):
-        return Path(hf_hub_download(folder, file))

@@ -21,7 +21,7 @@ RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A bundled recipe (demo, one-gpu, synthci-30m), a YAML file, or a run directory.",
+        help="A bundled recipe (demo, laptop, one-gpu, synthci-30m), a YAML file, or a run directory.",
     ),
 ]
 Overrides = Annotated[

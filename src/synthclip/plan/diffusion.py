@@ -36,6 +36,7 @@ _DECODER = 1.047e13
 _DIFFUSION = {
     "stable-diffusion-v1": Diffusion(8.03e11, 2.51e12, 512, 50, 7.5),
     "LCM_Dreamshaper": Diffusion(8.03e11, 2.51e12, 512, 4, 8.5, guided_twice=False),
+    "sd-turbo": Diffusion(8.0e11, 2.51e12, 512, 1, 0.0),
     "stable-diffusion-xl": Diffusion(6.76e12, _DECODER, 1024, 50, 5.0),
     "sdxl": Diffusion(6.76e12, _DECODER, 1024, 50, 5.0),
     "stable-diffusion-3.5-medium": Diffusion(1.125e13, _DECODER, 1024, 40, 4.5),
@@ -58,7 +59,7 @@ _DIFFUSION = {
 
 
 def diffusion_image(config: BackendConfig) -> float:
-    """FLOPs of one image of a `diffusers` backend. Raises SynthClipError for a model that is not known."""
+    """FLOPs of one image of a diffusion model, by its name. Raises SynthClipError where that is not known."""
     model = str(getattr(config, "model", ""))
     for part, known in _DIFFUSION.items():
         if part in model:
