@@ -124,6 +124,8 @@ def _run(
     console = table_console()
     console.print(results.findings_table(found, price))
     total = f"device-hours of all, what they share counted once: {found.spent_hours:.3f}"
+    if found.services:
+        total += f"; services, by llm.prices: {found.services:,.2f}"
     told = [f"{figure}: {said}" for figure, one in fitted.items() for said in one.lines()]
     for line in (results.COVERS, total, *told, *found.notes):
         console.print(line, soft_wrap=True)

@@ -14,6 +14,7 @@ from synthclip import schema
 from synthclip.evaluation.metrics import Interval, over_runs
 from synthclip.evaluation.results import figure_name, paired_bootstrap, read_results
 from synthclip.run.pipeline import build_stage
+from synthclip.run.stage import tokens_spent
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.sweeps.runs import Swept
 from synthclip.sweeps.variants import Run
@@ -96,6 +97,8 @@ class Found:
     failed: Mapping[str, str]
     spent_hours: float
     """Device-hours of all runs, what they share counted once."""
+    services: float
+    """What services asked for tokens, by `llm.prices`, for all runs together."""
     notes: tuple[str, ...]
 
 
@@ -135,6 +138,7 @@ def find(swept: Swept) -> Found:
         tuple(_run_rows(swept, judged, hours)),
         swept.failed,
         sum(spent for _, spent in hours.values()),
+        sum(tokens_spent(RunDirectory(swept.path(one)).metrics()).get("cost", 0.0) for one in swept.runs),
         tuple(notes),
     )
 
