@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from synthclip import schema
 from synthclip.evaluation.results import RESAMPLES
 from synthclip.run.store import Outcome, RunDirectory
-from synthclip.sweeps.results import Finding, find
+from synthclip.sweeps.page import render
+from synthclip.sweeps.results import Finding, find, write
 from synthclip.sweeps.runs import Swept
 from synthclip.sweeps.variants import Sweep, runs_of
 
@@ -108,3 +110,17 @@ def test_a_missing_run_takes_its_pair_out(tmp_path: Path) -> None:
     pairs = [rows[f"b.s{seed}"] - rows[f"a.s{seed}"] for seed in (0, 2)]
     assert one.difference == pytest.approx(np.mean(pairs))
     assert one.value == pytest.approx(np.mean([rows["b.s0"], rows["b.s2"]]))
+
+
+def test_a_sweep_whose_base_failed_has_a_page_that_says_so(tmp_path: Path) -> None:
+    sweep = Sweep(recipe="demo", variants={"a": (), "b": ("balance.t=3",)})
+    failed = {"a.s0": "no space left on <the> disk", "b.s0": "not judged"}
+    swept = Swept(sweep, RunDirectory(tmp_path), tuple(runs_of(sweep)), failed, ())
+    results = find(swept)
+    write(swept.directory, results)
+    rows = pq.read_table(tmp_path / "results/runs.parquet").to_pylist()
+    assert [(row["run"], row["error"], row["value"]) for row in rows] == [
+        ("a.s0", failed["a.s0"], None),
+        ("b.s0", "not judged", None),
+    ]
+    assert "no space left on &lt;the&gt; disk" in render(swept, results)
