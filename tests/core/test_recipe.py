@@ -203,7 +203,7 @@ def test_differences_are_named_by_their_dotted_keys() -> None:
         ("new", None, 1),
         ("seed", 0, None),
         ("sources.0.path", "a", "b"),
-        ("stop", [], ["."]),
+        ("stop.0", None, "."),
         ("training.lr", 1, 3),
     ]
 
