@@ -219,7 +219,13 @@ def test_any_field_can_be_left_out_and_any_other_added() -> None:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     ("text", "left"),
-    [("<think>" * 20_000, 0), ("```" + "\n" * 100_000, 3), ("x" + " " * 100_000 + "x", 100_002)],
+    [
+        ("A dog." + "<|im_end|>\n" * 100_000, 6),
+        ("<|channel|>" + " " * 100_000, 0),
+        ("<think>" * 20_000, 0),
+        ("```" + "\n" * 100_000, 3),
+        ("x" + " " * 100_000 + "x", 100_002),
+    ],
 )
 def test_a_long_answer_takes_no_long_time(text: str, left: int) -> None:
     assert len(without_thinking(text)) == left

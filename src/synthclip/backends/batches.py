@@ -107,8 +107,9 @@ class Batch:
                 raise
             known = None  # a server that lists none
         for one in known if isinstance(known, list) else ():
-            if isinstance(one, dict) and (one.get("metadata") or {}).get(_NAME) == name:
-                return str(one["id"])
+            metadata = one.get("metadata") if isinstance(one, dict) else None
+            if isinstance(metadata, dict) and metadata.get(_NAME) == name:
+                return self._id(one)
         url = f"/v1/{self._endpoint}"
         lines = [
             {"custom_id": str(number), "method": "POST", "url": url, "body": self._bodies[number]}
@@ -164,7 +165,7 @@ class Batch:
             response = {"status_code": 200, "body": {"error": error}}
         status, body = response.get("status_code"), response.get("body")
         if status == 200 and isinstance(body, dict) and not body.get("error"):
-            return body
+            return body if isinstance(body.get("choices"), list) else None
         try:
             return self._server.judged(status if isinstance(status, int) else 500, body)
         except ServiceError as fault:

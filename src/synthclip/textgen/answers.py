@@ -22,7 +22,7 @@ _ENDS = (
     r"<unused95>",
 )
 _MARKS = re.compile(rf"(?P<end>{'|'.join(_ENDS)})|(?:{'|'.join(_BEGINS)})", re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w*)[^<]*<\|message\|>(.*?)(?=<\||\Z)", re.DOTALL)
+_CHANNEL = re.compile(r"<\|channel\|>([^<]*)<\|message\|>(.*?)(?=<\||\Z)", re.DOTALL)
 """OpenAI's harmony format: (channel, text) of each message; the answer is in `final`."""
 _BARE_CHANNELS = re.compile(r"\s*(?:analysis|commentary).*assistantfinal", re.DOTALL)
 """The same where a server drops the special tokens and leaves the names between them."""
@@ -36,6 +36,7 @@ _FRAMES = re.compile(
 _LAST_TOKEN = re.compile(r"(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>)\Z")
 _GAP = re.compile(r"[\s,]*(?=[\"{])")
 """Between two items of a JSON list."""
+_MAX_TOKEN_CHARS = 40
 _CAPTION_KEYS = ("caption", "text", "description", "answer", "sentence", "response", "output")
 
 
@@ -46,7 +47,7 @@ def without_thinking(said: str) -> str:
     closed takes all that follows.
     """
     if channels := _CHANNEL.findall(said):
-        said = next((text for name, text in reversed(channels) if name == "final"), "")
+        said = next((text for name, text in reversed(channels) if name.split()[:1] == ["final"]), "")
     elif bare := _BARE_CHANNELS.match(said) or _GRANITE.match(said):
         said = said[bare.end() :]
     elif _BARE_THINKING.match(said):
@@ -62,9 +63,12 @@ def without_thinking(said: str) -> str:
     text = "".join(kept if thinking else [*kept, said[at:]])
     for frame in _FRAMES.finditer(text):
         text = frame[2] or frame[3] or ""
-    while (shorter := _LAST_TOKEN.sub("", text.rstrip())) != text:
-        text = shorter
-    return text.lstrip()
+    end = len(text.rstrip())
+    while last := _LAST_TOKEN.search(text, max(0, end - _MAX_TOKEN_CHARS), end):
+        end = last.start()
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end].lstrip()
 
 
 def unwrapped(text: str) -> str | None:
