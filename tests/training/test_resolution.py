@@ -19,6 +19,7 @@ from synthclip.recipe import Recipe, load_recipe
 from synthclip.recipe.training import ModelConfig, TextConfig, TrainingConfig, VisionConfig
 from synthclip.run.store import RunDirectory
 from synthclip.training import Train
+from synthclip.training.flops import training_pair
 from synthclip.training.job import build_trainer
 from synthclip.training.loader import image_size
 
@@ -102,6 +103,12 @@ def test_a_vit_on_smaller_pictures_is_open_clips_of_that_size(size: int) -> None
     theirs.load_state_dict(state)
     images = torch.randn(3, 3, size, size)
     torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))
+
+
+def test_the_arithmetic_of_a_resnet_is_counted_at_every_size() -> None:
+    at_own = training_pair(model(RESNET), 16, 96)
+    at_32 = training_pair(model(RESNET), 16, 32)  # where one position is left at the end
+    assert 0 < at_32 < at_own / 4
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 80])
