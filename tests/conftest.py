@@ -1,6 +1,8 @@
 """No test depends on how fast the machine is. One official-format checkpoint with random weights for all."""
 
 import argparse
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _derived_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Derived data goes to a folder of this session; models that are on the machine stay within reach."""
+    before = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in (("HF_HOME", "huggingface"), ("TORCH_HOME", "torch")):
+            if name not in os.environ:
+                patch.setenv(name, str(before / folder))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,7 @@ def digest(*parts: str | bytes) -> str:
     state = hashlib.sha256()
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        state.update(len(raw).to_bytes(8, "little"))
-        state.update(raw)
+        state.update(len(raw).to_bytes(8, "little") + raw)
     return state.hexdigest()
 
 

@@ -173,7 +173,11 @@ def read_table(
     with _damage(path):
         if row_group is not None:
             return _open(path).read_row_group(row_group, columns=columns)
-        return pq.read_table(path, columns=columns, page_checksum_verification=True, **options)
+        if options:
+            return pq.read_table(path, columns=columns, page_checksum_verification=True, **options)
+        with _open(path) as file:  # `pq.read_table` would import pandas, for half a second
+            table = file.read(columns)
+        return table if columns is None else table.select(columns)
 
 
 def read_batches(path: Path, columns: Sequence[str], rows: int = 65_536) -> Iterator[pa.RecordBatch]:
@@ -212,6 +216,6 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         problem = first_line(error)
         raise SynthClipError(f"{path}: damaged ({problem}): run `synthclip verify RUN --repair`") from None

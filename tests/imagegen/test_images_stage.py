@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ import pytest
 import simplejpeg
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 
+from synthclip import schema
+from synthclip.imagegen import Images
 from synthclip.keys import image_key, seeds, text_id
 from synthclip.recipe.imagegen import ImagesConfig
-from synthclip.run.store import RunDirectory
+from synthclip.run.engine import Shard
+from synthclip.run.store import Outcome, RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +128,25 @@ def test_shards_are_sized_in_bytes_where_no_count_is_given() -> None:
     assert config.shard_captions(4) == pytest.approx(config.shard_captions(1) / 4, abs=1)
     assert ImagesConfig(captions_per_shard=7).shard_captions(3) == 7
     assert ImagesConfig(shard_mb=1e-6).shard_captions(1) == 1
+
+
+@pytest.mark.parametrize("train", [0, 1, 5, 6, 7, 15])
+def test_the_counts_of_the_selection_tell_what_its_files_hold(tmp_path: Path, train: int) -> None:
+    """So that no file is opened to list the shards; without the counts all are."""
+    full = 5
+    shards: list[Sequence[Shard]] = []
+    recipe = recipe_of(f"balance.captions_per_shard={full}", "images.captions_per_shard=2")
+    for notes in ({"train": train, "heldout": 3}, {}, {"train": train + 100, "heldout": 3}):
+        run = RunDirectory(tmp_path / f"{len(shards)}")
+        with run.begin("balance", "all", "fingerprint") as writer:
+            for split, count in (("train", train), ("heldout", 3)):
+                for start in range(0, count, full):
+                    rows = [{"caption_id": at} for at in range(start, min(start + full, count))]
+                    writer.rows(f"{split}/{start // full:05d}.parquet", schema.SELECTED, rows)
+            writer.commit(Outcome(train + 3, notes=notes))
+        shards.append(Images(recipe, run).shards())
+    assert shards[0] == shards[1] == shards[2]
+    assert sum(shard.size for shard in shards[0]) == 2 * train + 3 * recipe.images.heldout_per_caption
 
 
 def test_two_samples_of_one_key_are_never_both_written(tmp_path: Path) -> None:

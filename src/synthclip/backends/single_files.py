@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from synthclip.errors import SynthClipError, hub_errors
-from synthclip.keys import quick_digest
+from synthclip.samples.remembered import quick_digests
 
 SINGLE_FILES = (".safetensors", ".ckpt", ".gguf")
 """Suffixes of weights in one file."""
@@ -43,7 +43,7 @@ def digests(key: str, source: str, *, needs_index: bool = False) -> dict[str, st
     path = Path(source).expanduser()
     is_file = path.suffix in SINGLE_FILES
     if path.is_file() and is_file:
-        return {path.name: quick_digest(path)}
+        return dict(zip([path.name], quick_digests([path]), strict=True))
     if not path.is_dir():
         is_on_hub = source.count("/") == 1 or (source.count("/") > 1 and is_file)
         if path.is_absolute() or source.startswith((".", "~")) or not is_on_hub:
@@ -57,4 +57,5 @@ def digests(key: str, source: str, *, needs_index: bool = False) -> dict[str, st
             f"{key}: {path}: holds no model_index.json: give a folder that diffusers' save_pretrained wrote"
         )
     files = [file for file in sorted(path.rglob("*")) if file.suffix in (".json", ".safetensors", ".bin")]
-    return {file.relative_to(path).as_posix(): quick_digest(file) for file in files}
+    names = (file.relative_to(path).as_posix() for file in files)
+    return dict(zip(names, quick_digests(files), strict=True))

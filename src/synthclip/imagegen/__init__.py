@@ -16,6 +16,7 @@ from synthclip.imagegen.painting import Attempt, Job, Painting, preferred_painte
 from synthclip.keys import text_id
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
+from synthclip.run.durable import FileEntry
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
@@ -36,6 +37,7 @@ class Images(Stage):
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
         super().__init__(recipe, run)
         self._imported = recipe.images.imported
+        self._values_of: dict[str, dict[str, object]] = {}
         if self._imported is not None:
             self.reads = ()
 
@@ -63,22 +65,20 @@ class Images(Stage):
         return heldout if split == schema.HELDOUT_PAINTER and heldout else self.recipe.text_to_image
 
     def values_of(self, shard: Shard) -> dict[str, object]:
-        values, images = self.values, self.recipe.images.results()
-        for split in (schema.HELDOUT_PAINTER, schema.COMPOSITION):
-            if not shard.name.startswith(split):
-                images.pop(split, None)
-        return values | {"images": images}
+        split = shard.name.partition("/")[0]
+        if split not in self._values_of:
+            images = self.recipe.images.results()
+            for other in {schema.HELDOUT_PAINTER, schema.COMPOSITION} - {split}:
+                images.pop(other, None)
+            self._values_of[split] = self.values | {"images": images}
+        return self._values_of[split]
 
     def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
         images = self.recipe.images
         variants = images.per_caption if split == "train" else images.heldout_per_caption
         most = images.shard_captions(variants)
         number = 0
-        captions = "train" if split == "train" else "heldout"
-        for entry in balance.files:
-            if not (entry.path.startswith(f"{captions}/") and entry.path.endswith(".parquet")):
-                continue
-            rows = pq.read_metadata(self.run.file("balance", entry.path)).num_rows
+        for entry, rows in self._captions("train" if split == "train" else "heldout", balance):
             # Tars of one file are of even size, unless the recipe says how many captions each has.
             step = most if images.captions_per_shard else -(-rows // max(1, -(-rows // most)))
             for start in range(0, rows, step or 1):
@@ -96,6 +96,20 @@ class Images(Stage):
                     size=(stop - start) * variants,
                 )
                 number += 1
+
+    def _captions(self, split: str, balance: Manifest) -> Iterator[tuple[FileEntry, int]]:
+        """The files of the selected captions, and how many each holds: all but the last one are full."""
+        files = [
+            entry
+            for entry in balance.files
+            if entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")
+        ]
+        total, full = balance.notes.get(split), self.recipe.balance.captions_per_shard
+        for number, entry in enumerate(files):
+            if total is not None and len(files) == -(-total // full):
+                yield entry, min(full, total - number * full)
+            else:  # written by other means
+                yield entry, pq.read_metadata(self.run.file("balance", entry.path)).num_rows
 
     def check(self) -> None:
         """Refuse models that are not there, and concepts that the painter cannot draw."""

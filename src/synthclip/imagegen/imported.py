@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 from synthclip import schema
 from synthclip.errors import SynthClipError
-from synthclip.keys import digest, quick_digest, text_id
+from synthclip.keys import digest, text_id
 from synthclip.run.durable import rejected_by_reason
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, ShardWriter
 from synthclip.samples.csv_rows import RowError, numbered_rows
 from synthclip.samples.pictures import MAX_BYTES, checked_jpeg_size
+from synthclip.samples.remembered import quick_digests
 from synthclip.samples.tars import TarWriter
 
 SUBFOLDER = "SynthCI-30"
@@ -88,12 +89,12 @@ def shards(path: str) -> list[Shard]:
     official layout."""
     csv, data = _locate(Path(path).expanduser())
     zips, broken = _zips(data)
-    csv_digest = quick_digest(csv)
+    csv_digest, *digests = quick_digests([csv, *zips.values()])
     names = [file.name for file in zips.values()]
     rows = Shard(_CSV_SHARD, {"csv": csv_digest, "zips": digest(*names, "", *broken)}, {"broken": broken})
     return [rows] + [
-        Shard(f"{_SPLIT}/{number:05d}", {"zip": quick_digest(file), "csv": csv_digest}, {"zip": str(file)})
-        for number, file in zips.items()
+        Shard(f"{_SPLIT}/{number:05d}", {"zip": known, "csv": csv_digest}, {"zip": str(file)})
+        for (number, file), known in zip(zips.items(), digests, strict=True)
     ]
 
 

@@ -5,14 +5,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
@@ -48,6 +49,10 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+_SEAL = re.compile(rb'\n "sha256": "([0-9a-f]{64})"(,?)(?=\n)')
+"""The line that `seal` adds, at the outermost level."""
+
+
 def seal(values: Mapping[str, Any]) -> str:
     """JSON that ends in a SHA-256 of itself, so that any other byte is noticed."""
     return to_json({**values, "sha256": hashlib.sha256(to_json(values).encode()).hexdigest()})
@@ -55,11 +60,19 @@ def seal(values: Mapping[str, Any]) -> str:
 
 def unseal(raw: bytes) -> dict[str, Any] | None:
     """What `seal` was given, or None where a byte differs."""
+    found = _SEAL.search(raw)
+    if found is None:
+        return None
+    before, after = raw[: found.start()], raw[found.end() :]
+    sealed = before + after if found[2] else before.removesuffix(b",") + after
+    sealed = b"{}\n" if sealed == b"{\n}\n" else sealed
+    if hashlib.sha256(sealed).hexdigest().encode() != found[1]:
+        return None
     try:
-        values = json.loads(raw)
-        values.pop("sha256")
-        return values if seal(values).encode() == raw else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        values: dict[str, Any] = json.loads(raw)
+        del values["sha256"]
+        return values
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -142,8 +155,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return found, damaged
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """One file of a shard; `path` is relative to the stage's folder."""
 
     path: str
@@ -161,8 +173,7 @@ class Outcome:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The proof that a shard is complete. It holds no times, so that equal work gives equal bytes."""
 
     shard: str
@@ -171,6 +182,10 @@ class Manifest:
     rows: int
     rejected: Mapping[str, int]
     notes: Mapping[str, Any]
+
+    def to_values(self) -> dict[str, Any]:
+        """What its file holds."""
+        return {**self._asdict(), "files": [entry._asdict() for entry in self.files]}
 
     @property
     def split(self) -> str:
@@ -198,13 +213,15 @@ class Manifest:
 
 def rejected_by_reason(manifests: Iterable[Manifest]) -> Counter[str]:
     """Rows refused in all of these shards, the most frequent reason first."""
-    total = sum((Counter(manifest.rejected) for manifest in manifests), Counter[str]())
-    return Counter(dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))))
+    total = Counter[str]()
+    for manifest in manifests:
+        for reason, count in manifest.rejected.items():
+            total[reason] += count
+    return Counter(dict(sorted((+total).items(), key=lambda item: (-item[1], item[0]))))
 
 
 def stays_inside(path: object) -> bool:
     """Whether a path that a manifest names is one below its stage's folder."""
     if not isinstance(path, str) or not path or "\0" in path:
         return False
-    parts = PurePosixPath(path)
-    return not parts.is_absolute() and ".." not in parts.parts
+    return not path.startswith("/") and ".." not in path.split("/")

@@ -20,6 +20,9 @@ from synthclip.run.engine import Resources, Shard, Tick, Work
 from synthclip.run.live import Activity
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter, disk_errors
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+_quote = json.encoder.encode_basestring
+
 
 class Stage(ABC):
     """One step of the pipeline over one run. Cheap to construct: models are loaded in `load`.
@@ -42,6 +45,7 @@ class Stage(ABC):
 
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
         self.recipe, self.run = recipe, run
+        self._encoded: tuple[object, str] = None, ""
 
     @abstractmethod
     def shards(self) -> Sequence[Shard]:
@@ -91,19 +95,20 @@ class Stage(ABC):
         return {section: self.recipe.section_results(section) for section in self.sections}
 
     def values_of(self, shard: Shard) -> dict[str, object]:
-        """Those of `values` that decide this shard."""
+        """Those of `values` that decide this shard; the same object for all shards that they decide."""
         return self.values
 
     def fingerprint(self, shard: Shard) -> str:
         """What the shard is made of: equal fingerprints mean equal files."""
-        made_of = {
-            "stage": self.name,
-            "revision": self.revision,
-            "values": self.values_of(shard),
-            "shard": shard.name,
-            "inputs": dict(shard.inputs),
-        }
-        return digest(json.dumps(made_of, sort_keys=True, ensure_ascii=False))
+        values = self.values_of(shard)
+        if values is not self._encoded[0]:  # they are large
+            self._encoded = values, _encode(values)
+        inputs = ", ".join(f"{_quote(name)}: {_quote(known)}" for name, known in sorted(shard.inputs.items()))
+        # As `_encode` would write it, in a fifth of the time.
+        return digest(
+            f'{{"inputs": {{{inputs}}}, "revision": {self.revision}, "shard": {_quote(shard.name)}, '
+            f'"stage": {_quote(self.name)}, "values": {self._encoded[1]}}}'
+        )
 
     def manifests_of(self, stage: str) -> list[Manifest]:
         """The manifests of a stage that this one reads. Raises where it is not there."""

@@ -17,11 +17,9 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +29,7 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import sha256_of
+from synthclip.run import manifests
 from synthclip.run.durable import (
     FileEntry,
     Manifest,
@@ -41,7 +40,6 @@ from synthclip.run.durable import (
     read_lines,
     replace_text,
     seal,
-    stays_inside,
     sync,
     to_json,
     unseal,
@@ -83,18 +81,21 @@ class RunDirectory:
         """
         self.check_version()
         with locked(self.path):
-            self._remove_leftovers()
+            self._remove_leftovers(everywhere=True)
             try:
                 yield
             finally:
-                self._remove_leftovers()
+                self._remove_leftovers(everywhere=False)
 
-    def _remove_leftovers(self) -> None:
-        for scratch in self.path.glob(f"*/{_SCRATCH}"):
+    def _remove_leftovers(self, *, everywhere: bool) -> None:
+        """Of all stages, or only of those where a worker has been: each leaves its scratch folder."""
+        scratches = list(self.path.glob(f"*/{_SCRATCH}"))
+        for scratch in scratches:
             shutil.rmtree(scratch, ignore_errors=True)
-        for path in self.path.rglob(".*.partial"):
-            if is_partial(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+        for folder in [self.path] if everywhere else [scratch.parent for scratch in scratches]:
+            for name in manifests.names_below(folder):
+                if is_partial(name.rpartition("/")[2]):
+                    (folder / name).unlink(missing_ok=True)
 
     def check_version(self) -> None:
         """Raise SynthClipError where the run is of another version of the data format; writes nothing."""
@@ -136,56 +137,30 @@ class RunDirectory:
     def manifest(self, stage: str, shard: str) -> Manifest | None:
         """The shard's manifest, or None where the shard is missing, incomplete, or its manifest damaged."""
         manifest = self.read_manifest(stage, shard)
-        for entry in manifest.files if manifest else ():
-            try:
-                found = self.file(stage, entry.path).lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-            if found.st_size != entry.size_bytes or not stat.S_ISREG(found.st_mode):
-                return None
-        return manifest
+        return manifest if manifest and manifests.is_complete(f"{self.stage(stage)}", manifest) else None
 
     def read_manifest(self, stage: str, shard: str) -> Manifest | None:
-        """What a manifest says, whether its files are there or not; None where it cannot be trusted.
-
-        Raises SynthClipError where it names a file outside its stage.
-        """
-        path = self._manifest_path(stage, shard)
-        try:
-            text = path.read_bytes()
-            entries = tuple(FileEntry(**entry) for entry in json.loads(text)["files"])
-            if outside := [entry.path for entry in entries if not stays_inside(entry.path)]:
-                raise SynthClipError(
-                    f"{path}: names {outside[0]!r}, which is outside its stage's folder: remove this manifest"
-                )
-            values = unseal(text)
-            manifest = Manifest(**{**values, "files": entries}) if values else None
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, RecursionError):
-            return None
-        return manifest if manifest and manifest.shard == shard else None
+        """As `run.manifests.read`."""
+        return manifests.read(self.stage(stage), shard)
 
     def manifests(self, stage: str) -> list[Manifest]:
         """The manifests of all complete shards, in the order of their names."""
         if self._cached is None:
-            found = (self.manifest(stage, shard) for shard in self.shard_names(stage))
-            return [manifest for manifest in found if manifest]
+            return list(manifests.read_all(self.stage(stage)).values())
         if stage not in self._cached:
-            self._cached[stage] = {}
-            for shard in self.shard_names(stage):
-                self.reload(stage, shard)
+            self._cached[stage] = manifests.read_all(self.stage(stage))
         return [self._cached[stage][shard] for shard in sorted(self._cached[stage])]
 
     def shard_names(self, stage: str) -> list[str]:
         """The shards that have a manifest, complete or not."""
-        root = self.stage(stage) / "manifests"
-        return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json"))
+        return manifests.shard_names(self.stage(stage))
 
     def remove(self, stage: str, shard: str) -> None:
         """Remove a shard; its manifest, which names its files, last, so that a kill leaves none behind."""
         manifest = self.read_manifest(stage, shard)
         for entry in manifest.files if manifest else ():
             self._unlink(stage, entry.path)
-        self._manifest_path(stage, shard).unlink(missing_ok=True)
+        manifests.path_of(self.stage(stage), shard).unlink(missing_ok=True)
         self.reload(stage, shard)
 
     def _unlink(self, stage: str, path: str) -> None:
@@ -244,9 +219,6 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; one cut short by a kill, or damaged, is skipped."""
         return read_lines(self.path / METRICS)[0]
-
-    def _manifest_path(self, stage: str, shard: str) -> Path:
-        return self.stage(stage) / "manifests" / f"{shard}.json"
 
 
 class ShardWriter:
@@ -364,7 +336,7 @@ class ShardWriter:
         paths = [entry.path for entry in manifest.files]
         for stale in {entry.path for entry in before.files}.difference(paths) if before else ():
             run._unlink(stage, stale)
-        run._manifest_path(stage, self._shard).unlink(missing_ok=True)
+        manifests.path_of(run.stage(stage), self._shard).unlink(missing_ok=True)
         folders = set()
         for path in paths:
             sync(self._scratch / path)
@@ -374,4 +346,4 @@ class ShardWriter:
             folders.add(target.parent)
         for folder in folders:
             sync(folder)
-        replace_text(run._manifest_path(stage, self._shard), seal(asdict(manifest)))
+        replace_text(manifests.path_of(run.stage(stage), self._shard), seal(manifest.to_values()))

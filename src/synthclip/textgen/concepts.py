@@ -23,6 +23,7 @@ from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.samples.csv_rows import RowError, records
+from synthclip.samples.remembered import quick_digests
 from synthclip.schema import CONCEPT, REJECTED_CONCEPT
 from synthclip.textgen import lexicons
 from synthclip.textgen.matcher import ConceptMatcher
@@ -196,17 +197,16 @@ def entries(source: ConceptSource) -> Iterator[Any]:
 
 def _digests(sources: Sequence[ConceptSource]) -> dict[str, str]:
     """What the sources' files hold, by path. Raises SynthClipError for a file that is not there."""
-    found = {}
+    found: dict[str, str] = {}
     for source in sources:
         if source.kind == "wordnet":
             paths = lexicons.wordnet_files(_path(source))
         else:
             paths = [Path(path).expanduser() for path in (source.path, source.views) if path]
-        for path in paths:
-            try:
-                found[str(path)] = keys.quick_digest(path)
-            except OSError as error:
-                raise _unreadable(path, error) from None
+        try:
+            found |= zip(map(str, paths), quick_digests(paths), strict=True)
+        except OSError as error:
+            raise _unreadable(Path(error.filename or paths[0]), error) from None
     return found
 
 

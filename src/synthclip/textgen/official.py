@@ -22,6 +22,7 @@ from synthclip.errors import SynthClipError
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter, disk_errors
 from synthclip.samples.files import replacing
+from synthclip.samples.remembered import quick_digests
 from synthclip.schema import CAPTION, MATCH
 
 _READ_CHARS = 1 << 20
@@ -94,9 +95,10 @@ def caption_and_ids(item: Any) -> tuple[str, list[int] | None] | None:
 
 def shards(path: str) -> list[Shard]:
     """One for every file."""
+    found = files(Path(path).expanduser())
     return [
-        Shard(f"{number:05d}", {"file": keys.quick_digest(file)}, {"file": str(file)})
-        for number, file in enumerate(files(Path(path).expanduser()))
+        Shard(f"{number:05d}", {"file": known}, {"file": str(file)})
+        for number, (file, known) in enumerate(zip(found, quick_digests(found), strict=True))
     ]
 
 
