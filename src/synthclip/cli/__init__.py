@@ -6,11 +6,12 @@ from typing import Annotated, NoReturn
 import typer
 
 import synthclip
-from synthclip.cli import interop, judging, pipeline, sweeps
+from synthclip.cli import interop, judging, pipeline, start, sweeps
 from synthclip.errors import SynthClipError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+app.command()(start.init)
 app.command()(pipeline.show)
 app.command()(pipeline.plan)
 app.command("run")(pipeline.run_all)

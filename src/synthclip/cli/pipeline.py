@@ -307,7 +307,7 @@ def plan(
     )
     if concepts is None:  # then the recipe's files are here
         check(resolved, RunDirectory(Path("runs") / resolved.name))
-    _show(made)
+    show_plan(made)
     if target is not None and from_ is not None:
         from synthclip.sweeps.target import needed, needed_table
 
@@ -319,7 +319,7 @@ def plan(
             console.print(line, soft_wrap=True)
 
 
-def _show(plan: "Plan") -> None:
+def show_plan(plan: "Plan") -> None:
     from rich.table import Table
 
     from synthclip.run.progress import duration
