@@ -46,14 +46,6 @@ def load(config: Config) -> tuple[Any, str]:
         if config.cache is not None:
             denoiser(pipeline).enable_cache(diffusers.FirstBlockCacheConfig(threshold=config.cache))
     pipeline.set_progress_bar_config(disable=True)
-    if device != "cpu":
-        vae = getattr(pipeline, "vae", None)
-        for part in (denoiser(pipeline), vae):
-            if config.quantize is None and part is not None:
-                _lay_out_for_convolutions(part)
-        if vae is not None and hasattr(vae, "enable_slicing"):
-            # At full size it takes more memory than the denoiser of the whole batch, and little less time.
-            vae.enable_slicing()
     if config.compile:
         denoiser(pipeline).compile()
     return pipeline, revision
@@ -62,14 +54,6 @@ def load(config: Config) -> tuple[Any, str]:
 def denoiser(pipeline: Any) -> Any:
     """The model that is evaluated in every step."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None) or pipeline.decoder
-
-
-def _lay_out_for_convolutions(part: Any) -> None:
-    """Channels last, which convolutions of pictures are faster in and those of videos (5-D) do not have."""
-    import torch
-
-    if {4, 5} & {parameter.dim() for parameter in part.parameters()} == {4}:
-        part.to(memory_format=torch.channels_last)
 
 
 def _assembled(config: Config, folder: str, dtype: Any) -> Any:

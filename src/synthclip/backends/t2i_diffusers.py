@@ -49,7 +49,7 @@ class Diffusers:
         self.batch_size = _FIRST_BATCH if config.batch_size == "auto" else config.batch_size
         if type(self._pipeline).__name__ in _ONE_BY_ONE:
             self.batch_size = 1
-        self._saving = False
+        self._sliced = self._saving = False
         self._readers = _readers(self._pipeline)
         self._constant = _constant_arguments(config, self._pipeline)
         self._empty_prompt = _empty_prompt(config, self._pipeline)
@@ -118,19 +118,24 @@ class Diffusers:
         return pixels, refused
 
     def _back_off(self, reason: str) -> None:
-        """Half the batch; at one, what saves memory at the price of time; then there is nothing left."""
+        """Decode image by image; then half the batch; at one image, what saves memory at the price of much
+        time; then there is nothing left."""
         import torch
+
+        vae: Any = getattr(self._pipeline, "vae", None)
 
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
-        if self.batch_size > 1:
+        if not self._sliced and hasattr(vae, "enable_slicing"):
+            self._sliced = True
+            vae.enable_slicing()
+        elif self.batch_size > 1:
             self.batch_size = math.ceil(self.batch_size / 2)
         elif not self._saving:
             self._saving = True
-            for part in (self._pipeline, getattr(self._pipeline, "vae", None)):
-                for method in ("enable_attention_slicing", "enable_slicing", "enable_tiling"):
-                    if hasattr(part, method):
-                        getattr(part, method)()
+            for part, method in ((self._pipeline, "enable_attention_slicing"), (vae, "enable_tiling")):
+                if hasattr(part, method):
+                    getattr(part, method)()
         else:
             raise SynthClipError(
                 f"text_to_image: {self._config.model}: out of memory at batch size 1 ({reason}): take a "
