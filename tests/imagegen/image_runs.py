@@ -41,7 +41,12 @@ def selected(path: Path, train: Sequence[str], heldout: Sequence[str] = ()) -> R
 
 def recipe_of(*overrides: str) -> Recipe:
     return load_recipe(
-        "demo", ["text_to_image.size_px=64", "images.size_px=48", "images.per_caption=2", *overrides]
+        "demo",
+        [
+            "text_to_image={backend: compositor, size_px: 64}",
+            "images={size_px: 48, per_caption: 2}",
+            *overrides,
+        ],
     )
 
 

@@ -15,7 +15,7 @@ from image_runs import CAPTIONS, make_images, recipe_of, selected
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.imagegen import Images
-from synthclip.imagegen.painting import preferred_painters
+from synthclip.imagegen.painting import chosen_painter
 from synthclip.imagegen.provenance import repaint
 from synthclip.plan import make_plan
 from synthclip.recipe import Recipe, load_recipe
@@ -27,7 +27,7 @@ UNSEEN = "images.heldout_painter={backend: compositor, size_px: 96}"
 
 
 def several(*overrides: str) -> Recipe:
-    return load_recipe("demo", [THREE, "images.size_px=48", "images.per_caption=6", *overrides])
+    return load_recipe("demo", [THREE, "images={size_px: 48, per_caption: 6}", *overrides])
 
 
 def rows(run: RunDirectory, split: str) -> list[dict[str, object]]:
@@ -74,24 +74,28 @@ def test_each_image_has_one_painter_that_its_metadata_names_and_that_paints_it_a
     st.integers(0, 2**64 - 1),
     st.lists(st.floats(0.05, 1), min_size=1, max_size=5),
     st.integers(0, 99),
+    st.sets(st.integers(0, 4)),
 )
-def test_every_painter_has_a_place_in_the_order(caption: int, weights: list[float], variant: int) -> None:
-    shares = [weight / sum(weights) for weight in weights]
-    order = preferred_painters(caption, variant, shares, 0)
-    assert sorted(order) == list(range(len(shares)))
-    assert preferred_painters(caption, variant, shares, 0) == order
+def test_the_painter_is_one_that_can_draw_the_caption(
+    caption: int, weights: list[float], variant: int, able: set[int]
+) -> None:
+    shares, able = [weight / sum(weights) for weight in weights], able & set(range(len(weights)))
+    painter = chosen_painter(caption, variant, shares, able, 0)
+    assert painter in (able or range(len(shares)))
+    assert chosen_painter(caption, variant, shares, able, 0) == painter
 
 
-def test_painters_paint_by_their_shares() -> None:
-    first = Counter(preferred_painters(n, v, (0.5, 0.3, 0.2), 0)[0] for n in range(400) for v in range(5))
-    assert np.allclose([first[at] / 2000 for at in range(3)], (0.5, 0.3, 0.2), atol=0.03)
+@pytest.mark.parametrize(("able", "expected"), [((), (0.5, 0.3, 0.2)), ((1, 2), (0, 0.6, 0.4))])
+def test_painters_paint_by_their_shares(able: tuple[int, ...], expected: tuple[float, ...]) -> None:
+    drawn = Counter(chosen_painter(n, v, (0.5, 0.3, 0.2), able, 0) for n in range(400) for v in range(5))
+    assert np.allclose([drawn[at] / 2000 for at in range(3)], expected, atol=0.03)
 
 
 def test_one_painter_in_a_list_is_that_painter(run: RunDirectory) -> None:
     alone = recipe_of()
     listed = load_recipe(
         "demo",
-        ["text_to_image=[{backend: compositor, size_px: 64}]", "images.size_px=48", "images.per_caption=2"],
+        ["text_to_image=[{backend: compositor, size_px: 64}]", "images={size_px: 48, per_caption: 2}"],
     )
     assert listed == alone
     shards = [Images(recipe, run) for recipe in (alone, listed)]
@@ -164,6 +168,15 @@ def test_code_among_several_painters_needs_trust(tmp_path: Path) -> None:
     }
 
 
+def test_a_key_of_several_painters_is_set_in_each() -> None:
+    large = load_recipe("demo", ["text_to_image.size_px=128", "text_to_image.0.size_px=64"]).text_to_image
+    assert [painter.size_px for painter in large.members] == [64, *[128] * (len(large.members) - 1)]  # type: ignore[attr-defined]
+    alone = load_recipe(
+        "demo", ["text_to_image.artist=noto", "text_to_image.backend=compositor"]
+    ).text_to_image
+    assert alone.results() == {"backend": "compositor", "size_px": 128, "artist": "noto"}
+
+
 def _saved(folder: Path, text: str) -> Path:
     path = folder / "saved.yaml"
     path.write_text(text)
@@ -172,12 +185,13 @@ def _saved(folder: Path, text: str) -> Path:
 
 def test_a_plan_adds_up_what_each_painter_costs() -> None:
     def seconds(*overrides: str) -> float:
-        plan = make_plan(load_recipe("demo", list(overrides)), devices_here(), concepts=100)
+        recipe = load_recipe("demo", ["images={size_px: 48}", *overrides])
+        plan = make_plan(recipe, devices_here(), concepts=100)
         return next(stage.device_s for stage in plan.stages if stage.stage == "images")
 
-    small, large = (seconds(f"text_to_image.size_px={size}") for size in (64, 128))
+    small, large = (seconds(f"text_to_image={{backend: compositor, size_px: {size}}}") for size in (64, 128))
     both = seconds(
         "text_to_image=[{backend: compositor, size_px: 64, weight: 3}, {backend: compositor, size_px: 128}]"
     )
     assert both == pytest.approx(0.75 * small + 0.25 * large)
-    assert seconds("text_to_image.size_px=64", UNSEEN) > small
+    assert seconds("text_to_image={backend: compositor, size_px: 64}", UNSEEN) > small

@@ -12,7 +12,7 @@ from synthclip.backends import TextToImage, build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.imagegen import imported
 from synthclip.imagegen.filters import load_filters
-from synthclip.imagegen.painting import Attempt, Job, Painting, preferred_painters
+from synthclip.imagegen.painting import Attempt, Job, Painting, chosen_painter
 from synthclip.keys import text_id
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
@@ -257,8 +257,7 @@ class Images(Stage):
         for row in part.to_pylist():
             able = [at for at, one in enumerate(painters) if not one.undrawable([row["text"]])]
             for variant in range(first, first + shard.payload["variants"]):
-                wanted = preferred_painters(row["caption_id"], variant, shares, seed)
-                painter = next((at for at in wanted if at in able), wanted[0])
+                painter = chosen_painter(row["caption_id"], variant, shares, able, seed)
                 concept_ids = tuple(row["concept_ids"])
                 job = Job(row["caption_id"], row["text"], concept_ids, variant, seed, painter=painter)
                 (undrawable if unseen and not able else jobs).append(job)
@@ -273,8 +272,7 @@ class Images(Stage):
         for pair in composition_pairs(recipe, names):
             said, first = (pair.caption, pair.exchanged), text_id(pair.caption)
             able = [at for at, one in enumerate(painters) if not one.undrawable(said)]
-            wanted = preferred_painters(first, 0, recipe.text_to_image.shares, recipe.seed)
-            painter = next((at for at in wanted if at in able), wanted[0])
+            painter = chosen_painter(first, 0, recipe.text_to_image.shares, able, recipe.seed)
             concept_ids = tuple(sorted(number[name] for name in pair.things))
             for text in said:
                 job = Job(text_id(text), text, concept_ids, 0, recipe.seed, painter=painter, seed_id=first)

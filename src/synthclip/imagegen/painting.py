@@ -6,7 +6,7 @@ of the samples follows from the captions alone.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,16 +49,18 @@ class Job:
         return image_key(self.caption_id, self.variant)
 
 
-def preferred_painters(caption_id: int, variant: int, shares: Sequence[float], seed: int) -> list[int]:
-    """Which of several models paints an image, and which follow where that one cannot draw the caption.
+def chosen_painter(
+    caption_id: int, variant: int, shares: Sequence[float], able: Collection[int], seed: int
+) -> int:
+    """Which of several models paints an image: one of those `able` to draw its caption, of all where none is.
 
     The variants of a caption are spread evenly over the shares, in steps of the golden ratio from a start
     that the caption draws, so that each model paints some of them.
     """
     golden = (5**0.5 - 1) / 2
     drawn = (float(uniform(caption_id, stream="painter", seed=seed)) + variant * golden) % 1
-    first = min(int(np.searchsorted(np.cumsum(shares), drawn, "right")), len(shares) - 1)
-    return [*range(first, len(shares)), *range(first)]
+    edges = np.cumsum([share * (at in able or not able) for at, share in enumerate(shares)])
+    return int(np.searchsorted(edges / edges[-1], drawn, "right"))
 
 
 @dataclass(frozen=True)

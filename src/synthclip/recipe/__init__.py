@@ -257,6 +257,13 @@ def _override(raw: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise SynthClipError(f"{label}: expected key=value, such as captions.per_concept=4")
+    models = raw.get(parts[0])
+    if parts[0] in BACKEND_KINDS and isinstance(models, list) and parts[1:] and not parts[1].isdecimal():
+        if not _backend_key(override):  # a key of several models is set in each
+            for at in range(len(models)):
+                _override(raw, f"{parts[0]}.{at}.{override.partition('.')[2]}")
+            return
+        raw[parts[0]] = {}
     try:
         value = parse_yaml(text, label)
     except SynthClipError as error:
