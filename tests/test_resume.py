@@ -30,6 +30,7 @@ SMALL = [
     "balance.heldout=0.2",
     "images.captions_per_shard=8",
     "images.per_caption=3",
+    "images.composition=6",
     "training.batch_size=8",
     "training.epochs=3",
 ]
