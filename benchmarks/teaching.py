@@ -113,15 +113,15 @@ def train_and_judge(job: Job) -> dict[str, Any]:
         (job.folder / stage).symlink_to((job.run / stage).resolve())
     if job.row.name.startswith(FIRST_ARTIST):
         epochs *= _only_first_artist(job)
-    overrides = [*job.overrides, *job.row.overrides, f"training.epochs={epochs}"]
+    seed = f"training.seed={job.seed}"
+    overrides = [*job.overrides, *job.row.overrides, f"training.epochs={epochs}", seed]
     recipe = load_recipe(job.run, overrides)
     run, seconds = RunDirectory(job.folder), time.monotonic()
-    reseeded = recipe.model_copy(update={"seed": job.seed})
     if job.row.name != UNTRAINED:
-        _make(Train(reseeded, run))
+        _make(Train(recipe, run))
         seconds = time.monotonic() - seconds
     else:
-        _save_untrained(reseeded, run)
+        _save_untrained(recipe, run)
         seconds = 0.0
     _make(Eval(recipe, run))
     rows = pq.read_table(run.file("eval", "results.parquet")).to_pylist()
@@ -171,7 +171,7 @@ def _save_untrained(recipe: Any, run: Any) -> None:
     from synthclip.models.build import build_model, save_open_clip
     from synthclip.run.store import Outcome
 
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.training_seed)
     with run.begin("train", "all", "untrained") as writer:
         save_open_clip(build_model(recipe.model), writer.path("model/open_clip_config.json").parent)
         writer.path("model/open_clip_model.safetensors")

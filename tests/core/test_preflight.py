@@ -12,11 +12,11 @@ from synthclip.run.store import RunDirectory
 HOPELESS = {
     "a batch above all pairs": (
         ["training.batch_size=30000"],
-        r"training\.batch_size=30000 is above the 22344 pairs that this recipe can make \(228 concepts",
+        r"training\.batch_size=30000 is above the 27360 pairs that this recipe can make \(228 concepts",
     ),
     "concepts that the painter has no drawing of": (
         ["concepts.sources=[{kind: text, path: LIST}]"],
-        r"compositor cannot draw 2 of 3 concepts \(justice, quantum foam\): remove them",
+        r"none of the painters can draw 2 of 3 concepts \(justice, quantum foam\): remove them",
     ),
     "a training source that is not there": (
         ["training.sources=[{kind: csv, path: /nowhere.csv}]"],
