@@ -54,7 +54,7 @@ def test_the_papers_imagegen_comes_out_at_its_313_gpu_days() -> None:
 def test_captions_by_hand() -> None:
     """30M captions; ten words, so 13.33 tokens, after the template's tokens; 2 x 7.24e9 FLOPs a token."""
     recipe = paper()
-    prompt = len(recipe.captions.templates[0].text) / 4
+    prompt = max(len(template.text) for template in recipe.captions.templates) / 4
     flops = 30e6 * 2 * 7.24e9 * (prompt + 10 * 4 / 3)
     made = stage(plan(recipe), "captions")
     assert made["device_s"] == pytest.approx(flops / (312e12 * 0.2))
@@ -80,7 +80,8 @@ def test_training_by_hand() -> None:
 
 
 def test_balancing_bounds_the_captions_of_a_concept() -> None:
-    recipe = load_recipe("demo", ["captions.per_concept=8", "balance.t=3", "balance.heldout=0.1"])
+    images = "images={per_caption: 3, heldout_per_caption: 2}"
+    recipe = load_recipe("demo", ["captions.per_concept=8", "balance.t=3", "balance.heldout=0.1", images])
     made = plan(recipe, "1xcpu", concepts=100)
     assert stage(made, "match, balance")["makes"] == "300 captions selected"
     per, heldout_per = recipe.images.per_caption, recipe.images.heldout_per_caption
@@ -255,7 +256,7 @@ def test_a_bank_that_is_not_here_is_told_with_the_way_around() -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["training.batch_size=4096"], "training.batch_size=4096 is more than the .* images expected"),
+        (["training.batch_size=8192"], "training.batch_size=8192 is more than the .* images expected"),
         (["training.sources=[{kind: csv, path: /nowhere/a.csv}]"], "/nowhere/a.csv"),
         (["training.init=/nowhere/model.pt"], "training.init: /nowhere/model.pt: no such file or folder"),
         (["training.eval={every_epochs: 1}", "balance.heldout=0"], "no image would be held out"),

@@ -250,7 +250,7 @@ class _Planner:
 
     def images(self, image_flops: float | None) -> StageCost:
         recipe = self._recipe
-        count = self.volumes.train_images + self.volumes.heldout_images
+        count = self.volumes.images
         size, rate = recipe.images.size_px, self._rates.images_per_s
         jpeg = self._rates.image_bytes or recipe.images.jpeg_bytes
         disk = count * (jpeg + TAR_BYTES)
@@ -268,7 +268,7 @@ class _Planner:
         """Each text-to-image model, and how many images it paints."""
         recipe, volumes = self._recipe, self.volumes
         painter, heldout = recipe.text_to_image, recipe.images.heldout_painter
-        own = volumes.train_images + volumes.heldout_images - volumes.unseen_images
+        own = volumes.images - volumes.unseen_images
         found = [(one, own * share) for one, share in zip(painter.members, painter.shares, strict=True)]
         return found + ([(heldout, volumes.unseen_images)] if heldout else [])
 
@@ -301,8 +301,8 @@ class _Planner:
         seen = mean_pair(recipe.model, recipe.training)
         judged = self._by_flops(
             "eval",
-            f"{rounded(volumes.heldout_images)} images judged",
-            volumes.heldout_images * forward,
+            f"{rounded(volumes.images - volumes.train_images)} images judged",
+            (volumes.images - volumes.train_images) * forward,
             precision,
             _TRAINING_UTILISATION,
             0.0,

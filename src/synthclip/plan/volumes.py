@@ -19,6 +19,12 @@ class Volumes:
     """Of all painters."""
     unseen_images: int
     """Those of them that `images.heldout_painter` paints."""
+    composition_images: int
+    """Those of captions of exchanged words."""
+
+    @property
+    def images(self) -> int:
+        return self.train_images + self.heldout_images + self.composition_images
 
 
 def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
@@ -45,4 +51,5 @@ def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
         round((selected - heldout) * images.per_caption),
         each + unseen,
         unseen,
+        2 * images.composition,
     )
