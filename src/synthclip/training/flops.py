@@ -45,9 +45,8 @@ def _on_meta(config: ModelConfig) -> "LeanCLIP":
 def _image_flops(config: ModelConfig, size_px: int) -> int:
     import torch
 
-    # Two pictures: batch norm takes no single one where the last map is a single pixel.
-    images = torch.empty(2, 3, size_px, size_px, device="meta")
-    return _flops_of(lambda: _on_meta(config).encode_image(images)) // 2
+    image = torch.empty(1, 3, size_px, size_px, device="meta")
+    return _flops_of(lambda: _on_meta(config).encode_image(image))
 
 
 @functools.cache
