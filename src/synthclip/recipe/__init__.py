@@ -22,7 +22,7 @@ from synthclip.recipe.backends import (
 )
 from synthclip.recipe.engine import EngineConfig
 from synthclip.recipe.imagegen import ImagesConfig
-from synthclip.recipe.section import Section, did_you_mean, nearest, sections_in
+from synthclip.recipe.section import Section, did_you_mean, dotted_keys, nearest, sections_in
 from synthclip.recipe.textgen import BalanceConfig, CaptionsConfig, ConceptsConfig, MatchConfig
 from synthclip.recipe.training import EvaluationConfig, ModelConfig, TrainingConfig, check_resolutions
 
@@ -378,7 +378,7 @@ def _unknown_key(key: str, raw: dict[str, Any]) -> str:
     *above, wrong = key.split(".")
     known = list(_section_at(above, raw).model_fields)
     near = did_you_mean(wrong, known)
-    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _dotted(Recipe)}
+    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in dotted_keys(Recipe)}
     if elsewhere := difflib.get_close_matches(wrong, list(by_leaf), n=1, cutoff=0.95 if near else 0.7):
         near = f"; did you mean {by_leaf[elsewhere[0]]!r}?"
     where = f"{'.'.join(above)}: " if above else ""
@@ -395,12 +395,3 @@ def _section_at(path: Sequence[str], raw: dict[str, Any]) -> type[Section]:
         elif part in found.model_fields:
             found = next(sections_in(found.model_fields[part].annotation), found)
     return found
-
-
-def _dotted(section: type[Section], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section) and len(kind.model_fields) > 1:
-            yield from _dotted(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"

@@ -97,3 +97,13 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return str(value)
+
+
+def dotted_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a section and of the sections in it."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section) and len(kind.model_fields) > 1:
+            yield from dotted_keys(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
