@@ -38,7 +38,9 @@ def _on_meta(config: ModelConfig) -> "LeanCLIP":
     from synthclip.models.build import build_model
 
     with torch.device("meta"):
-        return build_model(config).eval()  # in training, batch norm refuses one image of one position
+        model = build_model(config)
+    model.eval()  # in training, batch norm refuses one image of one position
+    return model
 
 
 @functools.cache
