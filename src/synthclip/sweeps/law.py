@@ -171,9 +171,10 @@ def _refuse(points: Points) -> None:
     rises = np.diff(means) - 2 * np.sqrt(noise * (1 / counts[1:] + 1 / counts[:-1]))
     if rises.max() > 0:
         at = int(rises.argmax())
+        chance = ", more than the seeds differ" if extra else ": more seeds may say whether by chance"
         raise SynthClipError(
             f"no law: the error rises from {means[at]:.1%} at {sizes[at]:,.0f} pairs to {means[at + 1]:.1%} "
-            f"at {sizes[at + 1]:,.0f}{', more than the seeds differ' if extra else ''}"
+            f"at {sizes[at + 1]:,.0f}{chance}"
         )
 
 
