@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heldout_run import picture, save_model
+from heldout_run import MODEL_CONFIG, picture
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from small_inputs import save_model
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import UNTRAINED, Eval, metrics
@@ -76,7 +77,7 @@ def sugarcrepe(folder: Path, second: bool) -> None:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Features:
-    return Features(Encoder(*load_model(save_model(tmp_path_factory.mktemp("m") / "model"))))
+    return Features(Encoder(*load_model(save_model(tmp_path_factory.mktemp("m") / "model", **MODEL_CONFIG))))
 
 
 def test_published_layouts_are_read_and_judged(tmp_path: Path, features: Features) -> None:
@@ -158,6 +159,7 @@ def test_a_run_is_judged_on_an_unseen_painter_and_on_exchanged_words_beside_rand
             "model.vision={image_size_px: 32, layers: 1, width: 32, head_width: 16, patch_size_px: 16}",
             "model.text={context_length: 16, width: 32, heads: 2, layers: 1}",
             "evaluation.untrained=true",
+            "training.resolutions=[]",
         ],
     )
     with run.begin("concepts", "all", "x") as writer:
@@ -186,7 +188,7 @@ def test_a_run_is_judged_on_an_unseen_painter_and_on_exchanged_words_beside_rand
     assert (unseen.rows, unseen.rejected) == (4, {"painter cannot draw it": 1}), "Noto has no harp"
     with run.begin("train", "all", "x") as writer:
         target = writer.path("model/open_clip_config.json").parent
-        shutil.copytree(save_model(tmp_path / "model"), target, dirs_exist_ok=True)
+        shutil.copytree(save_model(tmp_path / "model", **MODEL_CONFIG), target, dirs_exist_ok=True)
         for file in target.iterdir():
             writer.path(f"model/{file.name}")
         writer.commit(Outcome(rows=1))

@@ -168,7 +168,7 @@ def test_what_cannot_work_is_named_before_anything_is_made(recipe: str, tmp_path
 
 def test_of_equal_cost_each_variant_costs_what_the_base_costs() -> None:
     sweep = Sweep(
-        recipe="demo", variants={"a": (), "b": ("images.per_caption=20",), "c": ("captions.per_concept=4",)}
+        recipe="demo", variants={"a": (), "b": ("images.per_caption=40",), "c": ("captions.per_concept=4",)}
     )
     runs = {one.variant: one for one in runs_of(sweep)}
     devices = parse_devices("1xcpu")
