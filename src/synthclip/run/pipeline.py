@@ -225,7 +225,7 @@ def _bring_up_to_date(
         directory.remove(stage.name, name)
     _remove_stale_partials(stage, todo)
     directory.write_stage_values(stage.name, stage.values)
-    linked = {shard.name for shard in todo if link(stage, shard, donors)}
+    linked = link(stage, todo, donors)
     if linked:
         console.line(f"{stage.name:9} {len(linked)} of {len(shards)} shards linked from another run")
         todo = [shard for shard in todo if shard.name not in linked]

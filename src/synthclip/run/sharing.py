@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 from synthclip.run.durable import Manifest, disk_errors
 from synthclip.run.engine import Shard
@@ -10,21 +9,32 @@ from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
 
 
-def link(stage: Stage, shard: Shard, donors: Sequence[RunDirectory]) -> bool:
-    """Take a shard over from the first run that holds it, made of just the same; whether one does.
+def link(stage: Stage, shards: Sequence[Shard], donors: Sequence[RunDirectory]) -> set[str]:
+    """Take shards over from the first run that holds each, made of just the same; the names of those found.
 
-    Its files are hard links, copies where the disk knows none: no run ever changes a file in place. What the
+    Their files are hard links, copies where the disk knows none: no run ever changes a file in place. What a
     shard cost there is noted in the log, with `linked_from`.
     """
-    fingerprint = stage.fingerprint(shard)
+    linked: set[str] = set()
     for donor in donors:
-        made = donor.manifest(stage.name, shard.name)
-        if made is not None and made.fingerprint == fingerprint:
+        seconds = _seconds(donor, stage.name)
+        for shard in shards:
+            made = donor.manifest(stage.name, shard.name) if shard.name not in linked else None
+            if made is None or made.fingerprint != stage.fingerprint(shard):
+                continue
             _link(stage, made, donor)
             shutil.rmtree(stage.partial(shard), ignore_errors=True)
-            stage.run.log(**_logged(donor, stage.name, made), linked_from=donor.path.name)
-            return True
-    return False
+            stage.run.log(
+                event="shard",
+                stage=stage.name,
+                shard=made.shard,
+                rows=made.rows,
+                rejected=dict(made.rejected),
+                seconds=seconds.get(made.shard, 0.0),
+                linked_from=donor.path.name,
+            )
+            linked.add(shard.name)
+    return linked
 
 
 def _link(stage: Stage, made: Manifest, donor: RunDirectory) -> None:
@@ -43,18 +53,7 @@ def _link(stage: Stage, made: Manifest, donor: RunDirectory) -> None:
     run.reload(stage.name, made.shard)
 
 
-def _logged(donor: RunDirectory, stage: str, made: Manifest) -> dict[str, Any]:
-    """The line of the log that tells of the shard, with the seconds that it took."""
-    seconds = [
-        line["seconds"]
-        for line in donor.metrics()
-        if line.get("event") == "shard" and (line["stage"], line["shard"]) == (stage, made.shard)
-    ]
-    return {
-        "event": "shard",
-        "stage": stage,
-        "shard": made.shard,
-        "rows": made.rows,
-        "rejected": dict(made.rejected),
-        "seconds": seconds[-1] if seconds else 0.0,
-    }
+def _seconds(donor: RunDirectory, stage: str) -> dict[str, float]:
+    """How long each shard of a stage took there, by its log."""
+    lines = (line for line in donor.metrics() if line.get("event") == "shard" and line["stage"] == stage)
+    return {line["shard"]: line["seconds"] for line in lines}
