@@ -182,7 +182,7 @@ def test_of_equal_cost_each_variant_costs_what_the_base_costs() -> None:
     assert costs == pytest.approx([costs[0]] * 3, rel=1e-6)
     dear = {
         **runs,
-        "d": replace(runs["b"], variant="d", recipe=load_recipe("demo", ["images.per_caption=99"])),
+        "d": replace(runs["b"], variant="d", recipe=load_recipe("demo", ["captions.per_concept=99"])),
     }
     plans["d"] = make_plan(dear["d"].recipe, parse_devices("1xcpu"))
     with pytest.raises(SynthClipError, match="variant 'd': its captions and images alone cost"):
