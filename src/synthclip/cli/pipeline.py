@@ -205,7 +205,15 @@ def status(
     if json:
         typer.echo(dumps(status_of(directory, trust=trust).plain(), indent=1))
     elif not watch:
-        Console(sys.stdout).status(status_of(directory, trust=trust))
+        found = status_of(directory, trust=trust)
+        Console(sys.stdout).status(found)
+        if found.tokens:
+            from synthclip.recipe import load_saved_recipe
+            from synthclip.textgen.spending import spent_and_planned
+
+            bank = next(state for state in found.stages if state.stage == "concepts")
+            recipe = load_saved_recipe(directory, trust=trust)
+            typer.echo(f"language model: {spent_and_planned(recipe, bank.rows, found.tokens)}")
     elif sys.stdout.isatty():
         Console(sys.stdout).watch(lambda: status_of(directory, trust=trust))
     else:
