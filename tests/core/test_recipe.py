@@ -55,7 +55,7 @@ def test_numbers_may_carry_underscores(value: int) -> None:
         ("balance=10", "balance: must be a section of keys, not 10"),
         ("captions", "override 'captions': expected key=value"),
         ("seed.x=1", "override 'seed.x=1': 'seed' is a value, not a section"),
-        ("captions.templates.9.name=x", "'9': index out of range (2 items)"),
+        ("captions.templates.9.name=x", "'9': index out of range (it has 1)"),
         ("seed=[", "override 'seed=[', line 1: not YAML"),
     ],
 )

@@ -302,7 +302,7 @@ def _step(node: Any, part: str, label: str) -> Any:
     elif isinstance(node, list):
         if part.isdecimal() and int(part) < len(node):
             return node[int(part)]
-        raise SynthClipError(f"{label}: {part!r}: index out of range ({len(node)} items)")
+        raise SynthClipError(f"{label}: {part!r}: index out of range (it has {len(node)})")
     raise SynthClipError(f"{label}: {part!r} is a value, not a section")
 
 
