@@ -127,6 +127,13 @@ def test_what_is_not_as_published_is_named(tmp_path: Path) -> None:
 NAMES = ("dog", "mouse", "umbrella", "scissors", "owl", "butterfly", "church")
 
 
+@pytest.mark.parametrize("names", [[], ["dog"], ["glasses", "trousers"], ["dog", "glasses"]])
+def test_pairs_need_two_things(names: list[str]) -> None:
+    pairs = exchanged_pairs(names, 6, 0)
+    assert len(pairs) == (6 if len(names) > 1 else 0)
+    assert all(set(pair.things) == set(names) for pair in pairs)
+
+
 def test_pairs_hold_the_same_words_and_say_another_thing() -> None:
     pairs = exchanged_pairs(NAMES, 120, 0)
     assert exchanged_pairs(NAMES, 60, 0) == pairs[:60]

@@ -33,7 +33,10 @@ class Pair(NamedTuple):
 
 
 def exchanged_pairs(names: Sequence[str], count: int, seed: int) -> list[Pair]:
-    """`count` pairs over the names of things, the kinds in turn; the same for the same names and seed."""
+    """`count` pairs over the names of things, the kinds in turn; the same for the same names and seed. None
+    where there are no two things to exchange."""
+    if len(names) < 2:
+        return []
     return [_pair(KINDS[number % len(KINDS)], names, number, seed) for number in range(count)]
 
 
@@ -42,7 +45,8 @@ def _pair(kind: str, names: Sequence[str], number: int, seed: int) -> Pair:
         return seed_of(f"{number}/{what}", stream="composition", seed=seed) % most
 
     if kind == "count":
-        names = [name for name in names if not name.endswith("s")]
+        singular = [name for name in names if not name.endswith("s")]
+        names = singular if len(singular) > 1 else names
     first = draw(len(names), "first")
     a, b = names[first], names[(first + 1 + draw(len(names) - 1, "second")) % len(names)]
     if kind == "colour":
