@@ -16,7 +16,7 @@ HOPELESS = {
     ),
     "concepts that the painter has no drawing of": (
         ["concepts.sources=[{kind: text, path: LIST}]"],
-        r"none of the painters can draw 2 of 3 concepts \(justice, quantum foam\): remove them",
+        r"compositor cannot draw 2 of 3 concepts \(justice, quantum foam\): remove them",
     ),
     "a training source that is not there": (
         ["training.sources=[{kind: csv, path: /nowhere.csv}]"],
