@@ -169,10 +169,12 @@ def test_code_among_several_painters_needs_trust(tmp_path: Path) -> None:
 
 
 def test_a_key_of_several_painters_is_set_in_each() -> None:
-    large = load_recipe("demo", ["text_to_image.size_px=128", "text_to_image.0.size_px=64"]).text_to_image
+    two = "text_to_image=[{backend: compositor, size_px: 96}, {backend: compositor, artist: material}]"
+    keys = ["text_to_image.size_px=128", "text_to_image.0.size_px=64"]
+    large = load_recipe("demo", [two, *keys]).text_to_image
     assert [painter.size_px for painter in large.members] == [64, *[128] * (len(large.members) - 1)]  # type: ignore[attr-defined]
     alone = load_recipe(
-        "demo", ["text_to_image.artist=noto", "text_to_image.backend=compositor"]
+        "demo", [two, "text_to_image.artist=noto", "text_to_image.backend=compositor"]
     ).text_to_image
     assert alone.results() == {"backend": "compositor", "size_px": 128, "artist": "noto"}
 
