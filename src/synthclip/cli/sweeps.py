@@ -126,8 +126,8 @@ def _run(
     total = f"device-hours of all, what they share counted once: {found.spent_hours:.3f}"
     if found.services:
         total += f"; services, by llm.prices: {found.services:,.2f}"
-    told = [f"{figure}: {said}" for figure, one in fitted.items() for said in one.lines()]
-    for line in (results.COVERS, total, *told, *found.notes):
+    laws_found = [f"{figure}: {line}" for figure, one in fitted.items() for line in one.lines()]
+    for line in (results.COVERS, total, *laws_found, *found.notes):
         console.print(line, soft_wrap=True)
     console.print(swept.directory.path / page.FILE, soft_wrap=True)
     if found.failed:

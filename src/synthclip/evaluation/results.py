@@ -1,7 +1,7 @@
 """The rows that evaluations write, and what is read from them: two runs compared, and the weakest classes."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ PAIRED = (
 )
 """What comparing says, and what not, for people."""
 
-_Key = tuple[str, str, str]
+Key = tuple[str, str, str]
 """Data set, task and metric."""
+Items = Mapping[str, tuple[float, int | None]]
+"""By an item's name its value and its group."""
 
 
 @dataclass(frozen=True)
@@ -193,17 +195,17 @@ def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
         raise SynthClipError(
             f"{run_a} and {run_b} have no figure in common: evaluate both on the same data first"
         )
-    items_a, items_b = _items(run_a), _items(run_b)
+    items_a, items_b = (
+        read_items(path.with_name("items.parquet") for path in _tables(run, "results.parquet"))
+        for run in (run_a, run_b)
+    )
     found = []
     for key in (key for key in a if key in b):
         difference = Difference(*key, a[key], b[key], None)
-        ours, theirs = items_a.get(key), items_b.get(key)
-        if ours and theirs and ours.keys() == theirs.keys():
-            values = np.array([(value, theirs[item][0]) for item, (value, _) in ours.items()])
-            groups = [group for _, group in ours.values()]
-            of = None if None in groups else np.array(groups, np.int64)
-            interval, p_value = paired_bootstrap(values[:, 0], values[:, 1], of)
-            difference = replace(difference, paired_n=len(values), interval=interval, p_value=p_value)
+        (ours, theirs), groups = aligned([items_a.get(key, {}), items_b.get(key, {})])
+        if len(ours):
+            interval, p_value = paired_bootstrap(ours, theirs, groups)
+            difference = replace(difference, paired_n=len(ours), interval=interval, p_value=p_value)
         found.append(difference)
     return found
 
@@ -235,24 +237,35 @@ def _tables(run: Path, name: str) -> list[Path]:
     return [path for folder in folders if (path := folder / name).is_file()]
 
 
-def _key(row: Mapping[str, Any]) -> _Key:
+def key_of(row: Mapping[str, Any]) -> Key:
     return row["dataset"], row["task"], row["metric"]
 
 
-def _figures(run: Path) -> dict[_Key, float]:
+def _figures(run: Path) -> dict[Key, float]:
     paths = _tables(run, "results.parquet")
     if not paths:
         raise SynthClipError(f"{run}: no results of an evaluation: run `synthclip eval {run}` first")
-    return {_key(row): row["value"] for path in paths for row in read_results(path)}
+    return {key_of(row): row["value"] for path in paths for row in read_results(path)}
 
 
-def _items(run: Path) -> dict[_Key, dict[str, tuple[float, int | None]]]:
-    """Value and group of the items of each figure, by name."""
-    found: dict[_Key, dict[str, tuple[float, int | None]]] = {}
-    for path in _tables(run, "results.parquet"):
-        for row in schema.read_table(path.with_name("items.parquet")).to_pylist():
-            found.setdefault(_key(row), {})[row["item"]] = row["value"], row.get("group")
+def read_items(paths: Iterable[Path]) -> Mapping[Key, Items]:
+    """The items of each figure in files `items.parquet`."""
+    found: dict[Key, dict[str, tuple[float, int | None]]] = {}
+    for path in paths:
+        for row in schema.read_table(path).to_pylist():
+            found.setdefault(key_of(row), {})[row["item"]] = row["value"], row.get("group")
     return found
+
+
+def aligned(items: Sequence[Items]) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+    """The values of several models on the same items, float64 [models, items], and the groups of these; no
+    items where they differ."""
+    names = list(items[0]) if items else []
+    if not names or any(one.keys() != items[0].keys() for one in items):
+        return np.empty((len(items), 0)), None
+    values = np.array([[one[name][0] for name in names] for one in items])
+    groups = [items[0][name][1] for name in names]
+    return values, None if None in groups else np.array(groups, np.int64)
 
 
 @dataclass(frozen=True)

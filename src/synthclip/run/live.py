@@ -111,7 +111,7 @@ def _training(
     for line in since:
         if line.get("event") == "train":
             figures = {name: value for name, value in line.items() if name not in ("event", "stage")}
-    step, told = figures.pop("step", begun["step"]), figures.pop("time", now)
+    step, logged_at = figures.pop("step", begun["step"]), figures.pop("time", now)
     left = figures.pop("eta_s", None)
     saved = [path.stat().st_mtime for path in run.glob("train/partial/*/step-*.pt")]
     return Activity(
@@ -120,7 +120,7 @@ def _training(
         step,
         begun["steps"],
         rate_per_s=(begun["steps"] - step) / left if left else None,
-        left_s=max(0.0, left - (now - told)) if left is not None else None,
+        left_s=max(0.0, left - (now - logged_at)) if left is not None else None,
         figures=figures,
         checkpoint_age_s=now - max(saved) if saved else None,
     )

@@ -19,7 +19,7 @@ INDEX = ".index"
 """Stands beside the manifests of a stage that has many."""
 _MANY = 256
 _SHARE = 64
-"""The index is written again when more than one in so many manifests is not in it."""
+"""The index is written again when it lacks more than this part of the manifests, 1 in 64."""
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 

@@ -1,7 +1,7 @@
 """What a sweep found: figures over seeds and items, their differences to the base, the cost."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,16 @@ from rich.table import Table
 
 from synthclip import schema
 from synthclip.evaluation.metrics import Interval, over_runs
-from synthclip.evaluation.results import figure_name, paired_bootstrap, read_results
+from synthclip.evaluation.results import (
+    Items,
+    Key,
+    aligned,
+    figure_name,
+    key_of,
+    paired_bootstrap,
+    read_items,
+    read_results,
+)
 from synthclip.run.pipeline import build_stage
 from synthclip.run.stage import tokens_spent
 from synthclip.run.store import Outcome, RunDirectory
@@ -102,21 +111,20 @@ class Found:
     notes: tuple[str, ...]
 
 
-_Key = tuple[str, str, str]
-
-
 @dataclass(frozen=True)
 class _Judged:
     """One model's figures."""
 
-    rows: Mapping[_Key, Mapping[str, Any]]
-    items: Mapping[_Key, Mapping[str, tuple[float, int | None]]]
+    rows: Mapping[Key, Mapping[str, Any]]
+    items: Mapping[Key, Items]
 
 
 def find(swept: Swept) -> Found:
     """Read what the models of a sweep were judged with."""
     judged = {one.shard: _read(swept.directory, one.shard) for one in swept.judged}
-    hours = {one.name: device_hours(RunDirectory(swept.path(one)), one) for one in swept.runs}
+    directories = {one.name: RunDirectory(swept.path(one)) for one in swept.runs}
+    metrics = {name: directory.metrics() for name, directory in directories.items()}
+    hours = {one.name: device_hours(one, directories[one.name], metrics[one.name]) for one in swept.runs}
     by_variant: dict[str, dict[tuple[int, int], str]] = {}
     for one in swept.runs:
         if one.name in judged:
@@ -138,25 +146,20 @@ def find(swept: Swept) -> Found:
         tuple(_run_rows(swept, judged, hours)),
         swept.failed,
         sum(spent for _, spent in hours.values()),
-        sum(tokens_spent(RunDirectory(swept.path(one)).metrics()).get("cost", 0.0) for one in swept.runs),
+        sum(tokens_spent(lines).get("cost", 0.0) for lines in metrics.values()),
         tuple(notes),
     )
 
 
 def _read(directory: RunDirectory, shard: str) -> _Judged:
-    def key(row: Mapping[str, Any]) -> _Key:
-        return row["dataset"], row["task"], row["metric"]
-
     folder = directory.file("judged", shard)
-    items: dict[_Key, dict[str, tuple[float, int | None]]] = {}
-    for row in schema.read_table(folder / "items.parquet").to_pylist():
-        items.setdefault(key(row), {})[row["item"]] = row["value"], row["group"]
-    return _Judged({key(row): row for row in read_results(folder / "results.parquet")}, items)
+    rows = read_results(folder / "results.parquet")
+    return _Judged({key_of(row): row for row in rows}, read_items([folder / "items.parquet"]))
 
 
 def _finding(
     variant: str,
-    key: _Key,
+    key: Key,
     shards: Mapping[tuple[int, int], str],
     base: Mapping[tuple[int, int], str] | None,
     judged: Mapping[str, _Judged],
@@ -164,7 +167,7 @@ def _finding(
 ) -> Finding:
     there = {replicate: shard for replicate, shard in shards.items() if key in judged[shard].rows}
     rows = [judged[shard].rows[key] for shard in there.values()]
-    values, groups = _values([judged[shard].items.get(key, {}) for shard in there.values()])
+    values, groups = aligned([judged[shard].items.get(key, {}) for shard in there.values()])
     replicates, means = _replicates(list(there), values)
     value = sum(row["value"] for row in rows) / len(rows)
     interval: tuple[float | None, float | None] = (None, None)
@@ -181,7 +184,7 @@ def _finding(
 
 
 def _difference(
-    key: _Key,
+    key: Key,
     shards: Mapping[tuple[int, int], str],
     base: Mapping[tuple[int, int], str] | None,
     judged: Mapping[str, _Judged],
@@ -200,7 +203,7 @@ def _difference(
         return None, None, None
     pairs = [(judged[own], judged[other]) for own, other in both.values()]
     difference = sum(a.rows[key]["value"] - b.rows[key]["value"] for a, b in pairs) / len(pairs)
-    values, groups = _values([one.items.get(key, {}) for pair in pairs for one in pair])
+    values, groups = aligned([one.items.get(key, {}) for pair in pairs for one in pair])
     if not values.size:
         return difference, None, None
     ours, theirs = values[0::2], values[1::2]
@@ -210,19 +213,6 @@ def _difference(
         return difference, estimate.interval, estimate.p_value
     interval, p_value = paired_bootstrap(theirs.mean(axis=0), ours.mean(axis=0), groups)
     return difference, interval, p_value
-
-
-def _values(
-    items: Sequence[Mapping[str, tuple[float, int | None]]],
-) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
-    """The values of several models on the same items, float64 [models, items], and the groups of these; no
-    items where they differ."""
-    names = list(items[0]) if items else []
-    if not names or any(one.keys() != items[0].keys() for one in items):
-        return np.empty((len(items), 0)), None
-    values = np.array([[one[name][0] for name in names] for one in items])
-    groups = [items[0][name][1] for name in names]
-    return values, None if None in groups else np.array(groups, np.int64)
 
 
 def _replicates(
@@ -238,18 +228,18 @@ def _replicates(
     return kinds, np.stack([values_RN[chosen == kind].mean(axis=0) for kind in kinds])
 
 
-def device_hours(directory: RunDirectory, run: Run) -> tuple[float, float]:
+def device_hours(
+    run: Run, directory: RunDirectory, metrics: Iterable[Mapping[str, Any]]
+) -> tuple[float, float]:
     """(of all that the run is made of, of what was not linked from another run), by the log of its shards.
 
     A shard's device is what its worker asks for: a GPU, all those of a training, or a core.
     """
-    shards = {
-        (line["stage"], line["shard"]): line for line in directory.metrics() if line.get("event") == "shard"
-    }
+    shards = {(line["stage"], line["shard"]): line for line in metrics if line.get("event") == "shard"}
+    asked = {stage: build_stage(stage, run.recipe, directory).resources() for stage, _ in shards}
     all_s = spent_s = 0.0
     for (stage, _), line in shards.items():
-        asked = build_stage(stage, run.recipe, directory).resources()
-        seconds = line["seconds"] * max(1, asked.gpus) * asked.nodes
+        seconds = line["seconds"] * max(1, asked[stage].gpus) * asked[stage].nodes
         all_s += seconds
         spent_s += 0.0 if "linked_from" in line else seconds
     return all_s / 3600, spent_s / 3600

@@ -1,8 +1,7 @@
 """The runs of a sweep: each an ordinary run directory, what they share made once; all judged alike."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from synthclip.evaluation.suites import open_suite
 from synthclip.plan import Plan, make_plan
 from synthclip.recipe import Recipe
 from synthclip.run.durable import is_partial
+from synthclip.run.engine.worker import exported
 from synthclip.run.pipeline import check, run, update
 from synthclip.run.preflight import refuse_missing_packages
 from synthclip.run.progress import Console
@@ -22,6 +22,7 @@ from synthclip.training.flops import Devices, devices_here
 
 FILE = "sweep.yaml"
 """What a sweep's directory was asked last."""
+_WANDB_GROUP = "WANDB_RUN_GROUP"
 _DATA = ("concepts", "captions", "match", "balance", "images")
 _STAGES = (*_DATA, "train")
 
@@ -63,7 +64,9 @@ def sweep(
     _refuse_foreign(directory.path)
     _refuse_what_cannot_work(asked, runs, directory.path)
     same = _Equal(asked, runs, devices or devices_here())
-    with directory.lock(), _one_group(directory.path.name):
+    # wandb shows the runs as one group.
+    group = {_WANDB_GROUP: os.environ.get(_WANDB_GROUP) or directory.path.name}
+    with directory.lock(), exported(group):
         directory.write_text(FILE, asked.to_yaml())
         paths = {one.name: directory.path / "runs" / one.name for one in runs}
         failed: dict[str, str] = {}
@@ -77,13 +80,17 @@ def sweep(
                 failed[one.name] = last_line(error)
                 directory.log(event="failed", run=one.name, error=failed[one.name])
                 console.line(f"{one.name}: {failed[one.name]}")
-        return _judged(asked, directory, runs, failed, console)
+        return _judged(asked, directory, runs, paths, failed, console)
 
 
 def _judged(
-    asked: Sweep, directory: RunDirectory, runs: Sequence[Run], failed: dict[str, str], console: Console
+    asked: Sweep,
+    directory: RunDirectory,
+    runs: Sequence[Run],
+    paths: Mapping[str, Path],
+    failed: dict[str, str],
+    console: Console,
 ) -> Swept:
-    paths = {one.name: directory.path / "runs" / one.name for one in runs}
     first = {one.variant: paths[one.name] for one in reversed(runs) if one.name not in failed}
     of_base = [one for one in runs if one.variant == asked.base_name]
     models = {one.name: (str(paths[one.name]), paths[one.name]) for one in runs if one.name not in failed}
@@ -198,15 +205,3 @@ def _refuse_foreign(path: Path) -> None:
     others = sorted(name for name in there if not is_partial(name))
     if others and FILE not in others:
         raise SynthClipError(f"{path}: not empty ({others[0]!r}, …) and no sweep: choose another --out")
-
-
-@contextlib.contextmanager
-def _one_group(name: str) -> Iterator[None]:
-    """wandb shows the runs as one group."""
-    known = os.environ.get("WANDB_RUN_GROUP")
-    os.environ["WANDB_RUN_GROUP"] = known or name
-    try:
-        yield
-    finally:
-        if known is None:
-            del os.environ["WANDB_RUN_GROUP"]

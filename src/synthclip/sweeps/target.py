@@ -18,7 +18,7 @@ from synthclip.sweeps.runs import FILE
 from synthclip.sweeps.variants import Sweep, make_sweep
 
 FAR = 4
-"""More than so many times the largest size measured is far."""
+"""How many times the largest size measured is far."""
 SHARE = "training.share="
 """What the variants of a sweep differ in that a law can be fitted to."""
 
