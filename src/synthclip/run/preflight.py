@@ -5,15 +5,14 @@ from collections.abc import Iterable, Iterator
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
-from synthclip.recipe.backends import CustomCode
+from synthclip.recipe.backends import BackendConfig, CustomCode
 
 _TRAIN = {"torch": "train", "torchvision": "train", "open_clip": "train", "timm": "train"}
 
 
 def refuse_untrusted(recipe: Recipe) -> None:
     """Raise SynthClipError where the recipe was only loaded to be looked at, and names code of its own."""
-    heldout = recipe.images.heldout_painter
-    for config in (recipe.llm, *recipe.text_to_image.members, *(heldout.members if heldout else ())):
+    for config in (recipe.llm, *_painters(recipe)):
         if isinstance(config, CustomCode):
             config.refuse()
 
@@ -28,6 +27,13 @@ def refuse_missing_packages(recipe: Recipe, stages: Iterable[str]) -> None:
             f"this recipe needs {', '.join(missing)}, not installed here: "
             f"pip install 'synthclip[{','.join(extras)}]'"
         )
+
+
+def _painters(recipe: Recipe) -> Iterator[BackendConfig]:
+    """Every text-to-image model of a recipe."""
+    for part in (recipe.text_to_image, recipe.images.heldout_painter):
+        if part is not None:
+            yield from part.members
 
 
 def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
@@ -45,8 +51,7 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
     elif stage == "balance" and recipe.balance.near_duplicates is not None:
         yield "rensa", "dedup"
     elif stage == "images" and recipe.images.imported is None:
-        heldout = recipe.images.heldout_painter
-        for painter in (*recipe.text_to_image.members, *(heldout.members if heldout else ())):
+        for painter in _painters(recipe):
             yield from painter.needs.items()
         if recipe.images.filters.clip_model is not None:
             yield from _TRAIN.items()
