@@ -148,7 +148,15 @@ def test_seeds_of_data_and_of_training_are_apart() -> None:
 
 
 def test_the_bundled_sweeps_can_run_as_they_are() -> None:
-    assert bundled_sweeps() == ["audition", "balanced", "captioners", "concept-bank", "data-size", "guidance"]
+    assert bundled_sweeps() == [
+        "audition",
+        "balanced",
+        "captioners",
+        "concept-bank",
+        "data-size",
+        "guidance",
+        "levers",
+    ]
     for name in bundled_sweeps():
         sweep = read_sweep(name, ["engine.workers=0"])
         assert len(runs_of(sweep)) >= 6
