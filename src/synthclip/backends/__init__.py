@@ -42,11 +42,13 @@ class SamplingConfig(BackendConfig):
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these."""
 
-    def sampling(self) -> dict[str, object]:
-        """The values by the names that vLLM, llama.cpp and OpenAI's API share, without what is null and an
-        empty `stop`."""
+    def sampling(self, count: int = 1) -> dict[str, object]:
+        """The values for an answer of `count` captions, by the names that vLLM, llama.cpp and OpenAI's API
+        share, without what is null and an empty `stop`."""
         names = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens"}
         values = self.model_dump(include=names, exclude_none=True)
+        if "max_tokens" in values:
+            values["max_tokens"] *= count
         return values | ({"stop": list(self.stop)} if self.stop else {})
 
 

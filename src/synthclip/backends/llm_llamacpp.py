@@ -84,7 +84,6 @@ class LlamaCpp:
         self.continues = not config.chat
         self.tokens = Tokens()
         self._config = config
-        self._sampling = {**config.sampling(), "top_k": config.top_k, "min_p": config.min_p}
         self._head = ""
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
@@ -108,15 +107,14 @@ class LlamaCpp:
         return [self._one(prompt, seed % _MAX_SEED, count) for prompt, seed, count in asked]
 
     def _one(self, prompt: str, seed: int, count: int) -> str | Refused:
-        sampling: dict[str, Any] = {"seed": seed, **self._sampling}
+        config = self._config
+        sampling = {"seed": seed, **config.sampling(count), "top_k": config.top_k, "min_p": config.min_p}
         if count > 1:
             sampling["json_schema"] = caption_list(count)
-            if self._config.max_tokens is not None:
-                sampling["max_tokens"] = count * self._config.max_tokens
-        if self._config.chat:
+        if config.chat:
             asked = {
                 "messages": [{"role": "user", "content": prompt}],
-                "chat_template_kwargs": self._config.chat_template_kwargs,
+                "chat_template_kwargs": config.chat_template_kwargs,
                 "cache_prompt": False,
             }
             return self._said(self._server.handle_chat_completions({**asked, **sampling}))

@@ -58,11 +58,11 @@ class Config(SamplingConfig, ServerConfig):
             raise ValueError(f"extra_body: {reserved[0]!r} is not a field to set here")
         return self
 
-    def sampling(self) -> dict[str, object]:
-        values = super().sampling()
+    def sampling(self, count: int = 1) -> dict[str, object]:
+        values = super().sampling(count)
         if self.max_completion_tokens is not None:
             values.pop("max_tokens", None)
-            values["max_completion_tokens"] = self.max_completion_tokens
+            values["max_completion_tokens"] = count * self.max_completion_tokens
         return values
 
 
@@ -80,7 +80,6 @@ class OpenAIServer:
         self._server = Server(config, "llm", _MAX_ANSWER_BYTES)
         self._config = config
         self.tokens = Tokens()
-        self._sampling: dict[str, Any] = {"model": config.model, **config.sampling()}
 
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], counts: Sequence[int] | None = None
@@ -100,19 +99,15 @@ class OpenAIServer:
         return "completions" if self.continues else "chat/completions"
 
     def _body(self, prompt: str, seed: int, count: int) -> dict[str, Any]:
-        body = dict(self._sampling)
+        body: dict[str, Any] = {"model": self._config.model, **self._config.sampling(count)}
         if self._config.seeded:
             body["seed"] = seed % 2**31  # which every server takes
         if self.continues:
             body["prompt"] = prompt
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
-        if count > 1:
-            for limit in ("max_tokens", "max_completion_tokens"):
-                if limit in body:
-                    body[limit] *= count
-            if self._config.guide is not None:
-                body[self._config.guide] = _guide(self._config.guide, count)
+        if count > 1 and self._config.guide is not None:
+            body[self._config.guide] = _guide(self._config.guide, count)
         body |= self._config.extra_body
         return {name: value for name, value in body.items() if value is not None}
 

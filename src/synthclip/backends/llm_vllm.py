@@ -80,10 +80,8 @@ class VLLM:
 
     def _sampling(self, seed: int, count: int) -> Any:
         # Some families mark their thinking by special tokens.
-        values: dict[str, Any] = {**self._config.sampling(), "skip_special_tokens": False}
+        values: dict[str, Any] = {**self._config.sampling(count), "skip_special_tokens": False}
         if count > 1:
             guide = self._vllm.sampling_params.StructuredOutputsParams
             values["structured_outputs"] = guide(json=caption_list(count))
-            if self._config.max_tokens is not None:
-                values["max_tokens"] = count * self._config.max_tokens
         return self._vllm.SamplingParams(seed=seed % 2**63, **values)
