@@ -1,13 +1,12 @@
 """The recipe's values of the backend `diffusers`."""
 
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from synthclip.backends.painters import PRESETS, terms_note
-from synthclip.backends.single_files import digests
+from synthclip.backends.single_files import digests, is_local, part_digests
 from synthclip.errors import SynthClipError
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import later, nearest, runtime
@@ -87,10 +86,7 @@ class Config(BackendConfig):
         """Of local files, the digests of configuration and weights; the hub's go by revision."""
         _refuse_old_library()
         found = digests("text_to_image.model", self.model, needs_index=True)
-        for name, source in [*self.parts.items(), *([("base", self.base)] if self.base else [])]:
-            part = digests(f"text_to_image.parts.{name}", source)
-            found |= {f"{name}/{file}": value for file, value in part.items()}
-        return found
+        return found | part_digests(self.parts | ({"base": self.base} if self.base else {}))
 
     def notes(self) -> list[str]:
         return terms_note(self.model)
@@ -99,7 +95,7 @@ class Config(BackendConfig):
         """Ask the hub for the model's size, and compare it with what is free here."""
         from synthclip.backends.fitting import refuse_too_large
 
-        if _is_hub_repository(self.model):
+        if self.model.count("/") == 1 and not is_local(self.model):
             # Weights may be stored in 32 bits and read in 16.
             share = _BYTES[self.quantize] / 4 * (2 if self.dtype == "float32" else 1)
             device = "cpu" if self.offload else "cuda" if self.device == "auto" else self.device
@@ -112,10 +108,6 @@ class Config(BackendConfig):
                 device=device,
                 remedy="take a smaller model, text_to_image.quantize=nf4, or text_to_image.offload=model",
             )
-
-
-def _is_hub_repository(source: str) -> bool:
-    return source.count("/") == 1 and not Path(source).expanduser().exists()
 
 
 def _refuse_old_library() -> None:

@@ -28,8 +28,9 @@ def load(config: Config) -> tuple[Any, str]:
     device = str(default_device()) if config.device == "auto" else config.device
     dtype = getattr(torch, config.dtype)
     with loading(f"text_to_image.model: {config.model}"):
-        folder, revision = _fetch(config)
-        pipeline = _assembled(config, folder, dtype)
+        whole = single_file(config.model)
+        folder, revision = _fetch(config, whole)
+        pipeline = _assembled(config, folder, whole, dtype)
         if config.adapter:
             repository, file = repository_and_file(config.adapter)
             pipeline.load_lora_weights(repository, **({"weight_name": file} if file else {}))
@@ -56,8 +57,8 @@ def denoiser(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None) or pipeline.decoder
 
 
-def _assembled(config: Config, folder: str, dtype: Any) -> Any:
-    """The pipeline, on the CPU."""
+def _assembled(config: Config, folder: str, whole: Path | None, dtype: Any) -> Any:
+    """The pipeline, on the CPU. `whole` is the model where it is a single file."""
     from synthclip.models import diffusers
 
     values = diffusers.DiffusionPipeline.load_config(folder)
@@ -69,7 +70,6 @@ def _assembled(config: Config, folder: str, dtype: Any) -> Any:
         given["quantization_config"] = _quantization(config.quantize, values, dtype)
     types = kind._get_signature_types()
     parts = dict(config.parts)
-    whole = single_file(config.model)
     if whole is not None and whole.suffix == ".gguf":
         parts["unet" if "unet" in values else "transformer"] = str(whole)
         whole = None
@@ -120,7 +120,7 @@ def _part(name: str, source: str, values: Mapping[str, Any], kind: Any, folder: 
     file = single_file(source)
     if file is None:
         given = {} if name.startswith(("tokenizer", "scheduler")) else {"dtype": dtype}
-        return kind.from_pretrained(str(Path(source).expanduser()) if is_local(source) else source, **given)
+        return kind.from_pretrained(repository_and_file(source)[0], **given)
     given = {"config": folder, "subfolder": name, "dtype": dtype}
     if file.suffix == ".gguf":
         given["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
@@ -162,17 +162,17 @@ def _scheduler(config: Config, pipeline: Any) -> Any:
     return getattr(diffusers, name).from_config(pipeline.scheduler.config, **config.scheduler_values)
 
 
-def _fetch(config: Config) -> tuple[str, str]:
+def _fetch(config: Config, whole: Path | None) -> tuple[str, str]:
     """The folder with the pipeline's configuration, and a digest of the model's files; of a model of the
-    hub, which it downloads, the commit."""
+    hub, which it downloads, the commit. `whole` is the model where it is a single file."""
     from synthclip.models import diffusers
 
-    file, folder = single_file(config.model), Path(config.model).expanduser()
     if is_local(config.model):
         revision = digest(json.dumps(config.inputs(), sort_keys=True))[:12]
-        return (str(folder) if file is None else _base(config, file)), revision
-    if file is not None:
-        return _base(config, file), _commit(file.parent, config)
+        folder = str(Path(config.model).expanduser())
+        return (folder if whole is None else _base(config, whole)), revision
+    if whole is not None:
+        return _base(config, whole), _commit(whole.parent, config)
     without = dict.fromkeys([*config.parts, *([] if config.safety_checker else ["safety_checker"])])
     with hub_errors(config.model, "text_to_image.model: "):
         config.check()

@@ -1,5 +1,6 @@
 """Weights by a path, or on the Hugging Face hub as OWNER/NAME and OWNER/NAME/FILE."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from synthclip.errors import SynthClipError, hub_errors
@@ -59,3 +60,12 @@ def digests(key: str, source: str, *, needs_index: bool = False) -> dict[str, st
     files = [file for file in sorted(path.rglob("*")) if file.suffix in (".json", ".safetensors", ".bin")]
     names = (file.relative_to(path).as_posix() for file in files)
     return dict(zip(names, quick_digests(files), strict=True))
+
+
+def part_digests(parts: Mapping[str, str]) -> dict[str, str]:
+    """PART/FILE -> digest of what is local of the parts of a model, each by its name."""
+    return {
+        f"{name}/{file}": known
+        for name, source in parts.items()
+        for file, known in digests(f"text_to_image.parts.{name}", source).items()
+    }

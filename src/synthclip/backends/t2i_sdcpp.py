@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from synthclip.backends import Painted
 from synthclip.backends.painters import terms_note
-from synthclip.backends.single_files import SINGLE_FILES, digests, single_file
+from synthclip.backends.single_files import SINGLE_FILES, digests, part_digests, single_file
 from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import nearest, runtime
@@ -58,10 +58,7 @@ class Config(BackendConfig):
 
     def inputs(self) -> dict[str, str]:
         found = digests("text_to_image.model", self.model) if self.model else {}
-        for name, source in self.parts.items():
-            part = digests(f"text_to_image.parts.{name}", source)
-            found |= {f"{name}/{file}": value for file, value in part.items()}
-        return found
+        return found | part_digests(self.parts)
 
     def notes(self) -> list[str]:
         return terms_note(self.main)
