@@ -88,19 +88,21 @@ class Captions(Stage):
     def _submit(self) -> None:
         """Ask a model that answers hours later for all shards at once."""
         self.load()
+        llm: LLM = self._llm
+        if not isinstance(llm, Deferred):
+            return
         for shard in self.shards():
             manifest = self.run.manifest(self.name, shard.name)
-            if isinstance(self._llm, Deferred) and (
-                manifest is None or manifest.fingerprint != self.fingerprint(shard)
-            ):
-                asked = self._asked(shard)
-                if len(asked) > self._llm.max_requests:
-                    raise SynthClipError(
-                        f"captions shard {shard.name} holds {len(asked):,} requests, a batch takes "
-                        f"{self._llm.max_requests:,}: lower captions.concepts_per_shard"
-                    )
-                drawn = [prompt for _, prompt in self._drawn(asked)]
-                self._llm.submit(self.partial(shard), *requests(drawn, self._llm.continues))
+            if manifest is not None and manifest.fingerprint == self.fingerprint(shard):
+                continue
+            asked = self._asked(shard)
+            if len(asked) > llm.max_requests:
+                raise SynthClipError(
+                    f"captions shard {shard.name} holds {len(asked):,} requests, a batch takes "
+                    f"{llm.max_requests:,}: lower captions.concepts_per_shard"
+                )
+            drawn = [prompt for _, prompt in self._drawn(asked)]
+            llm.submit(self.partial(shard), *requests(drawn, llm.continues))
 
     def load(self) -> None:
         if self.recipe.captions.imported is None:
