@@ -21,9 +21,9 @@ class ImagesServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.busy = 0
-        """So many requests are yet to be answered with 429."""
+        """How many requests are yet to be answered with 429."""
         self.broken = 0
-        """So many with 500."""
+        """How many with 500."""
         self.always: int | None = None
         """Answer everything with this status."""
         self.page: bytes | None = None

@@ -1,4 +1,4 @@
-"""A server on loopback that answers as it is told, one answer after the other, then the last for ever."""
+"""A server on loopback that gives scripted answers, one after the other, then the last for ever."""
 
 import contextlib
 import http.server

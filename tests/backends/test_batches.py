@@ -146,9 +146,9 @@ STOPS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_fault_of_the_service_stops_with_its_words_and_the_same_command_goes_on(
     kind: str, server: BatchServer, tmp_path: Path
 ) -> None:
-    scripted, told = STOPS[kind]
+    scripted, message = STOPS[kind]
     vars(server).update({name: list(value) for name, value in scripted.items()})
-    with pytest.raises(SynthClipError, match=told) as caught:
+    with pytest.raises(SynthClipError, match=message) as caught:
         write(server, tmp_path / "run")
     assert "\n" not in str(caught.value)
     made = write(server, tmp_path / "run")

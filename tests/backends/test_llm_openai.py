@@ -148,7 +148,7 @@ def ask(handler: type[Answers], **values: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"kind": "text/html", "body": b"<html>Welcome</html>"}, "not as OpenAI's API does"),
         ({"body": b'{"cho'}, "not as OpenAI's API does"),
@@ -159,9 +159,9 @@ def ask(handler: type[Answers], **values: object) -> list[str]:
         ({"pause": 3.0, "body": b"{}"}, "cannot be reached"),
     ],
 )
-def test_a_server_that_misbehaves_is_one_line(values: dict[str, object], told: str) -> None:
+def test_a_server_that_misbehaves_is_one_line(values: dict[str, object], message: str) -> None:
     handler = type("Misbehaves", (Answers,), values)
-    with pytest.raises(SynthClipError, match=told) as error:
+    with pytest.raises(SynthClipError, match=message) as error:
         ask(handler, max_retries=0, timeout_seconds=1.0)
     assert "\n" not in str(error.value)
 

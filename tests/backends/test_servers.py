@@ -82,7 +82,7 @@ STOPS = {
 
 @pytest.mark.parametrize("kind", STOPS)
 @pytest.mark.parametrize("ask", [texts, images])
-def test_a_fault_that_waiting_does_not_mend_stops_at_once_with_the_servers_words(kind: str, ask: Any) -> None:
+def test_a_fault_that_waiting_does_not_cure_stops_at_once_with_the_servers_words(kind: str, ask: Any) -> None:
     answer, said = STOPS[kind]
     with scripted(answer) as server, pytest.raises(SynthClipError) as caught:
         ask(server.url)
@@ -210,8 +210,8 @@ def test_a_server_that_is_down_says_so_at_once_and_once_for_all_requests(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    told = pytest.raises(SynthClipError, match="cannot be reached after 2 retries")
-    with caplog.at_level(logging.WARNING, "synthclip"), told:
+    stops = pytest.raises(SynthClipError, match="cannot be reached after 2 retries")
+    with caplog.at_level(logging.WARNING, "synthclip"), stops:
         texts(url, 2)
     lines = [record.getMessage() for record in caplog.records]
     assert [line.rpartition("trying")[2] for line in lines] == [" again (1 of 2)", " again (2 of 2)"]

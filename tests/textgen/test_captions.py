@@ -58,17 +58,17 @@ def test_lists_of_captions_do_not_depend_on_workers_or_batches_and_lose_none(run
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("llm.stop=['.']", "set llm.stop="),
         ("llm={backend: llamacpp, stop: []}", "'few-shot' begins a single"),
     ],
 )
 def test_what_no_list_comes_of_is_refused_before_anything_is_asked(
-    override: str, told: str, tmp_path: Path
+    override: str, message: str, tmp_path: Path
 ) -> None:
     recipe = load_recipe("demo", [override, "captions.per_request=4"])
-    with pytest.raises(SynthClipError, match=told):
+    with pytest.raises(SynthClipError, match=message):
         check(recipe, RunDirectory(tmp_path / "run"), ["captions"])
 
 
@@ -131,7 +131,7 @@ def test_templates_and_axes_that_come_with_the_package_are_taken_by_name(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("captions.templates=[rolse]", "no template 'rolse' comes with the package; did you mean 'roles'"),
         ("captions.axes={where: settings}", "no axis 'settings' .* did you mean 'setting'"),
@@ -143,9 +143,9 @@ def test_templates_and_axes_that_come_with_the_package_are_taken_by_name(tmp_pat
     ],
 )
 def test_a_recipe_that_cannot_be_rendered_is_refused_when_it_is_read(
-    run_text: RunText, override: str, told: str
+    run_text: RunText, override: str, message: str
 ) -> None:
-    with pytest.raises(SynthClipError, match=told):
+    with pytest.raises(SynthClipError, match=message):
         run_text(override)
 
 

@@ -177,7 +177,7 @@ def test_wikipedia_words_pairs_and_titles(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ({"kind": "json", "content": '["a", "b'}, "not JSON"),
         ({"kind": "json", "content": '{"a": 1}'}, "expected a JSON list"),
@@ -187,9 +187,9 @@ def test_wikipedia_words_pairs_and_titles(tmp_path: Path, name: str) -> None:
         ({"kind": "wikipedia", "content": "not xml"}, "not a complete Wikipedia dump"),
     ],
 )
-def test_a_broken_source_is_named(tmp_path: Path, source: dict[str, Any], told: str) -> None:
+def test_a_broken_source_is_named(tmp_path: Path, source: dict[str, Any], message: str) -> None:
     path = file(tmp_path, "bank", source.pop("content"))
-    with pytest.raises(SynthClipError, match=told) as error:
+    with pytest.raises(SynthClipError, match=message) as error:
         build({**source, "path": path})
     assert path in str(error.value)
 
@@ -220,7 +220,7 @@ def test_a_missing_file_is_named_before_work_starts(tmp_path: Path, run_text: Ru
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("concepts.sources=[{kind: text}]", "needs a path"),
         ("concepts.sources=[{kind: builtin, path: x}]", "takes no path"),
@@ -228,9 +228,9 @@ def test_a_missing_file_is_named_before_work_starts(tmp_path: Path, run_text: Ru
     ],
 )
 def test_a_source_that_cannot_be_is_refused_when_the_recipe_is_read(
-    run_text: RunText, override: str, told: str
+    run_text: RunText, override: str, message: str
 ) -> None:
-    with pytest.raises(SynthClipError, match=told):
+    with pytest.raises(SynthClipError, match=message):
         run_text(override, stages=("concepts",))
 
 

@@ -31,7 +31,7 @@ def test_items_are_those_of_the_json_list(
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (b'{"a": 1}', "expected a JSON list"),
         (b"", "expected a JSON list"),
@@ -41,10 +41,10 @@ def test_items_are_those_of_the_json_list(
         (b'["\xff"]', "not UTF-8"),
     ],
 )
-def test_a_broken_list_is_named(tmp_path: Path, raw: bytes, told: str) -> None:
+def test_a_broken_list_is_named(tmp_path: Path, raw: bytes, message: str) -> None:
     file = tmp_path / "captions.json"
     file.write_bytes(raw)
-    with pytest.raises(SynthClipError, match=told) as error:
+    with pytest.raises(SynthClipError, match=message) as error:
         list(official.items(file))
     assert str(file) in str(error.value)
 
@@ -100,12 +100,12 @@ def test_entry_counts_are_uint64_by_entry(tmp_path: Path, run_text: RunText) -> 
 
 
 @pytest.mark.parametrize(
-    ("items", "told"), [([["A dog.", [10_000]]], "entry id 10000"), (["A dog."], "no entry ids")]
+    ("items", "message"), [([["A dog.", [10_000]]], "entry id 10000"), (["A dog."], "no entry ids")]
 )
 def test_matches_of_another_bank_are_refused(
-    tmp_path: Path, run_text: RunText, items: list[Any], told: str
+    tmp_path: Path, run_text: RunText, items: list[Any], message: str
 ) -> None:
     file = tmp_path / "matches.json"
     file.write_text(json.dumps(items))
-    with pytest.raises(SynthClipError, match=told):
+    with pytest.raises(SynthClipError, match=message):
         run_text(f"captions.imported={file}", "match.imported=true")

@@ -31,13 +31,13 @@ def test_the_classes_a_model_knows_least_get_more_captions(tmp_path: Path, run_t
     before = written(directory)
 
     weak, run = tmp_path / "weak.txt", str(directory.path)
-    told = CliRunner().invoke(app, ["weakest", run, "--classes", "1", "--out", str(weak)])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["weakest", run, "--classes", "1", "--out", str(weak)])
+    assert result.exit_code == 0, result.output
     assert weak.read_text() == "cat\n"
-    command = told.output.splitlines()[-1].partition("synthclip ")[2].split()
+    command = result.output.splitlines()[-1].partition("synthclip ")[2].split()
     assert command == ["captions", run, "--fill", "--concepts", str(weak), "--at-least", "N"]
-    told = CliRunner().invoke(app, [*command[:-1], "12", "--trust"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, [*command[:-1], "12", "--trust"])
+    assert result.exit_code == 0, result.output
     after = written(directory)
     assert {name for name in BANK if after[name] > before[name]} == {"cat"}
 

@@ -40,7 +40,7 @@ def contents(run_directory: RunDirectory, *stages: str) -> dict[str, bytes]:
 
 
 def write_lists(folder: Path, texts: list[str], files: int) -> Path:
-    """The captions as so many JSON lists, as the original keeps them."""
+    """The captions in `files` JSON lists, as the original keeps them."""
     folder.mkdir()
     for number in range(files):
         (folder / f"{number}.json").write_text(json.dumps(texts[number::files]))

@@ -56,8 +56,8 @@ class ImagesConfig(Section):
     """A model that paints the held-out captions too, `heldout_per_caption` times each, and nothing to train
     on. Its pictures are a further held-out set: what a CLIP knows of them is not its painters' style."""
     composition: int = later(0, ge=0)
-    """So many pairs of captions that differ in how their words belong together (colours, numbers or places
-    exchanged) are painted too, to evaluate on alone: does the model bind a colour to its object?"""
+    """How many pairs of captions that differ in how their words belong together (colours, numbers or places
+    exchanged) to paint too, to evaluate on alone: does the model bind a colour to its object?"""
     captions_per_shard: int | None = Field(None, ge=1)
     """None: as many as fill about `shard_mb`."""
     shard_mb: float = Field(250.0, gt=0)

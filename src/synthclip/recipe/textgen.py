@@ -123,8 +123,8 @@ class CaptionsConfig(Section):
     per_concept: int = Field(8, ge=1)
     """Captions asked for, for each concept."""
     per_request: int = later(1, ge=1, le=100)
-    """How many captions the model is asked for at once, as a JSON list: the prompt is paid once for all. A
-    chat model is told so where its template does not name `count`."""
+    """How many captions the model is asked for at once, as a JSON list: the prompt is paid once for all. The
+    request for a list is added to a chat model's prompt where its template does not name `count`."""
     templates: tuple[Template, ...] = Field(min_length=1)
     """Prompts, of which every caption draws one by weight; or names of those that come with the package
     (docs/language-models.md)."""

@@ -64,8 +64,8 @@ class Prompt:
         """The prompt for a model that `continues` a text, or for a chat model."""
         if continues:
             return self.prefilled
-        told = self.count == 1 or _NAMES_COUNT.search(self.template.text)
-        return self.text if told else f"{self.text}\n{_ASK_FOR_LIST.format(self.count)}"
+        says_count = self.count == 1 or _NAMES_COUNT.search(self.template.text)
+        return self.text if says_count else f"{self.text}\n{_ASK_FOR_LIST.format(self.count)}"
 
 
 class Prompts:
