@@ -2,18 +2,17 @@
 
 import email.parser
 import email.policy
-import http.server
 import json
 from typing import Any
+
+from loopback import Handler, Loopback
 
 SENTENCE = "A {concept} of number {seed} lies on a table."
 
 
-class BatchServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
+class BatchServer(Loopback):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.released = True
         """Whether batches come to an end when they are asked for."""
         self.files, self.batches = dict[str, bytes](), list[dict[str, Any]]()
@@ -23,10 +22,6 @@ class BatchServer(http.server.ThreadingHTTPServer):
         """Of the next batches: `status`, `errors`, and `answered`, the share of requests that are."""
         self.line_faults: list[dict[str, Any]] = []
         """In the place of the answers to the next requests."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
     def finish(self, batch: dict[str, Any]) -> None:
         fate = self.fates.pop(0) if self.fates else {}
@@ -48,9 +43,6 @@ class BatchServer(http.server.ThreadingHTTPServer):
         self.files[name] = raw
         return name
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
-
 
 def _answer(body: dict[str, Any]) -> dict[str, Any]:
     concept = body["messages"][0]["content"].rpartition(": ")[2]
@@ -62,24 +54,23 @@ def _answer(body: dict[str, Any]) -> dict[str, Any]:
     return {"response": {"status_code": 200, "body": said}, "error": None}
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: BatchServer
-    protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         path, server = self.path.partition("?")[0].removeprefix("/v1/"), self.server
         if path == "batches":
-            self._send(200, {"data": list(reversed(server.batches)), "object": "list"})
+            self.answer(200, {"data": list(reversed(server.batches)), "object": "list"})
         elif path.startswith("batches/"):
             batch = server.batches[int(path.removeprefix("batches/batch-"))]
             if batch["status"] == "validating" and server.released:
                 server.finish(batch)
-            self._send(200, batch)
+            self.answer(200, batch)
         else:
-            self._send(200, server.files[path.split("/")[1]])
+            self.answer(200, server.files[path.split("/")[1]])
 
-    def do_POST(self) -> None:
-        raw, server = self.rfile.read(int(self.headers["Content-Length"])), self.server
+    def post(self, raw: bytes) -> None:
+        server = self.server
         if self.path == "/v1/files":
             head = f"Content-Type: {self.headers['Content-Type']}\n\n".encode()
             parts = email.parser.BytesParser(policy=email.policy.default).parsebytes(head + raw)
@@ -89,25 +80,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             assert fields["purpose"].get_content().strip() == "batch"
             lines = fields["file"].get_payload(decode=True)
             assert isinstance(lines, bytes)
-            self._send(200, {"id": server.keep(lines), "object": "file"})
+            self.answer(200, {"id": server.keep(lines), "object": "file"})
             return
         status, body = server.refuses.pop(0) if server.refuses else (200, None)
         if status > 200:
-            self._send(status, body)
+            self.answer(status, body)
             return
         batch = {"id": f"batch-{len(server.batches)}", "object": "batch", "status": "validating"}
         server.batches.append(batch | json.loads(raw) | {"request_counts": {"completed": 0}})
         if status == 0:
             self.close_connection = True
             return
-        self._send(200, server.batches[-1])
-
-    def _send(self, status: int, body: Any) -> None:
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return None
+        self.answer(200, server.batches[-1])

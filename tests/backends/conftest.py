@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from images_server import images_server
+from images_server import ImagesServer
 from tiny_pipeline import save_tiny_pipeline
 
 
@@ -15,5 +15,5 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images_url() -> Iterator[str]:
-    with images_server() as server:
+    with ImagesServer() as server:
         yield server.url

@@ -1,13 +1,12 @@
 """A server on loopback that gives scripted answers, one after the other, then the last for ever."""
 
 import contextlib
-import http.server
 import json
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from loopback import Handler, Loopback
 
 
 @dataclass(frozen=True)
@@ -27,28 +26,18 @@ class Answer:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, answers: list[Answer]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers = answers
+class ScriptedServer(Loopback):
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__(_Handler)
+        self.answers = list(answers)
         self.requests: list[dict[str, Any]] = []
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+class _Handler(Handler):
+    server: ScriptedServer
 
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def post(self, raw: bytes) -> None:
+        asked = json.loads(raw)
         answers = self.server.answers
         answer = answers[min(len(self.server.requests), len(answers) - 1)]
         self.server.requests.append({**asked, "path": self.path, "key": self.headers["Authorization"]})
@@ -66,18 +55,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 self.wfile.flush()
         self.close_connection = answer.declared_bytes is not None
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return None
-
-
-@contextlib.contextmanager
-def scripted(*answers: Answer) -> Iterator[Server]:
-    with Server(list(answers)) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()

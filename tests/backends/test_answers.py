@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_server import Answer, scripted
+from scripted_server import Answer, ScriptedServer
 
 from synthclip.backends import build_llm, llm_openai
 from synthclip.recipe.textgen import CaptionsConfig, Template
@@ -105,13 +105,13 @@ def ask(
 
 
 def test_the_answer_is_the_caption_and_thinking_never_is() -> None:
-    with scripted(*map(Answer, CAPTION.values())) as server:
+    with ScriptedServer(*map(Answer, CAPTION.values())) as server:
         found = dict(zip(CAPTION, ask(server.url, len(CAPTION)), strict=True))
     assert found == {kind: [(A, None)] for kind in CAPTION}
 
 
 def test_what_is_no_answer_is_refused_for_what_it_is() -> None:
-    with scripted(*(Answer(body) for body, _ in REFUSED.values())) as server:
+    with ScriptedServer(*(Answer(body) for body, _ in REFUSED.values())) as server:
         found = dict(zip(REFUSED, ask(server.url, len(REFUSED)), strict=True))
     assert {kind: reason for kind, [(_, reason)] in found.items()} == {
         kind: reason for kind, (_, reason) in REFUSED.items()
@@ -148,7 +148,7 @@ LISTS: dict[str, tuple[Any, list[str | None]]] = {
 
 
 def test_a_malformed_list_gives_what_is_whole_and_the_rest_its_reason() -> None:
-    with scripted(*(Answer(body) for body, _ in LISTS.values())) as server:
+    with ScriptedServer(*(Answer(body) for body, _ in LISTS.values())) as server:
         found = ask(server.url, len(LISTS), per_request=3)
     kept = [text for judged in found for text, reason in judged if reason is None]
     assert set(kept) == {A, B, C}
@@ -166,7 +166,7 @@ GUIDES: dict[str, Callable[[Any], Any]] = {
 
 
 def test_a_list_is_asked_for_in_words_and_by_a_schema() -> None:
-    with scripted(Answer(message(f'["{A}", "{B}", "{C}"]'))) as server:
+    with ScriptedServer(Answer(message(f'["{A}", "{B}", "{C}"]'))) as server:
         for guide, schema in GUIDES.items():
             ask(server.url, 1, per_request=3, guide=guide, max_tokens=50)
             asked = server.requests[-1]
@@ -192,7 +192,7 @@ def test_a_list_cut_anywhere_gives_its_first_items(texts: list[str], length: int
 
 
 def test_any_field_can_be_left_out_and_any_other_added() -> None:
-    with scripted(Answer(message(A))) as server:
+    with ScriptedServer(Answer(message(A))) as server:
         ask(server.url, 1)
         plain = server.requests[-1]
         ask(server.url, 1, max_completion_tokens=500, temperature=None, top_p=None, seeded=False)

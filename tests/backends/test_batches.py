@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +23,7 @@ pytest.importorskip("httpx", reason="needs the package httpx")
 @pytest.fixture
 def server() -> Iterator[BatchServer]:
     with BatchServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def values(server: BatchServer, *overrides: str) -> list[str]:

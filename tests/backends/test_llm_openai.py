@@ -1,7 +1,6 @@
 """The backend for OpenAI's API against llama.cpp's server, and against servers that misbehave."""
 
 import contextlib
-import http.server
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from loopback import Handler, Loopback
 
 from synthclip.backends import Refused, Unfinished, build_llm
 from synthclip.backends.llm_openai import Config, build
@@ -117,34 +117,20 @@ def test_no_server_is_one_line_with_the_remedy(port: int) -> None:
     assert "\n" not in str(error.value)
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
+class Answers(Handler):
     """Answers every request alike."""
 
     status, kind, body, pause = 200, "application/json", b"", 0.0
 
-    def do_POST(self) -> None:
+    def post(self, raw: bytes) -> None:
         time.sleep(self.pause)
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(self.status)
-        self.send_header("Content-Type", self.kind)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
         with contextlib.suppress(BrokenPipeError):  # the client has waited long enough
-            self.wfile.write(self.body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+            self.answer(self.status, self.body, {"Content-Type": self.kind})
 
 
 def ask(handler: type[Answers], **values: object) -> list[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            return list(
-                map(str, build_llm(config(server.server_port, **values)).generate(["A", "B"], [0, 1]))
-            )
-        finally:
-            server.shutdown()
+    with Loopback(handler) as server:
+        return list(map(str, build_llm(config(server.server_port, **values)).generate(["A", "B"], [0, 1])))
 
 
 @pytest.mark.parametrize(
@@ -179,9 +165,9 @@ def test_the_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatc
     class Listens(Answers):
         body = b'{"id": "1", "object": "text_completion", "choices": []}'
 
-        def do_POST(self) -> None:
+        def post(self, raw: bytes) -> None:
             seen.append(self.headers["Authorization"])
-            super().do_POST()
+            super().post(raw)
 
     monkeypatch.setenv("MY_KEY", "secret-1234")
     ask(Listens, api_key_variable="MY_KEY")

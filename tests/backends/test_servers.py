@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Answer, scripted
+from scripted_server import Answer, ScriptedServer
 
 from synthclip.backends import Refused, build_llm, build_text_to_image, llm_openai, t2i_openai
 from synthclip.errors import SynthClipError
@@ -84,7 +84,7 @@ STOPS = {
 @pytest.mark.parametrize("ask", [texts, images])
 def test_a_fault_that_waiting_does_not_cure_stops_at_once_with_the_servers_words(kind: str, ask: Any) -> None:
     answer, said = STOPS[kind]
-    with scripted(answer) as server, pytest.raises(SynthClipError) as caught:
+    with ScriptedServer(answer) as server, pytest.raises(SynthClipError) as caught:
         ask(server.url)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -108,7 +108,7 @@ PASSING = {
 
 @pytest.mark.parametrize("kind", PASSING)
 def test_a_fault_that_may_pass_is_tried_again_and_said(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    with scripted(PASSING[kind], Answer(FINE)) as server, caplog.at_level(logging.WARNING, "synthclip"):
+    with ScriptedServer(PASSING[kind], Answer(FINE)) as server, caplog.at_level(logging.WARNING, "synthclip"):
         assert texts(server.url) == ["A dog runs."]
     assert len(server.requests) == 2
     [line] = [record.getMessage() for record in caplog.records]
@@ -118,7 +118,7 @@ def test_a_fault_that_may_pass_is_tried_again_and_said(kind: str, caplog: pytest
 def test_what_does_not_pass_stops_with_the_servers_words() -> None:
     broken = Answer(error("GPU fell off the bus"), 500, {"Retry-After": "0"})
     stops = pytest.raises(SynthClipError, match=r"answered 500 after 2 retries \(GPU fell off")
-    with scripted(broken) as server, stops:
+    with ScriptedServer(broken) as server, stops:
         texts(server.url)
     assert len(server.requests) == 3
 
@@ -137,13 +137,13 @@ FILTERED = {
 
 @pytest.mark.parametrize("kind", FILTERED)
 def test_a_content_filter_refuses_that_one_sample(kind: str) -> None:
-    with scripted(FILTERED[kind], Answer(FINE)) as server:
+    with ScriptedServer(FILTERED[kind], Answer(FINE)) as server:
         refused, fine = texts(server.url, 2, concurrency=1)
     assert isinstance(refused, Refused)
     assert refused.reason == "content filter"
     assert refused.text
     assert fine == "A dog runs."
-    with scripted(FILTERED[kind]) as server:
+    with ScriptedServer(FILTERED[kind]) as server:
         assert images(server.url) == {0: "content filter"}
 
 
@@ -165,7 +165,7 @@ def test_a_content_filter_refuses_that_one_sample(kind: str) -> None:
     ],
 )
 def test_what_was_really_said_is_taken(body: Any, expected: Any) -> None:
-    with scripted(Answer(body)) as server:
+    with ScriptedServer(Answer(body)) as server:
         assert texts(server.url) == [expected]
 
 
@@ -184,7 +184,7 @@ def test_what_was_really_said_is_taken(body: Any, expected: Any) -> None:
     ],
 )
 def test_what_is_no_text_stops(body: Any) -> None:
-    with scripted(Answer(body)) as server, pytest.raises(SynthClipError) as caught:
+    with ScriptedServer(Answer(body)) as server, pytest.raises(SynthClipError) as caught:
         texts(server.url)
     assert "\n" not in str(caught.value)
 
@@ -194,13 +194,16 @@ def test_what_is_no_text_stops(body: Any) -> None:
     [{"data": "x"}, {"data": ["x"]}, {"data": [{"b64_json": 7}]}, {}],
 )
 def test_what_is_no_list_of_images_stops(body: Any) -> None:
-    with scripted(Answer(body)) as server, pytest.raises(SynthClipError, match="not as OpenAI's API does"):
+    with (
+        ScriptedServer(Answer(body)) as server,
+        pytest.raises(SynthClipError, match="not as OpenAI's API does"),
+    ):
         images(server.url)
 
 
 def test_an_answer_that_drips_has_an_end() -> None:
     slow = pytest.raises(SynthClipError, match=r"took longer than 0\.5 s for an answer")
-    with scripted(Answer(FINE, pause_seconds=0.05)) as server, slow:
+    with ScriptedServer(Answer(FINE, pause_seconds=0.05)) as server, slow:
         texts(server.url, max_answer_seconds=0.5, max_retries=0)
 
 
@@ -229,7 +232,7 @@ def test_a_server_that_is_down_says_so_at_once_and_once_for_all_requests(
 )
 def test_a_key_in_an_answer_is_hidden(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with scripted(Answer(error(message), 401)) as server, pytest.raises(SynthClipError) as caught:
+    with ScriptedServer(Answer(error(message), 401)) as server, pytest.raises(SynthClipError) as caught:
         texts(server.url)
     assert server.requests[0]["key"] == f"Bearer {KEY}"
     assert "[key]" in str(caught.value)
@@ -238,7 +241,9 @@ def test_a_key_in_an_answer_is_hidden(message: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_key_is_hidden_in_what_is_refused_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with scripted(Answer(error(f"{KEY} asked", code="content_filter"), 400), Answer(content(KEY))) as server:
+    with ScriptedServer(
+        Answer(error(f"{KEY} asked", code="content_filter"), 400), Answer(content(KEY))
+    ) as server:
         refused, said = texts(server.url, 2, concurrency=1)
     assert (refused.text, said) == ("[key] asked", "[key]")
 
@@ -267,7 +272,7 @@ def test_a_stage_stops_on_a_quota_and_goes_on_when_there_is_one(tmp_path: Path) 
     quota = Answer(error("No quota.", code="insufficient_quota"), 429)
     fine = Answer({"choices": [{"message": {"content": "A dog and a cat and a bell run."}}]})
     stages = ("concepts", "captions")
-    with (tmp_path / "log").open("w") as log, scripted(fine, quota) as server:
+    with (tmp_path / "log").open("w") as log, ScriptedServer(fine, quota) as server:
         recipe = recipe_of(server.url, "captions.must_contain_concept=false", "engine.workers=1")
         with pytest.raises(SynthClipError, match="No quota"):
             run(recipe, tmp_path / "run", stages=stages, console=Console(log))
@@ -280,7 +285,7 @@ def test_a_stage_stops_on_a_quota_and_goes_on_when_there_is_one(tmp_path: Path) 
 def test_an_outage_is_a_line_of_the_run_and_of_its_metrics(tmp_path: Path) -> None:
     fine = Answer({"choices": [{"message": {"content": "A dog and a cat and a bell run."}}]})
     busy = Answer(error("loading"), 503, {"Retry-After": "0"})
-    with (tmp_path / "log").open("w") as log, scripted(busy, fine) as server:
+    with (tmp_path / "log").open("w") as log, ScriptedServer(busy, fine) as server:
         recipe = recipe_of(server.url, "captions.must_contain_concept=false", "engine.workers=1")
         directory = run(recipe, tmp_path / "run", stages=("concepts", "captions"), console=Console(log))
     assert "answered 503 (loading), trying again (1 of 2)" in (tmp_path / "log").read_text()

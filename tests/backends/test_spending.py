@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Answer, Server, scripted
+from scripted_server import Answer, ScriptedServer
 from typer.testing import CliRunner
 
 from synthclip.cli import app
@@ -25,7 +25,7 @@ FINE = {
 PRICES = "llm.prices={input: 1, output: 20}"
 
 
-def recipe_of(server: Server, *overrides: str) -> Recipe:
+def recipe_of(server: ScriptedServer, *overrides: str) -> Recipe:
     llm = f"llm={{backend: openai, model: m, base_url: {server.url}, concurrency: 1, max_retries: 0}}"
     few = ["concepts.limit=4", "captions.per_concept=2", "captions.concepts_per_shard=2", "engine.workers=0"]
     return load_recipe("demo", [llm, "captions.must_contain_concept=false", *few, *overrides])
@@ -37,7 +37,7 @@ def write(recipe: Recipe, out: Path) -> None:
 
 
 def test_tokens_and_money_are_counted_and_set_beside_the_plan(tmp_path: Path) -> None:
-    with scripted(Answer(FINE)) as server:
+    with ScriptedServer(Answer(FINE)) as server:
         write(recipe_of(server, PRICES), tmp_path / "run")
         write(recipe_of(server), tmp_path / "free")
     found = status(tmp_path / "run")
@@ -51,7 +51,7 @@ def test_tokens_and_money_are_counted_and_set_beside_the_plan(tmp_path: Path) ->
 
 def test_what_a_failed_attempt_has_spent_is_counted_too(tmp_path: Path) -> None:
     broken = Answer({"error": {"message": "No quota.", "code": "insufficient_quota"}}, 429)
-    with scripted(Answer(FINE), Answer(FINE), Answer(FINE), broken) as server:
+    with ScriptedServer(Answer(FINE), Answer(FINE), Answer(FINE), broken) as server:
         with pytest.raises(SynthClipError, match="No quota"):
             write(recipe_of(server, PRICES), tmp_path / "run")
         assert status(tmp_path / "run").tokens["read"] == 300
@@ -63,7 +63,7 @@ def test_what_a_failed_attempt_has_spent_is_counted_too(tmp_path: Path) -> None:
 
 def test_a_plan_at_prices_needs_no_size_of_the_model() -> None:
     """Of 80 captions: the prompt's letters over four, and 11.5 words of 4/3 tokens."""
-    with scripted(Answer(FINE)) as server:
+    with ScriptedServer(Answer(FINE)) as server:
         recipe = recipe_of(server, PRICES)
     captions = make_plan(recipe, parse_devices("1xcpu"), concepts=40).stages[0]
     template = recipe.captions.templates[0].text
@@ -79,7 +79,7 @@ def test_a_plan_at_prices_needs_no_size_of_the_model() -> None:
 
 def test_usage_that_is_no_number_stops_nothing(tmp_path: Path) -> None:
     odd: dict[str, Any] = {**FINE, "usage": {"prompt_tokens": None, "completion_tokens": "7"}}
-    with scripted(Answer(odd), Answer({**FINE, "usage": []})) as server:
+    with ScriptedServer(Answer(odd), Answer({**FINE, "usage": []})) as server:
         write(recipe_of(server), tmp_path / "run")
     assert status(tmp_path / "run").tokens == {}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from images_server import ImagesServer, images_server
+from images_server import ImagesServer
 from PIL import Image
 
 from synthclip.backends.t2i_openai import Config, OpenAIImages, build
@@ -17,7 +17,7 @@ from synthclip.errors import SynthClipError
 
 @pytest.fixture
 def server() -> Iterator[ImagesServer]:
-    with images_server() as running:
+    with ImagesServer() as running:
         yield running
 
 
@@ -92,7 +92,7 @@ def test_what_is_transparent_is_white(form: str, server: ImagesServer) -> None:
 
 def test_the_key_goes_to_no_other_host(server: ImagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key-of-mine")
-    with images_server() as elsewhere:
+    with ImagesServer() as elsewhere:
         server.file = elsewhere.file = picture("PNG")
         for host in (server, elsewhere):
             server.answer = {"url": host.url.replace("/v1", "/picture")}
