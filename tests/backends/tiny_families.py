@@ -6,33 +6,27 @@ from pathlib import Path
 import tiny_parts as tiny
 from tiny_pipeline import save_tiny_pipeline
 
+from synthclip import models
+
 
 def save_sdxl(folder: Path, *, zeros: bool = True) -> None:
     """`zeros`: the empty prompt is all zeros, as in the released models."""
-    from synthclip.models import diffusers
-
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    unet = tiny.unet(
         attention_head_dim=(2, 4),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 32,
         cross_attention_dim=64,
-        norm_num_groups=8,
     )
-    diffusers.StableDiffusionXLPipeline(
+    models.diffusers.StableDiffusionXLPipeline(
         unet=unet,
         vae=tiny.vae(latent_channels=4),
         text_encoder=tiny.clip(projects=False),
         text_encoder_2=tiny.clip(projects=True),
-        tokenizer=tiny.tokenizer_in(folder),
-        tokenizer_2=tiny.tokenizer_in(folder),
-        scheduler=diffusers.EulerDiscreteScheduler(
+        tokenizer=tiny.clip_tokenizer(folder),
+        tokenizer_2=tiny.clip_tokenizer(folder),
+        scheduler=models.diffusers.EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
         ),
         force_zeros_for_empty_prompt=zeros,
@@ -40,63 +34,54 @@ def save_sdxl(folder: Path, *, zeros: bool = True) -> None:
 
 
 def save_sd3(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=16,
-        patch_size=1,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        caption_projection_dim=32,
-        joint_attention_dim=64,
-        pooled_projection_dim=64,
-    )
-    diffusers.StableDiffusion3Pipeline(
-        transformer=transformer,
+    models.diffusers.StableDiffusion3Pipeline(
+        transformer=tiny.denoiser(
+            "SD3Transformer2DModel",
+            sample_size=16,
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=64,
+            pooled_projection_dim=64,
+        ),
         vae=tiny.vae(latent_channels=4, shift_factor=0.06),
         text_encoder=tiny.clip(projects=True),
         text_encoder_2=tiny.clip(projects=True),
         text_encoder_3=tiny.t5(),
-        tokenizer=tiny.tokenizer_in(folder),
-        tokenizer_2=tiny.tokenizer_in(folder),
+        tokenizer=tiny.clip_tokenizer(folder),
+        tokenizer_2=tiny.clip_tokenizer(folder),
         tokenizer_3=tiny.t5_tokenizer(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
 def save_flux(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    transformer = diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=64,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-    )
-    diffusers.FluxPipeline(
-        transformer=transformer,
+    models.diffusers.FluxPipeline(
+        transformer=tiny.denoiser(
+            "FluxTransformer2DModel",
+            patch_size=1,
+            in_channels=4,
+            num_single_layers=1,
+            attention_head_dim=16,
+            joint_attention_dim=64,
+            pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+        ),
         vae=tiny.vae(latent_channels=1, shift_factor=0.06),
         text_encoder=tiny.clip(projects=False),
         text_encoder_2=tiny.t5(),
-        tokenizer=tiny.tokenizer_in(folder),
+        tokenizer=tiny.clip_tokenizer(folder),
         tokenizer_2=tiny.t5_tokenizer(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
 def save_z_image(folder: Path) -> None:
-    from synthclip.models import diffusers, transformers
-
-    diffusers.ZImagePipeline(
-        transformer=diffusers.ZImageTransformer2DModel(
+    models.diffusers.ZImagePipeline(
+        transformer=models.diffusers.ZImageTransformer2DModel(
             dim=32,
             n_layers=1,
             n_refiner_layers=1,
@@ -108,26 +93,23 @@ def save_z_image(folder: Path) -> None:
             axes_lens=[1024, 32, 32],
         ),
         vae=tiny.kl(),
-        text_encoder=transformers.Qwen3Model(tiny.decoder_config("Qwen3Config")),
+        text_encoder=models.transformers.Qwen3Model(tiny.decoder_config("Qwen3Config")),
         tokenizer=tiny.qwen_tokenizer(),
         scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
 def save_qwen_image(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    diffusers.QwenImagePipeline(
-        transformer=diffusers.QwenImageTransformer2DModel(
+    models.diffusers.QwenImagePipeline(
+        transformer=tiny.denoiser(
+            "QwenImageTransformer2DModel",
             in_channels=16,
             out_channels=4,
-            num_layers=1,
             attention_head_dim=16,
-            num_attention_heads=2,
             joint_attention_dim=16,
             axes_dims_rope=(8, 4, 4),
         ),
-        vae=diffusers.AutoencoderKLQwenImage(
+        vae=models.diffusers.AutoencoderKLQwenImage(
             base_dim=8,
             z_dim=4,
             dim_mult=[1, 2],
@@ -144,63 +126,54 @@ def save_qwen_image(folder: Path) -> None:
 
 def save_flux2(folder: Path) -> None:
     """Its tokenizer is a processor of pictures and texts."""
-    from synthclip.models import diffusers, transformers
-
     text = tiny.decoder_config("MistralConfig", num_hidden_layers=30, hidden_size=8, head_dim=4).to_dict()
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = transformers.Mistral3Config(
+    config = models.transformers.Mistral3Config(
         text_config=text,
         vision_config={**vision, "head_dim": 16, "model_type": "pixtral"},
         image_token_index=9,
     )
-    processor = transformers.PixtralProcessor(
-        transformers.PixtralImageProcessor(),
+    processor = models.transformers.PixtralProcessor(
+        models.transformers.PixtralImageProcessor(),
         tiny.qwen_tokenizer(padding_side="left"),
         chat_template=tiny.CHAT,
     )
-    diffusers.Flux2Pipeline(
+    models.diffusers.Flux2Pipeline(
         transformer=tiny.flux2_transformer(joint_attention_dim=24),
-        text_encoder=transformers.Mistral3ForConditionalGeneration(config),
+        text_encoder=models.transformers.Mistral3ForConditionalGeneration(config),
         tokenizer=processor,
         **tiny.flux2_parts(),
     ).save_pretrained(folder)
 
 
-def save_flux2_klein(folder: Path, *, is_distilled: bool = True) -> None:
-    from synthclip.models import diffusers, transformers
-
+def save_flux2_klein(folder: Path) -> None:
     text = tiny.decoder_config("Qwen3Config", num_hidden_layers=27, hidden_size=8, head_dim=4)
-    diffusers.Flux2KleinPipeline(
+    models.diffusers.Flux2KleinPipeline(
         transformer=tiny.flux2_transformer(joint_attention_dim=24, guidance_embeds=False),
-        text_encoder=transformers.Qwen3ForCausalLM(text),
+        text_encoder=models.transformers.Qwen3ForCausalLM(text),
         tokenizer=tiny.qwen_tokenizer(),
-        is_distilled=is_distilled,
+        is_distilled=True,
         **tiny.flux2_parts(),
     ).save_pretrained(folder)
 
 
 def save_sana(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    diffusers.SanaPipeline(scheduler=tiny.flow(shift=3.0), **tiny.sana_parts()).save_pretrained(folder)
+    models.diffusers.SanaPipeline(scheduler=tiny.flow(shift=3.0), **tiny.sana_parts()).save_pretrained(folder)
 
 
 def save_sana_sprint(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    parts = tiny.sana_parts(guidance_embeds=True, qk_norm="rms_norm_across_heads")
-    diffusers.SanaSprintPipeline(scheduler=diffusers.SCMScheduler(), **parts).save_pretrained(folder)
+    models.diffusers.SanaSprintPipeline(
+        scheduler=models.diffusers.SCMScheduler(),
+        **tiny.sana_parts(guidance_embeds=True, qk_norm="rms_norm_across_heads"),
+    ).save_pretrained(folder)
 
 
 def save_pixart_sigma(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    diffusers.PixArtSigmaPipeline(
-        transformer=diffusers.PixArtTransformer2DModel(
+    models.diffusers.PixArtSigmaPipeline(
+        transformer=tiny.denoiser(
+            "PixArtTransformer2DModel",
             sample_size=128,
-            num_layers=1,
             attention_head_dim=8,
-            num_attention_heads=2,
             cross_attention_dim=16,
             caption_channels=64,
             norm_type="ada_norm_single",
@@ -209,19 +182,17 @@ def save_pixart_sigma(folder: Path) -> None:
         vae=tiny.vae(latent_channels=4),
         text_encoder=tiny.t5(),
         tokenizer=tiny.t5_tokenizer(),
-        scheduler=diffusers.DPMSolverMultistepScheduler(),
+        scheduler=models.diffusers.DPMSolverMultistepScheduler(),
     ).save_pretrained(folder)
 
 
 def save_lumina2(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    diffusers.Lumina2Pipeline(
-        transformer=diffusers.Lumina2Transformer2DModel(
+    models.diffusers.Lumina2Pipeline(
+        transformer=tiny.denoiser(
+            "Lumina2Transformer2DModel",
             sample_size=4,
             in_channels=16,
             hidden_size=24,
-            num_layers=1,
             num_refiner_layers=1,
             num_attention_heads=3,
             num_kv_heads=1,
@@ -238,25 +209,22 @@ def save_lumina2(folder: Path) -> None:
 
 
 def save_hidream(folder: Path) -> None:
-    from synthclip.models import diffusers, transformers
-
-    llama = transformers.LlamaForCausalLM(
+    llama = models.transformers.LlamaForCausalLM(
         tiny.decoder_config("LlamaConfig", num_hidden_layers=2, attn_implementation="eager")
     )
-    tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer = models.transformers.PreTrainedTokenizerFast(
         tokenizer_object=tiny.qwen_tokenizer().backend_tokenizer,
         eos_token="<|endoftext|>",
         model_max_length=128,
     )
-    diffusers.HiDreamImagePipeline(
-        transformer=diffusers.HiDreamImageTransformer2DModel(
+    models.diffusers.HiDreamImagePipeline(
+        transformer=tiny.denoiser(
+            "HiDreamImageTransformer2DModel",
             patch_size=2,
             in_channels=16,
             out_channels=16,
-            num_layers=1,
             num_single_layers=1,
             attention_head_dim=8,
-            num_attention_heads=2,
             caption_channels=[64, 16],
             text_emb_dim=64,
             axes_dims_rope=(4, 2, 2),
@@ -268,8 +236,8 @@ def save_hidream(folder: Path) -> None:
         text_encoder_2=tiny.clip(projects=True, max_position_embeddings=128),
         text_encoder_3=tiny.t5(),
         text_encoder_4=llama,
-        tokenizer=tiny.tokenizer_in(folder),
-        tokenizer_2=tiny.tokenizer_in(folder),
+        tokenizer=tiny.clip_tokenizer(folder),
+        tokenizer_2=tiny.clip_tokenizer(folder),
         tokenizer_3=tiny.t5_tokenizer(),
         tokenizer_4=tokenizer,
         scheduler=tiny.flow(),
@@ -278,13 +246,13 @@ def save_hidream(folder: Path) -> None:
 
 def save_kandinsky5(folder: Path) -> None:
     """It paints at 1024 px whatever it is asked for, calls its output `image` and has a processor."""
-    from synthclip.models import diffusers, transformers
-
-    processor = transformers.Qwen2VLProcessor(
-        transformers.Qwen2VLImageProcessor(), tiny.qwen_tokenizer(), transformers.Qwen2VLVideoProcessor()
+    processor = models.transformers.Qwen2VLProcessor(
+        models.transformers.Qwen2VLImageProcessor(),
+        tiny.qwen_tokenizer(),
+        models.transformers.Qwen2VLVideoProcessor(),
     )
-    diffusers.Kandinsky5T2IPipeline(
-        transformer=diffusers.Kandinsky5Transformer3DModel(
+    models.diffusers.Kandinsky5T2IPipeline(
+        transformer=models.diffusers.Kandinsky5Transformer3DModel(
             in_visual_dim=4,
             in_text_dim=16,
             in_text_dim2=32,
@@ -300,30 +268,25 @@ def save_kandinsky5(folder: Path) -> None:
         text_encoder=tiny.qwen_vl(),
         tokenizer=processor,
         text_encoder_2=tiny.clip(projects=False),
-        tokenizer_2=tiny.tokenizer_in(folder),
+        tokenizer_2=tiny.clip_tokenizer(folder),
         scheduler=tiny.flow(),
     ).save_pretrained(folder)
 
 
 def save_lcm(folder: Path) -> None:
-
-    from synthclip.models import diffusers
-
     base = save_tiny_pipeline(folder.parent / "lcm-base", time_cond_proj_dim=16)
-    parts = diffusers.StableDiffusionPipeline.from_pretrained(base).components
-    parts["scheduler"] = diffusers.LCMScheduler.from_config(parts["scheduler"].config)
-    diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
+    parts = models.diffusers.StableDiffusionPipeline.from_pretrained(base).components
+    parts["scheduler"] = models.diffusers.LCMScheduler.from_config(parts["scheduler"].config)
+    pipeline = models.diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+    pipeline.save_pretrained(folder)
 
 
 def save_cogview4(folder: Path) -> None:
-    from synthclip.models import diffusers, transformers
-
-    diffusers.CogView4Pipeline(
-        transformer=diffusers.CogView4Transformer2DModel(
+    models.diffusers.CogView4Pipeline(
+        transformer=tiny.denoiser(
+            "CogView4Transformer2DModel",
             in_channels=16,
-            num_layers=1,
             attention_head_dim=8,
-            num_attention_heads=2,
             out_channels=16,
             text_embed_dim=16,
             time_embed_dim=8,
@@ -331,22 +294,20 @@ def save_cogview4(folder: Path) -> None:
             rope_axes_dim=(32, 32),
         ),
         vae=tiny.kl(),
-        text_encoder=transformers.GlmModel(tiny.decoder_config("GlmConfig")),
+        text_encoder=models.transformers.GlmModel(tiny.decoder_config("GlmConfig")),
         tokenizer=tiny.gemma_tokenizer(),
         scheduler=tiny.flow(use_dynamic_shifting=True),
     ).save_pretrained(folder)
 
 
 def save_auraflow(folder: Path) -> None:
-    from synthclip.models import diffusers, transformers
-
-    encoder = transformers.UMT5EncoderModel(
-        transformers.UMT5Config(
+    encoder = models.transformers.UMT5EncoderModel(
+        models.transformers.UMT5Config(
             vocab_size=len(tiny.T5_WORDS), d_model=32, d_ff=37, d_kv=16, num_layers=1, num_heads=2
         )
     )
-    diffusers.AuraFlowPipeline(
-        transformer=diffusers.AuraFlowTransformer2DModel(
+    models.diffusers.AuraFlowPipeline(
+        transformer=models.diffusers.AuraFlowTransformer2DModel(
             sample_size=32,
             in_channels=4,
             num_mmdit_layers=1,
@@ -365,15 +326,12 @@ def save_auraflow(folder: Path) -> None:
 
 
 def save_chroma(folder: Path) -> None:
-    from synthclip.models import diffusers
-
-    diffusers.ChromaPipeline(
-        transformer=diffusers.ChromaTransformer2DModel(
+    models.diffusers.ChromaPipeline(
+        transformer=tiny.denoiser(
+            "ChromaTransformer2DModel",
             in_channels=4,
-            num_layers=1,
             num_single_layers=1,
             attention_head_dim=16,
-            num_attention_heads=2,
             joint_attention_dim=64,
             axes_dims_rope=(4, 4, 8),
             approximator_hidden_dim=32,
