@@ -57,7 +57,6 @@ class Diffusers:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
         """Images uint8 [B, H, W, 3] in RGB. Refuses as `nan` what is not finite, as `unsafe` what the
         safety checker refuses. Raises SynthClipError where memory does not hold one image."""
-
         images: list[NDArray[np.uint8]] = []
         refused: dict[int, str] = {}
         done = 0
@@ -123,7 +122,6 @@ class Diffusers:
         import torch
 
         vae: Any = getattr(self._pipeline, "vae", None)
-
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
         if not self._sliced and hasattr(vae, "enable_slicing"):

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -116,11 +116,10 @@ def explained(words: Sequence[str], *, trust: bool = False, width: int = 80) -> 
 
     Raises SynthClipError for a recipe that cannot be read, and a key that there is none of.
     """
-    everything = list(entries())
     asked = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
-    known = [entry.key for entry in everything]
-    found = everything
+    found = list(entries())
+    known = [entry.key for entry in found]
     if asked and re.sub(r"\.\d+(?=\.|$)", ".N", asked[0]) not in known:
         found = list(entries(inspect_recipe(asked.pop(0), overrides, trust=trust)))
         known = [entry.key for entry in found]
@@ -170,22 +169,21 @@ def json_schema() -> dict[str, Any]:
             definitions |= made.pop("$defs", {}) | {f"{kind}-{name}": made}
             of[kind].append({"$ref": f"#/$defs/{kind}-{name}"})
     painter = {"anyOf": [*of["t2i"], {"type": "array", "items": {"anyOf": of["t2i"]}, "minItems": 1}]}
-    schema["properties"]["llm"] |= {"$ref": None, "anyOf": of["llm"]}
-    schema["properties"]["text_to_image"] |= {"$ref": None, **painter}
+    for key, choices in (("llm", {"anyOf": of["llm"]}), ("text_to_image", painter)):
+        schema["properties"][key].pop("$ref")
+        schema["properties"][key] |= choices
     heldout = definitions["ImagesConfig"]["properties"]["heldout_painter"]
     heldout["anyOf"] = [*painter["anyOf"], {"type": "null"}]
     training = schema["properties"]["training"]
     training |= {"anyOf": [{"$ref": training.pop("$ref")}, {"const": "paper"}]}
     captions = definitions["CaptionsConfig"]["properties"]
-    for holder, inner in ((captions["templates"], "items"), (captions["axes"], "additionalProperties")):
-        names = sorted(names_of("templates" if inner == "items" else "axes"))
-        holder[inner] = {"anyOf": [holder[inner], {"enum": names}]}
+    inside: dict[Literal["templates", "axes"], str] = {"templates": "items", "axes": "additionalProperties"}
+    for what, inner in inside.items():
+        captions[what][inner] = {"anyOf": [captions[what][inner], {"enum": sorted(names_of(what))}]}
     suite = definitions["InTrainingEvalConfig"]["properties"]["suite"]
     suite |= {"anyOf": [{"type": "array", "items": suite.pop("items")}, {"type": "string"}]}
     for key in ("type", "minItems"):
         suite.pop(key)
-    for key in BACKEND_KINDS:
-        schema["properties"][key].pop("$ref")
     schema["required"].remove("name")  # without one, a recipe is named by its file
     definitions.pop("BackendConfig")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "SynthCLIP recipe"}
