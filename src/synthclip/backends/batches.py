@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from synthclip.backends import Refused
-from synthclip.backends.servers import Server, ServiceError
+from synthclip.backends.faults import ServiceError
+from synthclip.backends.servers import Server
 from synthclip.errors import SynthClipError
 from synthclip.run.durable import replace_text, seal, unseal
 

@@ -1,9 +1,8 @@
-"""What the backends for servers with OpenAI's API share: requests, retries, and whose fault a failure is.
+"""What the backends for servers with OpenAI's API share: requests and retries.
 
-A fault of the service (a quota, an outage, a wrong key or parameter) says nothing of a sample: the request is
-sent again where waiting can help, else the shard stops with the server's own words. Only what the server
-refuses for its content is a refused sample. What a server answers is bounded in size and time, and checked
-before it is used; the key is hidden wherever it comes back.
+After a fault of the service (see `faults`) the request is sent again where waiting can help, else the shard
+stops with the server's own words. What a server answers is bounded in size and time, and checked before it is
+used; the key is hidden wherever it comes back.
 """
 
 import asyncio
@@ -14,8 +13,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import model_validator
 
 from synthclip.backends import Refused
+from synthclip.backends.faults import ServiceError, error_in, refusal
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import runtime
@@ -33,47 +32,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _LOG = logging.getLogger("synthclip.backends")
 _MAX_PAUSE_SECONDS = 8.0
-_MAX_SAID_PAUSE_SECONDS = 60.0
-"""The longest `Retry-After` that is followed."""
 _MAX_FILE_BYTES = 2**30
 _MAX_WORDS = 300
 """Characters quoted of what a server says."""
-
-_FILTER_CODES = {
-    "contentfilter",
-    "contentfiltered",
-    "contentpolicyviolation",
-    "datainspectionfailed",
-    "moderationblocked",
-    "responsibleaipolicyviolation",
-}
-_FILTER_WORDS = re.compile(
-    r"content (?:management )?(?:policy|policies|filter|moderation)|safety system|was flagged", re.IGNORECASE
-)
-_ACCOUNT_CODES = {
-    "accountdeactivated",
-    "billinghardlimitreached",
-    "billingnotactive",
-    "insufficientcredits",
-    "insufficientquota",
-    "quotaexceeded",
-}
-_ACCOUNT_WORDS = re.compile(
-    r"\b(?:billing|credits?|current quota|insufficient (?:quota|balance))\b", re.IGNORECASE
-)
-_PASSING_CODES = {
-    "api",
-    "internal",
-    "internalserver",
-    "overloaded",
-    "ratelimit",
-    "ratelimitexceeded",
-    "server",
-    "serviceunavailable",
-    "timeout",
-    "toomanyrequests",
-    "unavailable",
-}
 _MIN_SECRET_CHARS = 12
 """A shorter key, such as the EMPTY that local servers are given, may be a word of an answer."""
 _SECRET = re.compile(r"\b(?:sk|pk|hf|gsk|xai)[-_][\w*.-]{6,}|(?<=Bearer )\S+|(?<=://)[^\s/@]+@")
@@ -108,20 +69,6 @@ class ServerConfig(BackendConfig):
                 "and set api_key_variable to the environment variable that holds the key"
             )
         return self
-
-
-@dataclass(eq=False)
-class ServiceError(Exception):
-    """A request that came to nothing through no fault of its sample."""
-
-    what: str
-    detail: str
-    """What is known of the cause, in brackets."""
-    remedy: str
-    passing: bool
-    """Whether it may be gone in a moment."""
-    pause_seconds: float | None = None
-    """How long the server says to wait."""
 
 
 class Server:
@@ -245,7 +192,7 @@ class Server:
     def fault_in(self, error: Any) -> Refused:
         """What an `error` inside an answer means. Raises SynthClipError where the service is at fault."""
         try:
-            return self.judged(200, {"error": error}, None)
+            return self.judged(200, {"error": error})
         except ServiceError as fault:
             raise self.error(fault.what + fault.detail, fault.remedy) from None
 
@@ -303,41 +250,9 @@ class Server:
 
     def judged(self, status: int, answer: Any, retry_after: str | None = None) -> Refused:
         """The content filter's refusal. Raises ServiceError where the fault is the service's."""
-        config, section = self._config, self._section
-        answer = answer[0] if isinstance(answer, list) and answer else answer
-        error = (answer.get("error") or answer) if isinstance(answer, dict) else answer
-        fields = error if isinstance(error, dict) else {}
-        words = self._words(error)
-        codes = set(_codes(fields))
-        if status == 200:
-            numbers = [fields.get(name) for name in ("code", "status")]
-            status = next((n for n in numbers if isinstance(n, int) and 400 <= n < 600), 200)
-        metadata = fields.get("metadata")
-        flagged = isinstance(metadata, dict) and bool(metadata.get("reasons"))
-        if codes & _FILTER_CODES or (status in (400, 403) and flagged):
-            return Refused("content filter", words)
-        if status in (200, 400, 422, 451) and not fields.get("param") and _FILTER_WORDS.search(words):
-            return Refused("content filter", words)
-        what = f"answered {status}" if status != 200 else "answered with an error"
-        detail = f" ({words})" if words else ""
-        if (
-            codes & _ACCOUNT_CODES
-            or status == 402
-            or (status == 429 and retry_after is None and _ACCOUNT_WORDS.search(words))
-        ):
-            raise ServiceError(what, detail, "look at the account's quota and billing", passing=False)
-        if status in (408, 409, 425, 429) or status >= 500 or (status == 200 and codes & _PASSING_CODES):
-            remedy = f"wait, or lower {section}.concurrency" if status == 429 else "look at the server"
-            raise ServiceError(what, detail, remedy, passing=True, pause_seconds=_seconds(retry_after))
-        remedies = {
-            401: f"set {config.api_key_variable}",
-            403: f"set {config.api_key_variable} to a key that may use the model",
-            404: f"check {section}.base_url or {section}.model",
-        }
-        remedy = f"check {section}.base_url" if status < 400 else f"check the recipe's {section} section"
-        if status in (200, 400, 422):
-            what = f"refused a request: {what}"
-        raise ServiceError(what, detail, remedies.get(status, remedy), passing=False)
+        error = error_in(answer)
+        named = self._section, self._config.api_key_variable
+        return refusal(status, error, self._words(error), retry_after, *named)
 
     def _announce(self, fault: ServiceError, attempt: int) -> None:
         """One line for each further attempt, however many requests wait for the same server."""
@@ -379,21 +294,3 @@ def _json(raw: bytes) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         return None
-
-
-def _codes(error: dict[str, Any]) -> Iterator[str]:
-    """The error's code and type in one spelling: lower case, letters alone, without `error` at the end."""
-    inner = error.get("innererror")
-    for fields in (error, inner if isinstance(inner, dict) else {}):
-        for name in ("code", "type", "status"):
-            if isinstance(fields.get(name), str):
-                yield re.sub(r"[^a-z]", "", fields[name].lower()).removesuffix("error")
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """A `Retry-After` in seconds; None for a date, or one that is too long to wait for."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds <= _MAX_SAID_PAUSE_SECONDS else None
