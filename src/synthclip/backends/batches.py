@@ -46,20 +46,21 @@ class Batch:
         """`endpoint` such as `chat/completions`; `folder` outlives the process."""
         self._server, self._endpoint, self._folder, self._bodies = server, endpoint, folder, bodies
 
-    def submit(self) -> bool:
-        """See that a batch is under way for what has no answer yet; False where all have one."""
-        state, missing = self._state(), self._missing()
+    def submit(self) -> str | None:
+        """See that a batch is under way for what has no answer yet; the server's name of it, None where all
+        have one."""
+        missing = self._missing()
         if not missing:
-            return False
-        if state is None or state.batch is None:
+            return None
+        state = self._state() or _State(uuid.uuid4().hex)
+        if state.batch is None:
             # The name is on the disk before the batch can exist.
-            state = self._write(state or _State(uuid.uuid4().hex))
-            name = state.name
+            name = self._write(state).name
             found = self._server.run(
                 lambda: self._server.retried(lambda: self._find_or_create(name, missing))
             )
-            self._write(replace(state, batch=found))
-        return True
+            state = self._write(replace(state, batch=found))
+        return state.batch
 
     def answers(self, poll_seconds: float, tell: Callable[[str], None]) -> list[dict[str, Any] | Refused]:
         """Wait until every request has its answer. `tell` is given how far the batch has come.
@@ -69,10 +70,8 @@ class Batch:
         batch.
         """
         started, rounds = time.monotonic(), 0
-        while self.submit():
-            state = self._state()
-            assert state is not None
-            batch = self._server.get(f"batches/{state.batch}")
+        while (batch_id := self.submit()) is not None:
+            batch = self._server.get(f"batches/{batch_id}")
             status = str(batch.get("status")).lower()
             if status in _UNDER_WAY:
                 counts = batch.get("request_counts")
@@ -88,7 +87,7 @@ class Batch:
                 tell("waits until other batches are done")
                 time.sleep(poll_seconds)
             elif status in ("failed", "cancelled"):
-                what = f"batch {state.batch} {status}{_words(batch)}"
+                what = f"batch {batch_id} {status}{_words(batch)}"
                 raise self._server.error(what, "run the same command again to send it anew")
             elif missing := self._missing():
                 rounds += 1

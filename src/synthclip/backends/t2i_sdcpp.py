@@ -17,6 +17,7 @@ from synthclip.backends.single_files import SINGLE_FILES, digests, part_digests,
 from synthclip.errors import SynthClipError, first_line, needs_extra
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import nearest, runtime
+from synthclip.run.threads import cores
 
 _ERROR = 3
 """The library's level of log lines that say what failed."""
@@ -128,8 +129,6 @@ class StableDiffusionCpp:
 
 def _parameters(config: Config, library: Any) -> Any:
     """Raises SynthClipError where a part is none of the library's."""
-    from synthclip.run.threads import cores
-
     parameters = library.SDContextParams()
     if config.model:
         parameters.model_path = str(single_file(config.model))

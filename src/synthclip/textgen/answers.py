@@ -80,10 +80,9 @@ def unwrapped(text: str) -> str | None:
     if text[:1] not in ("{", "[", '"'):
         return text
     try:
-        found = _caption(json.loads(text))
+        return _caption(json.loads(text))
     except (ValueError, RecursionError):
         return None if re.match(r'\{|\[\s*[\[{"]', text) else text
-    return found
 
 
 def listed(text: str) -> list[str | None]:
@@ -96,8 +95,9 @@ def listed(text: str) -> list[str | None]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        lines = [line for line in map(str.strip, text.splitlines()) if line and line[-1] != ":"]
-        return _items(text) if "[" in text else list(lines)
+        if "[" in text:
+            return _items(text)
+        return [line for line in map(str.strip, text.splitlines()) if line and line[-1] != ":"]
     if isinstance(value, dict):
         value = next((inner for inner in value.values() if isinstance(inner, list)), [value])
     return [_caption(item) for item in (value if isinstance(value, list) else [value])]
