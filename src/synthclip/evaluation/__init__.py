@@ -6,6 +6,7 @@ like any other.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -109,7 +110,7 @@ class Eval(Stage):
 
 
 def _judge(features: Features, dataset: DataSet, tables: Tables, checkpoint: str) -> None:
-    """Put a model to all that a data set has what it takes for."""
+    """All evaluations that a data set is fit for."""
     for evaluator in able_evaluators(dataset):
         tables.add(dataset.name, EVALUATORS[evaluator](features, dataset, Settings()), checkpoint)
 
@@ -140,13 +141,11 @@ def open_heldout(
     if not len(drawn):
         return ()
     where = pc.field("caption_id").isin(drawn)
-    rows = pa.concat_tables(schema.read_table(path, schema=schema.IMAGE, filters=where) for path in sidecars)
-    image_keys = rows["key"].to_pylist()
-    pictures = Pictures(
-        image_keys,
-        lambda: keys.digest(*image_keys),
-        lambda: (row["jpeg"] for row in images(sidecars, ["key"], where)),
+    columns = ["key", "caption_id", "text", "concept_ids"]
+    rows = pa.concat_tables(
+        schema.read_table(path, columns, schema=schema.IMAGE, filters=where) for path in sidecars
     )
+    pictures = _pictures(sidecars, rows["key"].to_pylist(), where)
     _, first, text_of_image = np.unique(rows["caption_id"].to_numpy(), return_index=True, return_inverse=True)
     texts = tuple(rows["text"].take(first).to_pylist())
     pairs = np.stack([text_of_image, np.arange(len(rows))], axis=1)
@@ -164,8 +163,8 @@ def open_heldout(
 def open_composition(run: RunDirectory, recipe: Recipe) -> tuple[Composition, ...]:
     """The pairs of captions of exchanged words whose images the run holds; none where it holds no such
     pair."""
-    sidecars = sorted((run.stage("images") / COMPOSITION).glob("*.parquet"))
-    rows = [row for path in sidecars for row in schema.read_table(path).to_pylist()]
+    sidecars = schema.split_tables(run.stage("images"), COMPOSITION)
+    rows = [row for path in sidecars for row in schema.read_table(path, ["key", "text"]).to_pylist()]
     number = {row["text"]: at for at, row in enumerate(rows)}
     pairs = [
         pair
@@ -174,15 +173,21 @@ def open_composition(run: RunDirectory, recipe: Recipe) -> tuple[Composition, ..
     ]
     if not pairs:
         return ()
-    image_keys = [row["key"] for row in rows]
-    pictures = Pictures(
-        image_keys,
-        lambda: keys.digest(*image_keys),
-        lambda: (row["jpeg"] for row in images(sidecars, ["key"])),
-    )
+    pictures = _pictures(sidecars, [row["key"] for row in rows])
     place_N2 = np.array([(number[pair.caption], number[pair.exchanged]) for pair in pairs], np.int64)
     kinds = tuple(pair.kind for pair in pairs)
     return (Composition(COMPOSITION, pictures, tuple(number), place_N2, place_N2, kinds),)
+
+
+def _pictures(
+    sidecars: Sequence[Path], image_keys: Sequence[str], where: pc.Expression | None = None
+) -> Pictures:
+    """The images of the rows of sidecars, whose keys are given."""
+    return Pictures(
+        image_keys,
+        lambda: keys.digest(*image_keys),
+        lambda: (row["jpeg"] for row in images(sidecars, ["key"], where)),
+    )
 
 
 def heldout_inputs(stage: Stage) -> dict[str, str]:

@@ -130,10 +130,9 @@ def evaluate_composition(features: Features, dataset: DataSet, settings: Setting
             f"{dataset.name}: has no captions of exchanged words: composition needs such a set"
         )
     encoded, texts_TD = features.images(dataset.pictures), features.texts(dataset.texts)
-    row = np.full(len(dataset.pictures), -1, np.int64)
-    row[encoded.kept] = np.arange(len(encoded.kept))
-    there = (row[dataset.image_NI] >= 0).all(axis=1)
-    image_NI, caption_NT = row[dataset.image_NI[there]], dataset.caption_NT[there]
+    row_NI = encoded.row[dataset.image_NI]
+    there = (row_NI >= 0).all(axis=1)
+    image_NI, caption_NT = row_NI[there], dataset.caption_NT[there]
     kinds = np.array(dataset.kinds)[there]
     image_NID, text_NTD = encoded.features[image_NI].numpy(), texts_TD[caption_NT].numpy()
     hits = metrics.composition(np.einsum("nid,ntd->nit", image_NID, text_NTD))

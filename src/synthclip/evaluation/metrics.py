@@ -163,7 +163,7 @@ def over_runs(values_SN: NDArray[np.float64], groups: NDArray[np.int64] | None =
     are Satterthwaite's. Items of one of `groups` int64 [N] are one observation.
     """
     runs, items = values_SN.shape
-    _, group = (None, np.arange(items)) if groups is None else np.unique(groups, return_inverse=True)
+    group = np.arange(items) if groups is None else np.unique(groups, return_inverse=True)[1]
     size_G = np.bincount(group)
     mean = float(values_SN.mean())
     by_seed = float(values_SN.mean(axis=1).var(ddof=1)) / runs

@@ -207,12 +207,10 @@ def difference_table(differences: Mapping[str, Sequence[Difference]]) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("A", "B", "B - A", "95 % interval", "p", "paired items"):
         table.add_column(column, justify="right", no_wrap=True)
-    order = {_place(found): None for all_found in differences.values() for found in all_found}
-    for place in order:
-        for name, all_found in differences.items():
-            for found in all_found:
-                if _place(found) == place:
-                    table.add_row(*place, *([name] if several else []), *_compared(found))
+    rows = [(_place(found), name, found) for name, of_run in differences.items() for found in of_run]
+    order = list(dict.fromkeys(place for place, _, _ in rows))
+    for place, name, found in sorted(rows, key=lambda row: order.index(row[0])):
+        table.add_row(*place, *([name] if several else []), *_compared(found))
     return table
 
 

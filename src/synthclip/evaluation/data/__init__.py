@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 from numpy.typing import NDArray
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, first_line
 from synthclip.keys import digest
 from synthclip.recipe.section import did_you_mean
 from synthclip.samples.pictures import SNIFF_BYTES, is_picture
@@ -223,7 +223,7 @@ def loose_files(root: Path, paths: Sequence[Path]) -> Pictures:
 def read_lines(path: Path) -> tuple[str, ...]:
     """The lines of a text file, outer spaces stripped, empty ones left out; none where there is no file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError) as error:
@@ -389,9 +389,8 @@ def _download(name: str, root: Path) -> Path | None:
     try:
         snapshot_download(repository, repo_type="dataset", local_dir=folder, allow_patterns=wanted)
     except Exception as error:  # the hub client and its transport share no base class
-        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise SynthClipError(
-            f"{name}: cannot be fetched from {repository} ({first}): run again to resume, or put the data "
-            f"into {folder}"
+            f"{name}: cannot be fetched from {repository} ({first_line(error)}): run again to resume, or put "
+            f"the data into {folder}"
         ) from error
     return folder

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from synthclip.errors import SynthClipError
-from synthclip.evaluation.data import Composition, Layout, loose_files, picture_files
+from synthclip.evaluation.data import Composition, Layout, loose_files, picture_files, read_lines
 
 _WINOGROUND = "examples.jsonl"
 _CREPE = ("add_*.json", "replace_*.json", "swap_*.json")
@@ -22,7 +22,7 @@ _CREPE = ("add_*.json", "replace_*.json", "swap_*.json")
 
 def read_winoground(folder: Path, name: str) -> Composition:
     path = _found(folder, (_WINOGROUND,))[0]
-    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(_lines(path), 1)]
+    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1)]
     needed = ("caption_0", "caption_1", "image_0", "image_1")
     return _composition(folder, name, list(_checked(rows, needed)), needed[2:], needed[:2])
 
@@ -93,10 +93,6 @@ def _row(line: str, where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(row, Mapping):
         raise SynthClipError(f"{where}: not a line of JSON: fetch the file again")
     return where, dict(row)
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def _found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
