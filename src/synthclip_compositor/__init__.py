@@ -10,7 +10,7 @@ drawings, `scenery` draws what stands behind them.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,9 @@ from pydantic import Field
 from synthclip.backends import Painted, TextToImage
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import later
+
+if TYPE_CHECKING:
+    from synthclip_compositor.language import Thing
 
 Artist = Literal["openmoji-color", "openmoji-black", "openmoji-silhouette", "noto", "fontawesome", "material"]
 
@@ -38,7 +41,7 @@ class Config(BackendConfig):
     def undrawable(self, texts: Sequence[str]) -> list[str]:
         from synthclip_compositor.language import read
 
-        return [text for text in texts if not read(text).things or _missing(self.artist, text)]
+        return [text for text in texts if not (things := read(text).things) or _missing(self.artist, things)]
 
 
 def build(config: Config) -> TextToImage:
@@ -61,10 +64,12 @@ class _Compositor:
 
         Prompts that name a thing of which the artist has no drawing are refused.
         """
+        from synthclip_compositor.language import read
+
         refused = {
             at: f"no drawing of {missing[0]}"
             for at, prompt in enumerate(prompts)
-            if (missing := _missing(self._artist, prompt))
+            if (missing := _missing(self._artist, read(prompt).things))
         }
         painted = [
             self._painter.paint("" if at in refused else prompt, seed)
@@ -73,9 +78,8 @@ class _Compositor:
         return Painted(np.stack(painted), refused)
 
 
-def _missing(artist: Artist, text: str) -> list[str]:
-    """The things that a text names and the artist does not draw."""
+def _missing(artist: Artist, things: "Sequence[Thing]") -> list[str]:
+    """Those of the things that the artist does not draw."""
     from synthclip_compositor.artists import drawable
-    from synthclip_compositor.language import read
 
-    return [thing.glyph for thing in read(text).things if thing.glyph not in drawable(artist)]
+    return [thing.glyph for thing in things if thing.glyph not in drawable(artist)]

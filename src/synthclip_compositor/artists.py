@@ -7,7 +7,7 @@ thing, or another one of that name.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
@@ -83,7 +83,7 @@ def drawable(artist: Artist) -> frozenset[str]:
 def raster(artist: Artist, glyph: str, side_px: int) -> Rgba:
     """A drawing, uint8 [S, S, 4], RGB not premultiplied. Lines and silhouettes are filled with white, which a
     colour can be laid over."""
-    svg = _sources()[artist](glyph)
+    svg = _svg(artist, glyph)
     drawn = _pixels(svg, side_px)
     if STYLES[artist].look == "coloured":
         return drawn
@@ -124,21 +124,16 @@ def _package(artist: Artist) -> Any:
         return import_module(STYLES[artist].packages[0])
 
 
-def _sources() -> Mapping[Artist, Callable[[str], str]]:
-    """Each artist's SVG of a glyph."""
-    return {
-        "openmoji-color": _openmoji,
-        "openmoji-black": _openmoji,
-        "openmoji-silhouette": _openmoji,
-        "noto": _noto_svg,
-        "fontawesome": functools.partial(_icon, "fontawesome"),
-        "material": functools.partial(_icon, "material"),
-    }
-
-
-def _openmoji(glyph: str) -> str:
-    folder: Path = _package("openmoji-color").get_openmoji_svg_data()
-    return (folder / f"{codes()[glyph]}.svg").read_text(encoding="utf-8")
+def _svg(artist: Artist, glyph: str) -> str:
+    if artist == "noto":
+        return _noto_svg(glyph)
+    if artist.startswith("openmoji"):
+        file = _package(artist).get_openmoji_svg_data() / f"{codes()[glyph]}.svg"
+    else:
+        folder = Path(_package(artist).__path__[0]) / "templates" / ".icons"
+        folder /= "fontawesome/solid" if artist == "fontawesome" else "material"
+        file = folder / f"{_icon_names(artist)[glyph]}.svg"
+    return Path(file).read_text(encoding="utf-8")
 
 
 def _lines_of(svg: str) -> str:
@@ -181,9 +176,3 @@ def _icon_names(artist: Artist) -> dict[str, str]:
     rows = (line.split("\t") for line in text.splitlines())
     column = 1 if artist == "fontawesome" else 2
     return {row[0]: row[column] for row in rows if row[column]}
-
-
-def _icon(artist: Artist, glyph: str) -> str:
-    folder = Path(_package(artist).__path__[0]) / "templates" / ".icons"
-    folder /= "fontawesome/solid" if artist == "fontawesome" else "material"
-    return (folder / f"{_icon_names(artist)[glyph]}.svg").read_text(encoding="utf-8")
