@@ -182,7 +182,7 @@ def test_llama_cpp_is_bound_by_the_memory_that_its_weights_lie_in(tmp_path: Path
     assert captions["device_s"] == pytest.approx(100 * recipe.captions.per_concept * 18 * 1e6 / 10e9)
     by_parameters = make_plan(recipe, parse_devices("2xcpu"), concepts=100, llm_params=1.6e6)
     assert stage(by_parameters, "captions")["device_s"] == pytest.approx(captions["device_s"])
-    assert any("one prompt at a time" in told for told in made.assumptions)
+    assert any("one prompt at a time" in line for line in made.assumptions)
 
 
 @pytest.mark.parametrize(
@@ -224,21 +224,21 @@ def synthclip(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_prints_every_stage_its_cost_and_what_was_assumed() -> None:
-    told = synthclip(
+    printed = synthclip(
         "demo", *PAPER_SHAPED, "--devices", "48xA100", "--concepts", "500000", "--price", "2"
     ).stdout
     assert re.search(
-        r"images +2\d\.?\d*M images of 256 px +6,\d{3}\.\d\d +5\.\d days +\d+\.\d GB +1\d,\d{3}", told
+        r"images +2\d\.?\d*M images of 256 px +6,\d{3}\.\d\d +5\.\d days +\d+\.\d GB +1\d,\d{3}", printed
     )
     for name in ("captions", "match, balance", "train", "eval", "all", "assumed:", "of the peak"):
-        assert name in told
+        assert name in printed
 
 
 def test_the_probe_measures_this_machine(tmp_path: Path) -> None:
     from synthclip.plan.probe import measure
 
     skip_without_the_demos_model()
-    rates = measure(load_recipe("demo", ["training.batch_size=8"]), seconds=0.5, tell=lambda line: None)
+    rates = measure(load_recipe("demo", ["training.batch_size=8"]), seconds=0.5, report=lambda line: None)
     assert rates.captions_per_s is not None
     assert 0.05 < rates.captions_per_s < 1000
     assert 0 <= (rates.kept or 0) <= 1
@@ -248,7 +248,7 @@ def test_the_probe_measures_this_machine(tmp_path: Path) -> None:
     assert json.dumps(vars(rates))
 
 
-def test_a_bank_that_is_not_here_is_told_with_the_way_around() -> None:
+def test_a_bank_that_is_not_here_is_named_with_the_way_around() -> None:
     with pytest.raises(SynthClipError, match=r"metadata\.json: No such file.*or give --concepts N"):
         make_plan(load_recipe("synthci-30m"), parse_devices("8xA100"))
 

@@ -303,7 +303,7 @@ def plan(
     if probe:
         from synthclip.plan.probe import measure
 
-        rates = measure(resolved, tell=lambda line: typer.echo(line, err=True))
+        rates = measure(resolved, report=lambda line: typer.echo(line, err=True))
     made = make_plan(
         resolved,
         where,

@@ -16,7 +16,7 @@ from synthclip.recipe.imagegen import TAR_BYTES
 from synthclip.recipe.training import HELDOUT
 from synthclip.samples import files
 from synthclip.textgen.spending import caption_tokens, cost_of, rounded
-from synthclip.training.flops import Devices, clip_pair, mean_pair
+from synthclip.training.flops import PASSES_OF_A_STEP, Devices, clip_pair, mean_pair
 
 _LLM_UTILISATION = 0.2
 _MEMORY_UTILISATION = 0.5
@@ -36,8 +36,6 @@ _DAY_S = 86_400.0
 """Within which a batch endpoint answers."""
 _START_S = 5.0
 """Until the workers of a stage have imported their libraries and loaded a small model."""
-_BACKWARD = 3
-"""Forward and backward together cost three times forward (Kaplan et al., 2020, section 2.1)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def make_plan(
     """
     known = count_concepts(recipe) if concepts is None else concepts
     planner = _Planner(recipe, devices, rates or Rates(), known)
-    _refuse_impossible(recipe, planner.volumes)
+    _refuse_impossible(recipe, planner.volumes, planner.pairs)
     stages = (
         planner.captions(llm_params),
         planner.match_and_balance(),
@@ -138,17 +136,16 @@ def make_plan(
     return Plan(devices, stages, assumed, planner.volumes, pairs, epochs, notes, price)
 
 
-def _refuse_impossible(recipe: Recipe, volumes: Volumes) -> None:
+def _refuse_impossible(recipe: Recipe, volumes: Volumes, pairs: float) -> None:
     """Raise SynthClipError for what would stop the run only after its captions and images are paid for."""
     config = recipe.training
     if not volumes.selected:
         raise SynthClipError(
             f"no caption would be selected of {volumes.kept:,} kept: raise balance.t or balance.target"
         )
-    images = round(volumes.train_images * config.share)
-    if config.sources[0].kind == "run" and images < config.batch_size:
+    if config.sources[0].kind == "run" and round(pairs) < config.batch_size:
         raise SynthClipError(
-            f"training.batch_size={config.batch_size} is more than the {images:,} images "
+            f"training.batch_size={config.batch_size} is more than the {round(pairs):,} images "
             "expected: lower it, or raise captions.per_concept or images.per_caption"
         )
     for source in config.sources:
@@ -203,14 +200,17 @@ class _Planner:
         tokens = caption_tokens(recipe, asked)
         read, written = tokens["read"] / asked, tokens["written"] / asked
         prompt = read * recipe.captions.per_request
+        each = (
+            f"captions: {written:.0f} tokens each after a prompt of {prompt:.0f} for "
+            f"{recipe.captions.per_request}"
+        )
         makes = f"{rounded(asked)} captions, {rounded(asked * written)} tokens"
-        disk = self.volumes.asked * _CAPTION_BYTES
+        disk = asked * _CAPTION_BYTES
         money = cost_of(recipe.llm, tokens)
         if money is not None:
             self.assumed.append(
-                f"captions: {written:.0f} tokens each after a prompt of {prompt:.0f} for "
-                f"{recipe.captions.per_request}, at llm.prices; thinking would come on top; the service's "
-                "devices and its time are not counted"
+                f"{each}, at llm.prices; thinking would come on top; the service's devices and its time are "
+                "not counted"
             )
             wall_s = _DAY_S if getattr(recipe.llm, "batch", False) else _START_S
             return StageCost("captions", makes, 0.0, wall_s, disk, "prices", money)
@@ -221,10 +221,8 @@ class _Planner:
         params = llm_params or llm_parameters(recipe.llm)
         flops = asked * transformer(params, read + written)
         self.assumed.append(
-            f"captions: {written:.0f} tokens each after a prompt of {prompt:.0f} for "
-            f"{recipe.captions.per_request}; "
-            f"{params / 1e9:.3g}B parameters at {_LLM_UTILISATION:.0%} of the peak, "
-            "as of vLLM with many prompts at once"
+            f"{each}; {params / 1e9:.3g}B parameters at {_LLM_UTILISATION:.0%} of the peak, as of vLLM with "
+            "many prompts at once"
         )
         return self._by_flops("captions", makes, flops, "float16", _LLM_UTILISATION, disk)
 
@@ -299,10 +297,11 @@ class _Planner:
         disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)
         makes = f"{rounded(pairs)} pairs seen"
         seen = mean_pair(recipe.model, recipe.training)
+        others = volumes.images - volumes.train_images
         judged = self._by_flops(
             "eval",
-            f"{rounded(volumes.images - volumes.train_images)} images judged",
-            (volumes.images - volumes.train_images) * forward,
+            f"{rounded(others)} images judged",
+            others * forward,
             precision,
             _TRAINING_UTILISATION,
             0.0,
@@ -313,7 +312,7 @@ class _Planner:
             f"training: {seen / 1e9:.3g} GFLOP forward a pair, three times that with backward, at "
             f"{_TRAINING_UTILISATION:.0%} of the peak in {precision}"
         )
-        flops = pairs * seen * _BACKWARD
+        flops = pairs * seen * PASSES_OF_A_STEP
         return self._by_flops("train", makes, flops, precision, _TRAINING_UTILISATION, disk), judged
 
     def _by_flops(
@@ -345,5 +344,5 @@ def llm_parameters(config: BackendConfig) -> float:
     name = Path(str(getattr(config, "model", ""))).name
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([MB])(?![a-z])", name, re.IGNORECASE)
     if match is None:
-        raise SynthClipError(f"llm.model {name!r}: its name tells no size: give --llm-params, such as 7e9")
+        raise SynthClipError(f"llm.model {name!r}: its name gives no size: give --llm-params, such as 7e9")
     return float(match[1]) * (1e9 if match[2].upper() == "B" else 1e6)

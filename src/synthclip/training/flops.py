@@ -15,6 +15,10 @@ from synthclip.run.threads import cores
 if TYPE_CHECKING:
     from synthclip.models.build import LeanCLIP
 
+PASSES_OF_A_STEP = 3
+"""The arithmetic of a training step, in forward passes: the backward pass takes two (Kaplan et al., arXiv
+2001.08361, section 2.1)."""
+
 
 def clip_pair(
     config: ModelConfig, tokens: int | None = None, image_size_px: int | None = None
@@ -76,9 +80,8 @@ def mean_pair(model: ModelConfig, training: TrainingConfig) -> float:
 
 
 def training_pair(config: ModelConfig, tokens: int, image_size_px: int) -> float:
-    """FLOPs of a training step for one pair: the backward pass does twice the arithmetic of the forward one
-    (Kaplan et al., arXiv 2001.08361, section 2.1)."""
-    return 3 * clip_pair(config, tokens, image_size_px)[0]
+    """FLOPs of a training step for one pair."""
+    return PASSES_OF_A_STEP * clip_pair(config, tokens, image_size_px)[0]
 
 
 @dataclass(frozen=True)
