@@ -56,8 +56,7 @@ class Images(Stage):
         if images.composition:
             names = {f"concepts/{e.path}": e.sha256 for m in self.manifests_of("concepts") for e in m.files}
             inputs = names | self.recipe.text_to_image.inputs() | filters
-            payload = {"split": schema.COMPOSITION}
-            shards.append(Shard(f"{schema.COMPOSITION}/00000", inputs, payload, size=2 * images.composition))
+            shards.append(Shard(f"{schema.COMPOSITION}/00000", inputs, size=2 * images.composition))
         return shards
 
     def _painter(self, split: str) -> BackendConfig:
@@ -65,7 +64,7 @@ class Images(Stage):
         return heldout if split == schema.HELDOUT_PAINTER and heldout else self.recipe.text_to_image
 
     def values_of(self, shard: Shard) -> dict[str, object]:
-        split = shard.name.partition("/")[0]
+        split = _split_of(shard)
         if split not in self._values_of:
             images = self.recipe.images.results()
             for other in {schema.HELDOUT_PAINTER, schema.COMPOSITION} - {split}:
@@ -86,13 +85,7 @@ class Images(Stage):
                 yield Shard(
                     f"{split}/{number:05d}",
                     inputs={entry.path: entry.sha256, "rows": f"{start}:{stop}", **model},
-                    payload={
-                        "split": split,
-                        "path": entry.path,
-                        "start": start,
-                        "stop": stop,
-                        "variants": variants,
-                    },
+                    payload={"path": entry.path, "start": start, "stop": stop, "variants": variants},
                     size=(stop - start) * variants,
                 )
                 number += 1
@@ -173,7 +166,7 @@ class Images(Stage):
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         if self._imported is not None:
             return imported.make(shard, writer, tick, self._csv_captions)
-        split = shard.payload["split"]
+        split = _split_of(shard)
         models, configs = self._models(split), self._painter(split).members
         if split == schema.COMPOSITION:
             jobs, undrawable = self._exchanged(), list[Job]()
@@ -250,8 +243,8 @@ class Images(Stage):
         part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
         jobs: list[Job] = []
         undrawable: list[Job] = []
-        seed, shares = self.recipe.seed, self._painter(shard.payload["split"]).shares
-        unseen = shard.payload["split"] == schema.HELDOUT_PAINTER
+        split, seed = _split_of(shard), self.recipe.seed
+        shares, unseen = self._painter(split).shares, split == schema.HELDOUT_PAINTER
         # Numbered after the others, so that no two images of a run share a key.
         first = self.recipe.images.heldout_per_caption if unseen else 0
         for row in part.to_pylist():
@@ -290,6 +283,11 @@ class Images(Stage):
             }
             if sizes or split in schema.SPLITS:
                 self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)
+
+
+def _split_of(shard: Shard) -> str:
+    """One of `schema.IMAGE_SPLITS`."""
+    return shard.name.partition("/")[0]
 
 
 def composition_pairs(recipe: Recipe, names: Sequence[str]) -> list[Pair]:
