@@ -22,12 +22,12 @@ from synthclip.recipe import Recipe, load_recipe
 from synthclip.run.store import RunDirectory
 from synthclip.training.flops import devices_here
 
-THREE = "text_to_image=[{backend: compositor, size_px: 64, weight: 2}, {backend: compositor, size_px: 80}]"
+TWO = "text_to_image=[{backend: compositor, size_px: 64, weight: 2}, {backend: compositor, size_px: 80}]"
 UNSEEN = "images.heldout_painter={backend: compositor, size_px: 96}"
 
 
 def several(*overrides: str) -> Recipe:
-    return load_recipe("demo", [THREE, "images={size_px: 48, per_caption: 6}", *overrides])
+    return load_recipe("demo", [TWO, "images={size_px: 48, per_caption: 6}", *overrides])
 
 
 def rows(run: RunDirectory, split: str) -> list[dict[str, object]]:
@@ -152,8 +152,10 @@ def test_a_painter_that_is_missing_or_seen_in_training_is_named_before_anything_
         Images(recipe, run).check()
     with pytest.raises(SynthClipError, match=r"images\.heldout_painter: .*nowhere"):
         Images(load_recipe("demo", [f"images.heldout_painter={missing}"]), run).check()
-    with pytest.raises(SynthClipError, match=r"training sees it"):
-        Images(several("images.heldout_painter={backend: compositor, size_px: 64}"), run).check()
+    seen = "{backend: compositor, size_px: 64}"
+    for painters in (seen, f"[{{backend: compositor, artist: noto}}, {seen}]"):
+        with pytest.raises(SynthClipError, match=r"training sees it"):
+            Images(several(f"images.heldout_painter={painters}"), run).check()
 
 
 def test_code_among_several_painters_needs_trust(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_key_of_several_painters_is_set_in_each() -> None:
     two = "text_to_image=[{backend: compositor, size_px: 96}, {backend: compositor, artist: material}]"
     keys = ["text_to_image.size_px=128", "text_to_image.0.size_px=64"]
     large = load_recipe("demo", [two, *keys]).text_to_image
-    assert [painter.size_px for painter in large.members] == [64, *[128] * (len(large.members) - 1)]  # type: ignore[attr-defined]
+    assert [painter.size_px for painter in large.members] == [64, 128]  # type: ignore[attr-defined]
     noto = load_recipe("demo", [two, "text_to_image.artist=noto"]).text_to_image
     assert [painter.results()["artist"] for painter in noto.members] == ["noto", "noto"]
 
@@ -194,4 +196,8 @@ def test_a_plan_adds_up_what_each_painter_costs() -> None:
         "text_to_image=[{backend: compositor, size_px: 64, weight: 3}, {backend: compositor, size_px: 128}]"
     )
     assert both == pytest.approx(0.75 * small + 0.25 * large)
-    assert seconds("text_to_image={backend: compositor, size_px: 64}", UNSEEN) > small
+    for unseen in (
+        UNSEEN,
+        "images.heldout_painter=[{backend: compositor}, {backend: compositor, size_px: 96}]",
+    ):
+        assert seconds("text_to_image={backend: compositor, size_px: 64}", unseen) > small

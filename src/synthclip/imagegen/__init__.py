@@ -113,7 +113,8 @@ class Images(Stage):
         if self.recipe.engine.kind == "local":
             painter.check()
         if heldout := self.recipe.images.heldout_painter:
-            if heldout.results() in [member.results() for member in painter.members]:
+            seen = [member.results() for member in painter.members]
+            if any(member.results() in seen for member in heldout.members):
                 raise SynthClipError(
                     "images.heldout_painter: training sees it: it stands in text_to_image too"
                 )

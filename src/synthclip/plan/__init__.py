@@ -264,11 +264,15 @@ class _Planner:
 
     def _painters(self) -> list[tuple[BackendConfig, float]]:
         """Each text-to-image model, and how many images it paints."""
-        recipe, volumes = self._recipe, self.volumes
-        painter, heldout = recipe.text_to_image, recipe.images.heldout_painter
-        own = volumes.images - volumes.unseen_images
-        found = [(one, own * share) for one, share in zip(painter.members, painter.shares, strict=True)]
-        return found + ([(heldout, volumes.unseen_images)] if heldout else [])
+        recipe, unseen = self._recipe, self.volumes.unseen_images
+        parts = [(recipe.text_to_image, self.volumes.images - unseen)]
+        if recipe.images.heldout_painter:
+            parts.append((recipe.images.heldout_painter, unseen))
+        return [
+            (one, images * share)
+            for painter, images in parts
+            for one, share in zip(painter.members, painter.shares, strict=True)
+        ]
 
     def _image_s(self, painter: BackendConfig, image_flops: float | None) -> float:
         """Device-seconds of one image."""
