@@ -76,11 +76,10 @@ class Loader:
     """Makes the batch of any step; the same for any number of threads.
 
     `architecture` is the model's, as `open_clip_config` gives it. Each process of the group gets its slice of
-    every batch. The images of a step have the size that
-    `config.resolutions` says. A token batch is about as long as its longest text, at most the model's
-    context. A pair's `text_id` is that of its whole caption; of its concepts, those in `rare` are kept.
-    `concepts` are the names behind the ids, where texts are to be prompts of them. A
-    sample that cannot be used is replaced by the next one in its source.
+    every batch. The images of a step have the size that `config.resolutions` says. A token batch is about as
+    long as its longest text, at most the model's context. A pair's `text_id` is that of its whole caption; of
+    its concepts, those in `rare` are kept. `concepts` are the names behind the ids, where texts are to be
+    prompts of them. A sample that cannot be used is replaced by the next one in its source.
     """
 
     def __init__(
