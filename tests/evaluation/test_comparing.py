@@ -88,14 +88,14 @@ def test_the_command(tmp_path: Path) -> None:
         run = write_run(tmp_path / name)
         evaluate(run)
         run.write_json("train/stage.json", {"training": {"lr": name}})
-    told = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
-    assert told.exit_code == 0, told.output
-    assert "training.lr" in told.output
-    assert "R@5" in told.output
+    result = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert result.exit_code == 0, result.output
+    assert "training.lr" in result.output
+    assert "R@5" in result.output
     with_results(tmp_path / "a", [1.0], ["x"], "[/bold] set")
     with_results(tmp_path / "b", [1.0], ["x"], "[/bold] set")
-    told = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
-    assert "[/bold] set" in told.output, "names are text, no markup"
+    result = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "[/bold] set" in result.output, "names are text, no markup"
 
 
 def test_runs_without_results_are_refused(tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_more_runs_than_two_are_compared_with_the_first(tmp_path: Path) -> None:
     for run, right in (("a", 10), ("b", 20), ("c", 30)):
         with_results(tmp_path / run, [1.0] * right + [0.0] * (40 - right), names)
     runs = [str(tmp_path / run) for run in "abc"]
-    told = CliRunner().invoke(app, ["compare", *runs])
-    assert told.exit_code == 0, told.output
-    rows = [line.split() for line in told.output.splitlines() if line.startswith("zero_shot")]
+    result = CliRunner().invoke(app, ["compare", *runs])
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines() if line.startswith("zero_shot")]
     assert [(row[3], row[6]) for row in rows] == [(runs[1], "+25.0"), (runs[2], "+50.0")]
-    assert "p is not corrected for 2 comparisons" in told.output
+    assert "p is not corrected for 2 comparisons" in result.output
     alone = CliRunner().invoke(app, ["compare", runs[0]])
     assert isinstance(alone.exception, SynthClipError)

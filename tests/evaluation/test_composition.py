@@ -166,7 +166,6 @@ def test_a_run_is_judged_on_an_unseen_painter_and_on_exchanged_words_beside_rand
             "model.vision={image_size_px: 32, layers: 1, width: 32, head_width: 16, patch_size_px: 16}",
             "model.text={context_length: 16, width: 32, heads: 2, layers: 1}",
             "evaluation.untrained=true",
-            "training.resolutions=[]",
         ],
     )
     with run.begin("concepts", "all", "x") as writer:

@@ -91,7 +91,7 @@ def heldout_captions(run: RunDirectory, limit: int) -> Retrieval:
     return captions
 
 
-def test_every_class_with_an_image_is_told(tmp_path: Path) -> None:
+def test_every_class_with_an_image_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     _, rows = evaluate(run)
     classes = pq.read_table(run.file("eval", "per_class.parquet")).to_pylist()

@@ -111,13 +111,13 @@ def test_near_hashes_are_those_of_a_slow_scan(hashes: list[int], flips: set[int]
 def test_the_command(tmp_path: Path) -> None:
     class_folders(tmp_path / "data" / "mine")
     run = training_run(tmp_path / "run", ["a cat"], [picture(100)])
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["leaks", str(run.path), "--data", str(tmp_path / "data"), "--suite", "mine,dtd"]
     )
-    assert told.exit_code == 0, told.output
-    assert "mine image: 'test/bus/0.jpg' ~ training '0'" in told.output
-    assert "--download fetches it" in told.output
-    assert "1 evaluation items are close" in told.output
+    assert result.exit_code == 0, result.output
+    assert "mine image: 'test/bus/0.jpg' ~ training '0'" in result.output
+    assert "--download fetches it" in result.output
+    assert "1 evaluation items are close" in result.output
 
 
 def test_heldout_data_of_a_run_is_not_training_data(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_other_training_sources_are_scanned(tmp_path: Path) -> None:
     tar_of(tar, {"a.jpg": picture(101), "a.txt": b"a bus", "b.jpg": b"no picture", "b.txt": b"none"})
     sources = [{"kind": "run"}, {"kind": "webdataset", "path": str(tar)}]
     run.write_text("recipe.yaml", load_recipe("demo", [f"training.sources={sources}"]).to_yaml())
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["leaks", str(run.path), "--data", str(tmp_path / "data"), "--suite", "mine"]
     )
-    assert told.exit_code == 0, told.output
-    assert "mine image: 'test/bus/1.jpg' ~ training" in told.output
-    assert "scanned: the run's captions and images and 1 other training sources" in told.output
+    assert result.exit_code == 0, result.output
+    assert "mine image: 'test/bus/1.jpg' ~ training" in result.output
+    assert "scanned: the run's captions and images and 1 other training sources" in result.output

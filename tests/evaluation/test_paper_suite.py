@@ -133,15 +133,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tell(model: Path, root: Path, tmp_path: Path, suite: str) -> tuple[str, Path]:
+def run_eval(model: Path, root: Path, tmp_path: Path, suite: str) -> tuple[str, Path]:
     where = ["--data", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
-    told = CliRunner().invoke(app, ["eval", str(model), "--suite", suite, "--episodes", "20", *where])
-    assert told.exit_code == 0, told.output
-    return told.output, tmp_path / "out" / "suites" / suite / "results.parquet"
+    result = CliRunner().invoke(app, ["eval", str(model), "--suite", suite, "--episodes", "20", *where])
+    assert result.exit_code == 0, result.output
+    return result.output, tmp_path / "out" / "suites" / suite / "results.parquet"
 
 
 def test_one_command_fills_the_papers_table(model_folder: Path, root: Path, tmp_path: Path) -> None:
-    output, path = tell(model_folder, root, tmp_path, "paper")
+    output, path = run_eval(model_folder, root, tmp_path, "paper")
     rows = pq.read_table(path).to_pylist()
     main = {"linear_probe": "top1", "few_shot": "top1", "zero_shot": "top1"}
     filled = {(row["task"], row["dataset"]) for row in rows if row["metric"] == main.get(row["task"], "R@5")}
@@ -160,13 +160,13 @@ def test_what_is_missing_is_a_line_with_its_remedy(model_folder: Path, root: Pat
     few = tmp_path / "few"
     for name in ("cifar10", "flickr8k"):
         shutil.copytree(root / name, few / name)
-    output, path = tell(model_folder, few, tmp_path, "paper")
+    output, path = run_eval(model_folder, few, tmp_path, "paper")
     missing = [line for line in output.splitlines() if "no data set" in line]
     assert len(missing) == len(LAYOUTS) - 2
     assert all("--download fetches it from the hub" in line for line in missing)
     assert {row["dataset"] for row in pq.read_table(path).to_pylist()} == {"cifar10", "flickr8k"}
     assert "over 4 of 5 tasks and the data sets at hand only" in output
-    output, path = tell(model_folder, few, tmp_path, "quick")
+    output, path = run_eval(model_folder, few, tmp_path, "quick")
     assert "no data set" not in output
     tasks = {(row["dataset"], row["task"]) for row in pq.read_table(path).to_pylist()}
     assert tasks == {
@@ -181,7 +181,7 @@ def test_what_is_missing_is_a_line_with_its_remedy(model_folder: Path, root: Pat
 def test_robustness_is_zero_shot_on_imagenets_kin(model_folder: Path, tmp_path: Path) -> None:
     as_imagenet(tmp_path / "data" / "imagenet-v2")
     as_tars(tmp_path / "data" / "objectnet")
-    output, path = tell(model_folder, tmp_path / "data", tmp_path, "robustness")
+    output, path = run_eval(model_folder, tmp_path / "data", tmp_path, "robustness")
     rows = pq.read_table(path).to_pylist()
     assert {(row["dataset"], row["task"]) for row in rows} == {
         ("imagenet-v2", "zero_shot"),
@@ -196,9 +196,9 @@ def test_a_broken_set_stops_none_of_the_others(model_folder: Path, root: Path, t
     shutil.copytree(root / "pets", few / "pets")
     (few / "cifar100" / "classnames.txt").write_text("red\ngreen\n")
     where = ["--data", str(few), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["eval", str(model_folder), "--suite", "paper", "--episodes", "20", *where]
     )
-    assert isinstance(told.exception, SynthClipError)
-    assert "cifar100, train: labels run from 0 to 4, but there are 2 class names" in str(told.exception)
-    assert "pets" in told.output
+    assert isinstance(result.exception, SynthClipError)
+    assert "cifar100, train: labels run from 0 to 4, but there are 2 class names" in str(result.exception)
+    assert "pets" in result.output

@@ -227,7 +227,7 @@ def test_a_broken_set_does_not_take_the_others_along(model_folder: Path, root: P
     assert "--download" in found.missing[0]
 
 
-def test_an_unusual_test_split_is_told_of(model_folder: Path, root: Path, tmp_path: Path) -> None:
+def test_an_unusual_test_split_is_named(model_folder: Path, root: Path, tmp_path: Path) -> None:
     class_folders(root / "dtd")
     found = judge(model_folder, "shapes,dtd", root, tmp_path)
     assert "few-shot needs 5 classes" in found.failed[0]
@@ -267,11 +267,11 @@ def test_the_command_prints_the_table_and_writes_it(model_folder: Path, root: Pa
     shutil.move(root / "shapes", root / "dtd")
     command = ["eval", str(model_folder), "--suite", "dtd", "--data", str(root), "--episodes", "50"]
     where = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    told = CliRunner().invoke(app, [*command, *where, "--against", "CC3M"])
-    assert told.exit_code == 0, told.output
-    assert "CC12M" in told.output
-    assert "Delta_MTL against CC3M" in told.output
-    assert "over 2 of 5 tasks" in told.output
+    result = CliRunner().invoke(app, [*command, *where, "--against", "CC3M"])
+    assert result.exit_code == 0, result.output
+    assert "CC12M" in result.output
+    assert "Delta_MTL against CC3M" in result.output
+    assert "over 2 of 5 tasks" in result.output
     results = pq.read_table(tmp_path / "out" / "suites" / "dtd" / "results.parquet").to_pylist()
     assert next(row["n"] for row in results if row["task"] == "few_shot") == 50
     against = CliRunner().invoke(app, [*command, *where, "--against", str(tmp_path / "out/suites/dtd")])
@@ -294,9 +294,9 @@ def test_bad_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
-    told = CliRunner().invoke(app, ["eval", str(model_folder), *arguments])
-    assert isinstance(told.exception, SynthClipError)
-    assert message in str(told.exception)
+    result = CliRunner().invoke(app, ["eval", str(model_folder), *arguments])
+    assert isinstance(result.exception, SynthClipError)
+    assert message in str(result.exception)
 
 
 def test_a_set_with_nothing_to_learn_from_is_zero_shot_only(
@@ -308,7 +308,7 @@ def test_a_set_with_nothing_to_learn_from_is_zero_shot_only(
     assert np.isfinite([row["value"] for row in found.results]).all()
 
 
-def test_a_root_without_data_and_a_set_without_a_readable_image_are_told(
+def test_a_root_without_data_and_a_set_without_a_readable_image_are_named(
     model_folder: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "data"

@@ -36,9 +36,9 @@ def test_a_class_that_is_always_right_is_not_weak(tmp_path: Path) -> None:
 
 def test_the_command_writes_what_a_concept_source_reads(tmp_path: Path) -> None:
     run, out = judged(tmp_path / "run"), tmp_path / "lists" / "weak.txt"
-    told = CliRunner().invoke(app, ["weakest", str(run), "--out", str(out), "--classes", "2"])
-    assert told.exit_code == 0, told.output
-    assert "bus (d): 5% of 100 right" in told.output
+    result = CliRunner().invoke(app, ["weakest", str(run), "--out", str(out), "--classes", "2"])
+    assert result.exit_code == 0, result.output
+    assert "bus (d): 5% of 100 right" in result.output
     assert list(entries(ConceptSource(kind="text", path=str(out)))) == ["bus", "dog"]
 
 

@@ -69,9 +69,9 @@ def test_a_sample_says_how_it_was_made_and_under_which_licence(run: RunDirectory
         caption = tar.extractfile(names[1])
         assert caption
         text = caption.read().decode()
-        told = tar.extractfile(names[2])
-        assert told
-        metadata = json.loads(told.read())
+        entry = tar.extractfile(names[2])
+        assert entry
+        metadata = json.loads(entry.read())
     assert text in CAPTIONS
     assert metadata["caption"] == text
     assert metadata["caption_id"] == str(text_id(text))
@@ -131,7 +131,7 @@ def test_shards_are_sized_in_bytes_where_no_count_is_given() -> None:
 
 
 @pytest.mark.parametrize("train", [0, 1, 5, 6, 7, 15])
-def test_the_counts_of_the_selection_tell_what_its_files_hold(tmp_path: Path, train: int) -> None:
+def test_the_counts_of_the_selection_say_what_its_files_hold(tmp_path: Path, train: int) -> None:
     """So that no file is opened to list the shards; without the counts all are."""
     full = 5
     shards: list[Sequence[Shard]] = []
@@ -194,7 +194,7 @@ def test_a_bad_image_is_counted_a_cut_prompt_reported_and_the_rest_kept(
     assert (manifest.rows, manifest.rejected) == (2 * (len(CAPTIONS) + 1) - dogs, {"nan": 2 * dogs})
     assert manifest.notes["cut_prompts"] == 2
     with tarfile.open(run.stage("images") / "train/00000.tar") as tar:
-        told = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")]
-        unread = {row["caption"]: row["unread"] for row in (json.loads(one.read()) for one in told if one)}
+        entries = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")]
+        unread = {row["caption"]: row["unread"] for row in (json.loads(one.read()) for one in entries if one)}
     assert unread.pop(long) == long[500:]
     assert set(unread.values()) == {""}

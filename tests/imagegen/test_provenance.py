@@ -57,9 +57,9 @@ def test_trace_leads_from_the_image_to_concept_prompt_and_models(painted: RunDir
     assert traced.prefill == Prompts(recipe.captions, recipe.seed).draw("dog", 3).prefill
     assert traced.prefill
     assert any(line.split()[0] == "prefill" for line in traced.lines())
-    told = "\n".join(traced.lines())
+    lines = "\n".join(traced.lines())
     for fact in ("some-llm@1", "OpenMoji", "variant 1", CAPTIONS[0], "dog"):
-        assert fact in told
+        assert fact in lines
 
 
 def test_a_run_without_its_captions_is_traced_as_far_as_it_goes(run: RunDirectory) -> None:

@@ -40,7 +40,7 @@ def test_open_clips_training_loader_reads_them_by_sizes_json(
 
     from synthclip.models import open_clip
 
-    # open_clip pins a webdataset that marks no end of a tar; newer ones do unless told.
+    # open_clip pins a webdataset that marks no end of a tar; newer ones do by default.
     without_marks = functools.partial(data.tar_file_expander, eof_value=None)
     monkeypatch.setattr(data, "tar_file_expander", without_marks)
 

@@ -25,7 +25,7 @@ class FakeHub(ThreadingHTTPServer):
         self.served: list[tuple[str, int, int]] = []
         """Every download: path, first byte, bytes sent."""
         self.cut_after: dict[str, int] = {}
-        """Paths whose next download breaks off after so many bytes."""
+        """Paths whose next download breaks off after this number of bytes."""
         self.collection: list[str] | None = None
         """The models of the one collection; None where there is none."""
         self.commits: list[list[str]] = []

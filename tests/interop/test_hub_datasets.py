@@ -80,8 +80,8 @@ def test_a_set_is_fetched_by_name_once(hub: fake_hub.FakeHub, tmp_path: Path) ->
 
 
 def test_a_set_that_the_hub_lacks_is_one_line(hub: fake_hub.FakeHub, tmp_path: Path) -> None:
-    told = fetch(hub, tmp_path, "wds/vtab/cheese")
-    assert told.returncode == 1
-    lines = told.stderr.strip().splitlines()
+    result = fetch(hub, tmp_path, "wds/vtab/cheese")
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("wds/vtab/cheese: cannot be fetched from clip-benchmark/wds_vtab-cheese")
     assert "put the data into" in lines[-1]

@@ -202,7 +202,7 @@ def test_killed_and_run_again_it_writes_the_same_bytes(tmp_path: Path) -> None:
     assert _files(tmp_path / "out") == _files(tmp_path / "undisturbed")
 
 
-def test_wrong_folders_are_told(tmp_path: Path) -> None:
+def test_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="not the official layout"):
         import_synthci(tmp_path, tmp_path / "out")
     official_data.write_plain(tmp_path / "in", zips=1, images=1)

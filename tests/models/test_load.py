@@ -95,7 +95,7 @@ def test_checkpoint_of_a_run_in_training(tmp_path: Path) -> None:
     torch.testing.assert_close(again.encode_image(pixels), trained.encode_image(pixels))
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="no such file or folder"):
         synthclip.load_model(tmp_path / "checkpoint_best.pt")
     with pytest.raises(SynthClipError, match="neither a run directory nor a model folder"):
@@ -245,7 +245,7 @@ def test_truncated_file(official_checkpoint: Path, tmp_path: Path, share: float)
         synthclip.load_model(cut)
 
 
-def test_other_architectures_are_told_by_their_keys(
+def test_other_architectures_are_named_by_their_keys(
     official_state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / "other.pt"

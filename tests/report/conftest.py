@@ -228,8 +228,8 @@ def judged_run(whole_run: RunDirectory) -> RunDirectory:
 
     def row(dataset: str, task: str, metric: str, value: float) -> dict[str, object]:
         ends = {"ci95_low": value - 0.02, "ci95_high": value + 0.02}
-        told = {"dataset": dataset, "task": task, "metric": metric, "value": value, "chance": 0.01, "n": 1880}
-        return {**told, **ends, "checkpoint": "0123456789abcdef"}
+        cell = {"dataset": dataset, "task": task, "metric": metric, "value": value, "chance": 0.01, "n": 1880}
+        return {**cell, **ends, "checkpoint": "0123456789abcdef"}
 
     results = [
         row("dtd", "zero_shot", "top1", 0.213),

@@ -98,7 +98,7 @@ def test_it_says_what_made_the_pictures(recipe: Recipe, whole_run: RunDirectory)
 
 def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_run: RunDirectory) -> None:
     text = Page(write_report(recipe, whole_run)).text
-    for told in (
+    for expected in (
         "Captions written 89",
         "Passed cleaning 60 67.4 %",
         "Distinct 56",
@@ -114,7 +114,7 @@ def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_ru
         "uniformity -2.5",
         "per_caption: 4",
     ):
-        assert told in text, told
+        assert expected in text, expected
 
 
 def test_timings_count_each_shard_once(recipe: Recipe, whole_run: RunDirectory) -> None:
@@ -160,7 +160,7 @@ def test_findings_show_held_out_images_nearest_first(whole_run: RunDirectory) ->
 def test_public_data_sets_stand_beside_the_papers_models(recipe: Recipe, judged_run: RunDirectory) -> None:
     html = write_report(recipe, judged_run)
     text = Page(html).text
-    for told in (
+    for expected in (
         "dtd zero shot top1 21.3 % 19.3 % to 23.3 % 1.0 % 1,880",
         "linear probe, mean over dtd, pets",
         "this model 58.1 %",
@@ -169,7 +169,7 @@ def test_public_data_sets_stand_beside_the_papers_models(recipe: Recipe, judged_
         "over the data sets at hand only",
         "texture <0> 40 taken for banded 0.0 % n 40",
     ):
-        assert told in text, told
+        assert expected in text, expected
     bars = read_suites(judged_run)
     assert bars is not None
     probe = next(one for one in bars.bars if one.task == "linear_probe")

@@ -75,13 +75,13 @@ def kill_second_process(recipe: Recipe, run: RunDirectory) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def test_processes_that_do_not_share_the_batch_evenly_are_told_in_one_line(
+def test_processes_that_do_not_share_the_batch_evenly_are_refused_in_one_line(
     run: RunDirectory, tiny_recipe: Recipe
 ) -> None:
     run.write_text("recipe.yaml", tiny_recipe.to_yaml())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
     command += ["-m", "synthclip.training.job", str(run.path)]
-    told = subprocess.run(command, capture_output=True, text=True)
-    assert told.returncode != 0
-    assert "training.batch_size=16 is no multiple of the 3 processes" in told.stdout
-    assert "Traceback" not in told.stdout
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "training.batch_size=16 is no multiple of the 3 processes" in result.stdout
+    assert "Traceback" not in result.stdout

@@ -80,8 +80,8 @@ def test_a_shard_lost_in_training_is_named_and_brought_back_it_goes_on(
     train(recipe, undisturbed)
     tar = run.file("images", "train/00001.tar")
     whole = tar.read_bytes()
-    told = r"cannot be used, the last .*train/00001\.tar.*(unreadable shard|incomplete sample)"
-    with pytest.raises(SynthClipError, match=told):
+    message = r"cannot be used, the last .*train/00001\.tar.*(unreadable shard|incomplete sample)"
+    with pytest.raises(SynthClipError, match=message):
         trainer_of(recipe, run, on_first_call(lambda: fault(tar))).fit()
     tar.write_bytes(whole)
     assert checkpoints(recipe, run)
@@ -174,13 +174,13 @@ def test_a_training_that_loses_its_loss_keeps_the_last_good_checkpoint(
     recipe = with_training(
         tiny_recipe, epochs=4, warmup_epochs=4, lr=1e12, lr_start=1e-6, checkpoint_steps=1, eps=1e-30
     )
-    with pytest.raises(SynthClipError, match=r"the loss is (nan|inf) at step (\d+); the last good") as told:
+    with pytest.raises(SynthClipError, match=r"the loss is (nan|inf) at step (\d+); the last good") as error:
         train(recipe, run)
-    step = int(str(told.value).split("at step ")[1].split(";")[0])
+    step = int(str(error.value).split("at step ")[1].split(";")[0])
     assert step > 1
     stage = Train(recipe, run)
     newest = stage.partial(stage.shards()[0]) / checkpoints(recipe, run)[-1]
-    assert str(newest) in str(told.value)
+    assert str(newest) in str(error.value)
     state = load(newest)
     assert state["step"] == step - 1
     assert torch.isfinite(state["curve"]).all()
@@ -192,13 +192,13 @@ def test_a_training_that_loses_its_loss_keeps_the_last_good_checkpoint(
 
 
 def limited(recipe: Recipe, run: RunDirectory, size_bytes: int) -> None:
-    """Train where no file may grow larger; exits 3 with the line of the error in `told`."""
+    """Train where no file may grow larger; exits 3 with the line of the error in the file `error`."""
     torch.set_num_threads(1)  # a fork has none of the threads that OpenMP would wait for
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
     try:
         train(recipe, run)
     except SynthClipError as error:
-        (run.path.parent / "told").write_text(str(error))
+        (run.path.parent / "error").write_text(str(error))
         os._exit(3)
 
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     process.start()
     process.join()
     assert process.exitcode == 3
-    assert "step-000000012.pt: a file grows larger than may be written" in (tmp_path / "told").read_text()
+    assert "step-000000012.pt: a file grows larger than may be written" in (tmp_path / "error").read_text()
     assert checkpoints(recipe, run) == before
     train(recipe, run)
     assert weights(run) == weights(undisturbed)

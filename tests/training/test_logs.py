@@ -51,11 +51,11 @@ def test_wandb_keeps_the_run_where_there_is_no_network(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_id = stop_and_go_on(with_training(tiny_recipe, loggers=("wandb",)), run)
-    told = [path.read_bytes() for path in run.path.glob(f"logs/wandb/offline-run-*/run-{run_id}.wandb")]
-    assert len(told) == 2
+    logged = [path.read_bytes() for path in run.path.glob(f"logs/wandb/offline-run-*/run-{run_id}.wandb")]
+    assert len(logged) == 2
     lines = [line for line in run.metrics() if line["event"] == "train"]
     for line in lines:
-        assert any(b"train/loss" in file and str(line["loss"]).encode() in file for file in told)
+        assert any(b"train/loss" in file and str(line["loss"]).encode() in file for file in logged)
 
 
 def test_trackio_goes_on_with_the_same_run(
@@ -66,9 +66,9 @@ def test_trackio_goes_on_with_the_same_run(
     from trackio.sqlite_storage import SQLiteStorage
 
     run_id = stop_and_go_on(with_training(tiny_recipe, loggers=("trackio",)), run)
-    told = SQLiteStorage.get_logs("synthclip", f"run-{run_id}")
+    logged = SQLiteStorage.get_logs("synthclip", f"run-{run_id}")
     lines = [line for line in run.metrics() if line["event"] == "train"]
-    assert [(line["step"], line["train/loss"]) for line in told] == [
+    assert [(line["step"], line["train/loss"]) for line in logged] == [
         (line["step"], line["loss"]) for line in lines
     ]
 

@@ -34,8 +34,8 @@ SMOOTH = {"eps": 1e-3}
 def slurm_nodes() -> int:
     if shutil.which("sinfo") is None:
         return 0
-    told = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, text=True)
-    return len(set(told.stdout.split()))
+    result = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, text=True)
+    return len(set(result.stdout.split()))
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_a_schedule_that_cannot_be_is_refused(override: str, message: str) -> No
         load_recipe("demo", [vision, override])
 
 
-def test_a_resnets_smallest_size_is_told() -> None:
+def test_a_resnets_smallest_size_is_named() -> None:
     with pytest.raises(SynthClipError, match="image_size_px=16 is odd or below 32"):
         load_recipe("demo", ["training.resolutions=[{image_size_px: 16, share: 0.5}]"])
 

@@ -104,9 +104,9 @@ def test_paths_that_leave_their_folder_and_what_is_no_file_are_counted(tmp_path:
     for index in range(len(good)):
         assert source.read(index).image == jpeg()
     for index, name in enumerate(bad, len(good)):
-        with pytest.raises(SampleError) as told:
+        with pytest.raises(SampleError) as error:
             source.read(index)
-        assert told.value.reason == "missing image", name
+        assert error.value.reason == "missing image", name
     rows_of_images = [{"image": {"bytes": None, "path": path}, "text": "a"} for path in bad]
     pq.write_table(pa.Table.from_pylist(rows_of_images), folder / "0.parquet")
     source = open_parquet(str(folder / "0.parquet"), config("parquet"))

@@ -153,9 +153,9 @@ def test_figures_on_a_data_set_of_the_suite_choose_the_weights_and_are_those_of_
         for row in figures(judged_run)
         if row["step"] == outcome.notes["best_step"]
     }
-    told = {f"cifar10/{row['task']}/{row['metric']}": row["value"] for row in rows}
-    assert told["cifar10/zero_shot/top1"] == pytest.approx(best["cifar10/zero_shot/top1"])
-    assert told[metric] == pytest.approx(best[metric])
+    judged = {f"cifar10/{row['task']}/{row['metric']}": row["value"] for row in rows}
+    assert judged["cifar10/zero_shot/top1"] == pytest.approx(best["cifar10/zero_shot/top1"])
+    assert judged[metric] == pytest.approx(best[metric])
 
 
 @pytest.mark.skipif(not (SHARED / "data/cifar10").is_dir(), reason=f"no CIFAR-10 in {SHARED}")
@@ -182,7 +182,7 @@ def test_another_data_set_makes_a_training_stale_and_no_heldout_data_is_asked_fo
 
 @pytest.mark.skipif(not (SHARED / "data/cifar10").is_dir(), reason=f"no CIFAR-10 in {SHARED}")
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"suite": "cifar1O"}, "no data set 'cifar1O' there; did you mean 'cifar10'"),
         ({"data": None}, "suite names 'cifar10': data=ROOT must say where"),
@@ -204,13 +204,13 @@ def test_another_data_set_makes_a_training_stale_and_no_heldout_data_is_asked_fo
     ],
 )
 def test_names_that_are_not_known_are_refused_before_the_first_step(
-    run: RunDirectory, tiny_recipe: Recipe, cifar10: Path, wrong: dict[str, object], told: str
+    run: RunDirectory, tiny_recipe: Recipe, cifar10: Path, wrong: dict[str, object], message: str
 ) -> None:
     for name in ("cat", "dog"):
         (cifar10 / "blank" / name).mkdir(parents=True)
         (cifar10 / "blank" / name / "0.jpg").write_bytes(b"")
     chosen = {"every_epochs": 1, "suite": "cifar10", "data": str(cifar10), "metric": "cifar10/zero_shot/top1"}
-    with pytest.raises((SynthClipError, ValueError), match=told):
+    with pytest.raises((SynthClipError, ValueError), match=message):
         train(with_training(tiny_recipe, eval=chosen | wrong), run)
     assert not [line for line in run.metrics() if line["event"] == "train"]
 
