@@ -176,7 +176,7 @@ def paired_bootstrap(
     drawn together. Drawing with replacement is one multinomial draw over the distinct differences of groups,
     so the resamples cost no more for many items than for few.
     """
-    _, group = (None, np.arange(len(a))) if groups is None else np.unique(groups, return_inverse=True)
+    group = np.arange(len(a)) if groups is None else np.unique(groups, return_inverse=True)[1]
     sums = np.round(np.bincount(group, weights=b - a), 12)
     distinct, counts = np.unique(np.stack([sums, np.bincount(group)]), axis=1, return_counts=True)
     random = np.random.Generator(np.random.Philox(seed))
