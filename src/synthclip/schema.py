@@ -94,6 +94,25 @@ IMAGE = _schema(
     ("length", pa.int64()),
 )
 
+SEED = _schema(
+    ("key", pa.string()),
+    ("text", pa.string()),
+    ("concept_ids", pa.list_(pa.int32())),
+    ("variant", pa.int32()),
+    ("attempt", pa.int32()),
+    ("seed", pa.uint64()),
+    ("painter", pa.int32()),
+    ("sha256", pa.string()),
+    ("perceptual_hash", pa.uint64()),
+    ("crc32", pa.uint32()),
+)
+"""An image as what it is painted from: its prompt is `text`, `painter` a place in the list of the split's
+painters. `sha256` and `perceptual_hash` are those of its JPEG, `crc32` that of the row's other values."""
+
+COMPARED = _schema(("key", pa.string()), ("equal", pa.bool_()), ("bits", pa.int32()))
+"""An image that was painted from a `SEED`: whether its JPEG is equal to the expected one and, if not, in how
+many of 64 bits their perceptual hashes differ."""
+
 REJECTED_IMAGE = _schema(
     ("key", pa.string()),
     ("caption_id", pa.uint64()),

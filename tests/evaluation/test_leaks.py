@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from synthclip import schema
 from synthclip.cli import app
 from synthclip.evaluation.data import open_dataset
-from synthclip.evaluation.leaks import MAX_BITS, find_leaks, hash_of, near_hashes, ngrams
+from synthclip.evaluation.leaks import find_leaks, hash_of, near_hashes, ngrams
 from synthclip.recipe import load_recipe
 from synthclip.run.store import Outcome, RunDirectory
+from synthclip.samples.pictures import ALIKE_BITS
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ def test_a_recompressed_and_resized_image_is_found(tmp_path: Path) -> None:
 def test_different_images_have_different_hashes() -> None:
     hashes = [hash_of(encoded(photograph(seed))) for seed in range(60)]
     apart = [(a ^ b).bit_count() for a in hashes for b in hashes if a is not None and b is not None and a < b]
-    assert min(apart) > MAX_BITS
+    assert min(apart) > ALIKE_BITS
 
 
 @given(
@@ -104,7 +105,7 @@ def test_near_hashes_are_those_of_a_slow_scan(hashes: list[int], flips: set[int]
     for bit in flips:
         query ^= 1 << bit
     apart = {number: bin(query ^ value).count("1") for number, value in enumerate(hashes)}
-    expected = {number: bits for number, bits in apart.items() if bits <= MAX_BITS}
+    expected = {number: bits for number, bits in apart.items() if bits <= ALIKE_BITS}
     assert near_hashes(np.array(hashes, np.uint64), query) == expected
 
 

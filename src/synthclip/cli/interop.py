@@ -1,12 +1,21 @@
 """Commands that import and export data and models: other tools' formats, the Hugging Face hub."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages
+from synthclip.cli.pipeline import (
+    Out,
+    Overrides,
+    RunArgument,
+    Trust,
+    run_stages,
+    stoppable,
+    table_console,
+)
 
 ModelArgument = Annotated[
     str,
@@ -152,6 +161,53 @@ def export_images(
     from synthclip.interop.images import export_images
 
     typer.echo(f"{folder}: {export_images(run, folder, format)} images")
+
+
+@exports.command("seeds")
+def export_seeds(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(metavar="SEEDS", help="The folder to write.")],
+) -> None:
+    """Export images as captions, seeds and models; resumable."""
+    from synthclip.interop.seeds import export_seeds
+
+    with stoppable():
+        count = export_seeds(run, folder)
+    typer.echo(f"{folder}: seeds of {count} images; next: synthclip materialize {folder} --out RUN")
+
+
+def materialize(
+    seeds: Annotated[
+        Path, typer.Argument(metavar="SEEDS", help="The folder of `synthclip export seeds`, or a file in it.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run directory to paint into.")],
+    overrides: Overrides = None,
+    trust: Trust = False,
+) -> None:
+    """Paint exported seeds again, and compare.
+
+    The exit code is 1 where an image is different or refused.
+    """
+    from rich.table import Table
+
+    from synthclip.imagegen.seeds import Compared, materialize
+
+    with stoppable():
+        done = materialize(seeds, out, overrides or [], trust=trust)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("split")
+    columns = [field.name for field in fields(Compared)[1:]]
+    for name in columns:
+        table.add_column(name, justify="right")
+    for split in done.splits:
+        table.add_row(split.split, *(f"{getattr(split, name):,}" for name in columns))
+    console = table_console()
+    console.print(table)
+    for line in done.differences:
+        console.print(f"other than before: {line}")
+    console.print(f"{out}/compared.json; image by image: {out}/images/compared")
+    if not done.as_expected:
+        raise typer.Exit(1)
 
 
 @push.command("images")

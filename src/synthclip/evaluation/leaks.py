@@ -18,13 +18,10 @@ from synthclip.evaluation.data import Classification, DataSet, Picture, test_pic
 from synthclip.run.store import RunDirectory
 from synthclip.run.threads import in_order
 from synthclip.samples import SampleError, Source, images
-from synthclip.samples.pictures import decode, perceptual_hash
+from synthclip.samples.pictures import ALIKE_BITS, decode, perceptual_hash
 
 NGRAM = 8
 """Words that a training and an evaluation caption must share in a row; shorter captions must be equal."""
-MAX_BITS = 6
-"""Bits of 64 in which the hashes of near-duplicates may differ: what another size and stronger compression
-come to. Two unrelated images are so close once in 10^11."""
 
 _ROWS_AT_ONCE = 10_000
 
@@ -132,10 +129,10 @@ def hash_of(picture: Picture) -> int | None:
 
 
 def near_hashes(hashes: Hashes, value: int) -> dict[int, int]:
-    """The positions of the hashes within `MAX_BITS` bits of `value`, each with the bits in which it differs.
+    """The positions of the hashes that differ from `value` in at most `ALIKE_BITS` bits, each with how many.
 
     A scan of 50,000 hashes takes less time than the decoding of the image that asks.
     """
     bits = np.bitwise_count(hashes ^ np.uint64(value))
-    found = np.flatnonzero(bits <= MAX_BITS)
+    found = np.flatnonzero(bits <= ALIKE_BITS)
     return dict(zip(found.tolist(), bits[found].tolist(), strict=True))

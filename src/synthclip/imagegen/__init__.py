@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from synthclip import schema
 from synthclip.backends import TextToImage, build_text_to_image
 from synthclip.errors import SynthClipError
-from synthclip.imagegen import imported
+from synthclip.imagegen import imported, seeds
 from synthclip.imagegen.filters import load_filters
 from synthclip.imagegen.painting import Attempt, Job, Painting, chosen_painter
 from synthclip.keys import text_id
@@ -36,14 +36,18 @@ class Images(Stage):
 
     def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
         super().__init__(recipe, run)
-        self._imported = recipe.images.imported
+        self._imported, self._seeds = recipe.images.imported, recipe.images.seeds
         self._values_of: dict[str, dict[str, object]] = {}
-        if self._imported is not None:
+        if self._imported is not None or self._seeds is not None:
             self.reads = ()
 
     def shards(self) -> Sequence[Shard]:
         if self._imported is not None:
             return imported.shards(self._imported)
+        if self._seeds is not None:
+            known = self.recipe.images.filters.inputs()
+            painters = {split: self._painter(split).inputs() | known for split in schema.IMAGE_SPLITS}
+            return seeds.shards(self._seeds, painters)
         (balance,) = self.manifests_of("balance")
         filters = self.recipe.images.filters.inputs()
         images = self.recipe.images
@@ -169,8 +173,13 @@ class Images(Stage):
             return imported.make(shard, writer, tick, self._csv_captions)
         split = _split_of(shard)
         models, configs = self._models(split), self._painter(split).members
-        if split == schema.COMPOSITION:
-            jobs, undrawable = self._exchanged(), list[Job]()
+        undrawable: list[Job] = []
+        comparison = None
+        if self._seeds is not None:
+            part, seed = shard.payload["part"], self.recipe.seed
+            jobs, comparison = seeds.read_part(self._seeds, part, len(models), seed)
+        elif split == schema.COMPOSITION:
+            jobs = self._exchanged()
         else:
             jobs, undrawable = self._jobs(shard, configs)
         kept: list[dict[str, Any]] = []
@@ -197,6 +206,8 @@ class Images(Stage):
                     row |= {"concept_ids": job.concept_ids, "width_px": size_px, "height_px": size_px}
                     kept.append({**row, "sha256": attempt.sha256, "shard": tar_name, **place._asdict()})
                     cut += bool(attempt.unread)
+                    if comparison is not None:
+                        comparison.add(attempt)
                     tick(1, idle=painting.idle, cut=cut)
             for job in undrawable:
                 writer.reject({**_row(Attempt(job, {}), models[0]), "attempt": 0}, "painter cannot draw it")
@@ -216,6 +227,9 @@ class Images(Stage):
             "lost": len(lost),
             "cut_prompts": cut,
         }
+        if comparison is not None:
+            writer.rows(f"compared/{shard.name}.parquet", schema.COMPARED, comparison.rows)
+            notes |= comparison.notes
         return Outcome(len(kept), notes=notes)
 
     def _metadata(self, attempt: Attempt, model: TextToImage, config: BackendConfig) -> dict[str, Any]:

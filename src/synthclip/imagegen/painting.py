@@ -36,10 +36,14 @@ class Job:
     """Which of the models paints it."""
     seed_id: int | None = None
     """The caption whose seed it is painted from, where that is another one."""
+    known_seed: int | None = None
+    """The seed of an image that is painted again."""
 
     @property
     def seed(self) -> int:
         """What follows from the caption, the variant and the attempt."""
+        if self.known_seed is not None:
+            return self.known_seed
         index = self.variant + MAX_VARIANTS * self.attempt
         drawn_by = self.caption_id if self.seed_id is None else self.seed_id
         return int(seeds(drawn_by, stream="image", seed=self.run_seed, index=index))

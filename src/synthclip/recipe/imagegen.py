@@ -7,7 +7,7 @@ from pydantic import Field
 from synthclip.errors import SynthClipError
 from synthclip.keys import quick_digest
 from synthclip.recipe.backends import TextToImageConfig
-from synthclip.recipe.section import Section, later
+from synthclip.recipe.section import Section, later, runtime
 
 TAR_BYTES = 3500
 """What a sample takes beside its JPEG: headers, padding, caption, JSON, and its row of the sidecar."""
@@ -48,6 +48,9 @@ class FiltersConfig(Section):
 class ImagesConfig(Section):
     imported: str | None = None
     """Take the images and captions from the official SynthCI-30M files in this folder, and paint none."""
+    seeds: str | None = runtime(None)
+    """Paint the images of this folder of `synthclip export seeds` again, and no others. What is in it decides
+    the result, not where it lies."""
     per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)
     """Images of each caption, each with a seed of its own."""
     heldout_per_caption: int = Field(1, ge=1, le=MAX_VARIANTS)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "(hidden)"
-_CUT = "…/"
+CUT = "…/"
 """Stands for what a path or an address began with."""
 
 _PRIVATE_KEYS = re.compile(
@@ -62,4 +62,4 @@ def _last_part(path: str) -> str:
     scheme, _, rest = path.rpartition("://")
     parts = [part for part in re.split(r"[\\/]+", rest) if part not in ("", "~", "..")]
     nameless = len(parts) < 2 if scheme else len(parts) == 2 and parts[0].lower() in ("home", "users")
-    return "…" if nameless or not parts else _CUT + parts[-1]
+    return "…" if nameless or not parts else CUT + parts[-1]

@@ -57,7 +57,7 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, trust=trust)
     refuse_untrusted(recipe)
     directory = RunDirectory(out)
-    _refuse_foreign(directory, recipe)
+    refuse_foreign(directory, recipe)
     with directory.lock(), directory.cached_manifests():
         donors = [RunDirectory(path) for path in reuse]
         directory.write_text(RECIPE_FILE, recipe.to_yaml())
@@ -317,7 +317,7 @@ def _remove_stale_partials(stage: Stage, todo: Sequence[Shard]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
+def refuse_foreign(directory: RunDirectory, recipe: Recipe) -> None:
     path = directory.path
     with disk_errors(path):
         if not path.exists():

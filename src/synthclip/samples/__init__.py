@@ -8,6 +8,7 @@ import bisect
 import hashlib
 import itertools
 import json
+import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,14 +187,24 @@ def images(
 
 
 def read_metadata(tar: Path, key: str) -> dict[str, Any]:
-    """What `KEY.json` in a tar says; nothing where there is none."""
-    with tar.open("rb") as handle:
-        for name, place in members(handle, tar.stat().st_size):
-            if name == f"{key}.json":
-                handle.seek(place.offset)
-                found: dict[str, Any] = json.loads(handle.read(place.length))
-                return found
-    return {}
+    """What `KEY.json` in a tar of a run says; nothing where there is none."""
+    return next((about for _, about in metadata(tar, f"{key}.json")), {})
+
+
+def metadata(tar: Path, ending: str = ".json") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, content) of each file of a run's tar whose name has that ending, in JSON.
+
+    Raises SynthClipError where the tar is damaged.
+    """
+    try:
+        with tar.open("rb") as handle:
+            for name, place in members(handle, tar.stat().st_size):
+                if name.endswith(ending):
+                    handle.seek(place.offset)
+                    yield name, json.loads(handle.read(place.length))
+    except (OSError, tarfile.TarError, ValueError) as error:
+        reason = first_line(error)
+        raise SynthClipError(f"{tar}: damaged shard ({reason}): make it again") from None
 
 
 def _tar(sidecar: Path) -> Path:

@@ -157,6 +157,11 @@ def encode(image: RGB, quality: int) -> bytes:
     return jpeg
 
 
+ALIKE_BITS = 6
+"""Pictures whose perceptual hashes differ in no more of 64 bits look alike: what another size and stronger
+compression come to. Two unrelated pictures are so close once in 10^11."""
+
+
 def perceptual_hash(image: RGB) -> np.uint64:
     """The DCT hash of uint8 [H, W, 3]: 64 bits that change little with scale, noise and encoding.
 
