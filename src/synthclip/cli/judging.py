@@ -59,7 +59,7 @@ def evaluate(
     episodes: Episodes = 5000,
     trust: Trust = False,
 ) -> None:
-    """Evaluate on held-out data, or with --suite on public data sets."""
+    """Evaluate on held-out data; with --suite on public data sets."""
     if suite is None and data is None:
         run_stages(judged, overrides, out, ("eval",), trust)
         return
