@@ -25,6 +25,7 @@ LAYERS = [
     ["interop", "plan"],
     ["report"],
     ["sweeps"],
+    ["view"],
     ["cli"],
     [""],
 ]

@@ -27,6 +27,7 @@ app.command("images", help="Paint the selected captions.")(pipeline.stage_comman
 app.command()(pipeline.train)
 app.command("eval")(judging.evaluate)
 app.command("report", help="Write the report, one HTML file.")(pipeline.stage_command("report"))
+app.command()(judging.view)
 app.command()(judging.trace)
 app.command()(judging.repaint)
 app.command()(interop.materialize)

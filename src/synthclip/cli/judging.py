@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages, table_console
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, needs_extra
 
 Judged = Annotated[
     str,
@@ -197,3 +197,21 @@ def trace(directory: RunArgument, key: Key) -> None:
 
     for line in trace_image(directory, key).lines():
         typer.echo(line)
+
+
+def view(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories, or those of sweeps.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; elsewhere a token is needed.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="0: any that is free.")
+    ] = 8765,
+) -> None:
+    """Look at runs in a browser, also while they go on."""
+    with needs_extra("view", "the explorer"):
+        from synthclip.view.app import serve
+
+    serve(runs, host=host, port=port, say=lambda address: typer.echo(f"{address}  (Ctrl-C stops it)"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ class Trace:
     prefill: str | None
     """What the caption was begun with, for the model to go on from; empty where it began it itself."""
 
-    def lines(self) -> list[str]:
-        """What a reader wants to know, one fact a line."""
+    def facts(self) -> dict[str, str | None]:
+        """What a reader wants to know, by name; None where it is not known."""
         image, caption = self.image, self.caption or {}
-        facts = {
+        return {
             "image": f"{image['shard']} at byte {image['offset']}, {image['width_px']} px, "
             f"sha256 {image['sha256']}",
             "painted": f"variant {image['variant']}, attempt {image['attempt']}, seed {image['seed']}"
@@ -62,7 +63,10 @@ class Trace:
             "prompt": json.dumps(self.prompt, ensure_ascii=False) if self.prompt else None,
             "prefill": json.dumps(self.prefill, ensure_ascii=False) if self.prefill else None,
         }
-        return [f"{name:12}{value}" for name, value in facts.items() if value is not None]
+
+    def lines(self) -> list[str]:
+        """The facts that are known, one a line."""
+        return [f"{name:12}{value}" for name, value in self.facts().items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,12 @@ class Repainted:
     """Byte for byte what the run holds."""
 
 
-def trace(path: Path | str, key: str) -> Trace:
-    """Follow an image back to the concept. Raises SynthClipError where the run holds no such image."""
-    run = RunDirectory(path)
+def trace(path: Path | str, key: str, *, split: str | None = None) -> Trace:
+    """Follow an image back to the concept; of images in several splits that have this key the first, or that
+    of `split`. Raises SynthClipError where the run holds no such image."""
+    run = RunDirectory(path, read_only=True)
     recipe = load_saved_recipe(run.path)
-    image = _image(run, key)
+    image = _image(run, key, IMAGE_SPLITS if split is None else (split,))
     caption = _row(run, "captions", "caption_id", pa.scalar(image["caption_id"], pa.uint64()))
     names = dict(enumerate(read_bank(run))) if run.manifests("concepts") else {}
     concept = names.get(caption["concept_id"]) if caption else None
@@ -103,9 +108,9 @@ def repaint(path: Path | str, key: str, *, trust: bool = False) -> Repainted:
     return Repainted(jpeg, hashlib.sha256(jpeg).hexdigest() == image["sha256"])
 
 
-def _image(run: RunDirectory, key: str) -> dict[str, Any]:
+def _image(run: RunDirectory, key: str, splits: Sequence[str] = IMAGE_SPLITS) -> dict[str, Any]:
     """The image's sidecar row and its JSON, as one."""
-    for split in IMAGE_SPLITS:
+    for split in splits:
         for sidecar in schema.split_tables(run.stage("images"), split):
             rows = schema.read_table(sidecar, filters=pc.field("key") == key).to_pylist()
             if rows:

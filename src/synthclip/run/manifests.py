@@ -61,7 +61,7 @@ def is_complete(folder: str, manifest: Manifest) -> bool:
     return True
 
 
-def read_all(folder: Path) -> dict[str, Manifest]:
+def read_all(folder: Path, *, renew_index: bool = True) -> dict[str, Manifest]:
     """The manifests of all complete shards, in the order of their names."""
     names = shard_names(folder)
     index = folder / "manifests" / INDEX
@@ -86,7 +86,11 @@ def read_all(folder: Path) -> dict[str, Manifest]:
             fresh += 1
         if is_complete(f"{folder}", manifest):
             complete[shard] = manifest
-    if len(names) >= _MANY and (fresh + len(indexed.keys() - kept.keys())) * _SHARE > len(names):
+    if (
+        renew_index
+        and len(names) >= _MANY
+        and (fresh + len(indexed.keys() - kept.keys())) * _SHARE > len(names)
+    ):
         remember(index, kept)
     return complete
 

@@ -99,13 +99,13 @@ def update(stage: Stage, console: Console) -> list[Manifest]:
     return stage.run.manifests(stage.name)
 
 
-def status(out: Path | str, recipe: Recipe | None = None, *, trust: bool = False) -> Status:
+def status(out: RunDirectory | Path | str, recipe: Recipe | None = None, *, trust: bool = False) -> Status:
     """The state of the run in `out`, compared with its own recipe or a given one.
 
     Raises SynthClipError where `out` is no run directory, one of another version, or its recipe names
     code that only `trust` allows.
     """
-    directory = RunDirectory(out)
+    directory = out if isinstance(out, RunDirectory) else RunDirectory(out)
     directory.check_version()
     recipe = recipe or load_saved_recipe(directory.path, trust=trust)
     seconds: dict[str, float] = {}

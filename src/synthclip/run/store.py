@@ -58,10 +58,13 @@ _REJECTED_IN_MEMORY = 10_000
 
 
 class RunDirectory:
-    """One run on disk. Reading needs no lock; `lock()` is held by whoever writes."""
+    """One run on disk. Reading needs no lock; `lock()` is held by whoever writes.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    Of a `read_only` one not even the index over its manifests is renewed.
+    """
+
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+        self.path, self._read_only = Path(path), read_only
         self._cached: dict[str, dict[str, Manifest]] | None = None
         """Manifests by stage and shard, inside `cached_manifests`."""
 
@@ -146,10 +149,13 @@ class RunDirectory:
     def manifests(self, stage: str) -> list[Manifest]:
         """The manifests of all complete shards, in the order of their names."""
         if self._cached is None:
-            return list(manifests.read_all(self.stage(stage)).values())
+            return list(self._read_manifests(stage).values())
         if stage not in self._cached:
-            self._cached[stage] = manifests.read_all(self.stage(stage))
+            self._cached[stage] = self._read_manifests(stage)
         return [self._cached[stage][shard] for shard in sorted(self._cached[stage])]
+
+    def _read_manifests(self, stage: str) -> dict[str, Manifest]:
+        return manifests.read_all(self.stage(stage), renew_index=not self._read_only)
 
     def shard_names(self, stage: str) -> list[str]:
         """The shards that have a manifest, complete or not."""
