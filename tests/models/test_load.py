@@ -40,6 +40,13 @@ def folder(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model", _SMALL, _GREY)
 
 
+def test_no_warning_says_that_loaded_weights_are_random(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    synthclip.load_model(folder)
+    assert not caplog.records
+
+
 @torch.no_grad()
 def test_official_checkpoint(official_checkpoint: Path, official_state: dict[str, torch.Tensor]) -> None:
     model, preprocess, tokenizer = synthclip.load_model(official_checkpoint)

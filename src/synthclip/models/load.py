@@ -1,6 +1,7 @@
 """Loads a CLIP model from wherever one comes."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,9 +237,14 @@ def _from_open_clip(
     if tag is not None and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False):
         options["force_quick_gelu"] = True
     try:
-        model = open_clip.create_model(
-            name, pretrained=tag, load_weights=load is None, require_pretrained=load is None, **options
-        )
+        # Else it warns that the weights are random, which those that are loaded below replace.
+        logging.disable(logging.NOTSET if load is None else logging.WARNING)
+        try:
+            model = open_clip.create_model(
+                name, pretrained=tag, load_weights=load is None, require_pretrained=load is None, **options
+            )
+        finally:
+            logging.disable(logging.NOTSET)
         config = open_clip.get_model_config(name)
         if options.get("force_quick_gelu"):
             config["quick_gelu"] = True
