@@ -80,7 +80,7 @@ def sweep(
         "data": data,
     }
     asked = read_sweep(source, grid or [], **options)
-    _run(asked, out or Path("sweeps") / Path(source).stem, devices, price, trust, laws=False)
+    _run(asked, out or Path("sweeps") / Path(source).stem, devices, price, trust)
 
 
 def scaling(
@@ -106,10 +106,51 @@ def scaling(
     _run(asked, out or Path("sweeps") / f"{Path(recipe).stem}-scaling", None, price, trust, laws=True)
 
 
+def audition(
+    recipe: RecipeArgument,
+    painters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PAINTER",
+            help="A diffusers preset, NAME=PRESET, or 'NAME={key: value}' with keys of text_to_image; "
+            "KEY.KEY=VALUE changes the recipe.",
+        ),
+    ],
+    out: SweepOut = None,
+    guidance: Annotated[
+        str | None, typer.Option("--guidance", metavar="LIST", help="Each painter with each, as in 2,7.5.")
+    ] = None,
+    unseen: Annotated[
+        str | None,
+        typer.Option("--unseen", metavar="PAINTER", help="Paints held-out captions, and trains nobody."),
+    ] = None,
+    seeds: Seeds = None,
+    equal: EqualOption = None,
+    suite: Suite = None,
+    data: Data = None,
+    price: Price = None,
+    trust: Trust = False,
+) -> None:
+    """Rank painters by what they teach about other painters' pictures."""
+    from synthclip.sweeps.audition import audition_sweep
+
+    options = {"seeds": seeds, "equal": equal, "suite": suite, "data": data}
+    asked = audition_sweep(recipe, painters, guidance, unseen, **options)
+    _run(asked, out or Path("sweeps") / f"{Path(recipe).stem}-audition", None, price, trust, ranks=True)
+
+
 def _run(
-    asked: "Sweep", out: Path, devices: str | None, price: float | None, trust: bool, *, laws: bool
+    asked: "Sweep",
+    out: Path,
+    devices: str | None,
+    price: float | None,
+    trust: bool,
+    *,
+    laws: bool = False,
+    ranks: bool = False,
 ) -> None:
     from synthclip.sweeps import page, results
+    from synthclip.sweeps.audition import ranking, ranking_table
     from synthclip.sweeps.law import fit_all, points_of
     from synthclip.sweeps.runs import sweep as run_sweep
     from synthclip.training.flops import parse_devices
@@ -119,10 +160,11 @@ def _run(
         swept = run_sweep(asked, out, devices=known, trust=trust)
     found = results.find(swept)
     fitted = fit_all(points_of(found.runs)) if laws else {}
+    ranked = ranking(swept, found) if ranks else []
     results.write(swept.directory, found)
-    swept.directory.write_text(page.FILE, page.render(swept, found, fitted, price))
+    swept.directory.write_text(page.FILE, page.render(swept, found, fitted, ranked, price))
     console = table_console()
-    console.print(results.findings_table(found, price))
+    console.print(ranking_table(ranked, price) if ranks else results.findings_table(found, price))
     total = f"device-hours of all, what they share counted once: {found.spent_hours:.3f}"
     if found.services:
         total += f"; services, by llm.prices: {found.services:,.2f}"

@@ -1,7 +1,7 @@
 """The page of a sweep: one HTML file that needs nothing beside it."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from synthclip.recipe.shareable import shareable
 from synthclip.report import charts
 from synthclip.report.page import environment
 from synthclip.run.store import RunDirectory
+from synthclip.sweeps.audition import Rank, ranking_rows
 from synthclip.sweeps.law import Fitted
 from synthclip.sweeps.results import COVERS, Finding, Found, span
 from synthclip.sweeps.runs import Swept
@@ -33,9 +34,10 @@ def render(
     swept: Swept,
     found: Found,
     laws: Mapping[str, Fitted] | None = None,
+    ranks: Sequence[Rank] = (),
     price: float | None = None,
 ) -> str:
-    """The page. `laws` are what `scaling` fitted, by figure."""
+    """The page. `laws` are what `scaling` fitted, by figure; `ranks` the painters of an audition."""
     figures: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for one in found.findings:
         tasks = figures.setdefault((one.dataset, one.task), {})
@@ -49,6 +51,7 @@ def render(
             base=swept.sweep.base_name,
             equal=_EQUAL[swept.sweep.equal],
             figures=figures,
+            painters=ranking_rows(ranks, price) if ranks else None,
             price=price,
             found=found,
             covers=COVERS,

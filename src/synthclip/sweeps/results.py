@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from synthclip import schema
-from synthclip.evaluation.metrics import Interval, over_runs
+from synthclip.evaluation.metrics import Interval, normal_interval, over_runs
 from synthclip.evaluation.results import (
     Items,
     Key,
@@ -25,6 +25,7 @@ from synthclip.evaluation.results import (
 from synthclip.run.pipeline import build_stage
 from synthclip.run.stage import tokens_spent
 from synthclip.run.store import Outcome, RunDirectory
+from synthclip.sweeps.painters import by_others, judging_painters, trained_on
 from synthclip.sweeps.runs import Swept
 from synthclip.sweeps.variants import Run
 
@@ -122,6 +123,13 @@ class _Judged:
 def find(swept: Swept) -> Found:
     """Read what the models of a sweep were judged with."""
     judged = {one.shard: _read(swept.directory, one.shard) for one in swept.judged}
+    if swept.sweep.judges:
+        sets = judging_painters(swept.runs, swept.sweep.base_name, swept.sweep.judges)
+        painters = {one.name: trained_on(one.recipe) for one in swept.runs}
+        judged = {
+            name: _with_others(one, by_others(one.items, sets, painters.get(name, frozenset())))
+            for name, one in judged.items()
+        }
     directories = {one.name: RunDirectory(swept.path(one)) for one in swept.runs}
     metrics = {name: directory.metrics() for name, directory in directories.items()}
     hours = {one.name: device_hours(one, directories[one.name], metrics[one.name]) for one in swept.runs}
@@ -155,6 +163,19 @@ def _read(directory: RunDirectory, shard: str) -> _Judged:
     folder = directory.file("judged", shard)
     rows = read_results(folder / "results.parquet")
     return _Judged({key_of(row): row for row in rows}, read_items([folder / "items.parquet"]))
+
+
+def _with_others(judged: _Judged, others: Mapping[Key, Items]) -> _Judged:
+    """With the figures over those items before all others; chance is that of the sets they are taken from."""
+    rows: dict[Key, Mapping[str, Any]] = {}
+    for key, items in others.items():
+        values = np.array([value for value, _ in items.values()])
+        value, variance = float(values.mean()), float(values.var() / max(1, len(values) - 1))
+        low, high = normal_interval(value, variance)
+        alike = next(row for (_, *figure), row in judged.rows.items() if tuple(figure) == key[1:])
+        rows[key] = {**alike, "dataset": key[0], "value": value, "n": len(values)}
+        rows[key] = {**rows[key], "ci95_low": low, "ci95_high": high}
+    return _Judged({**rows, **judged.rows}, {**others, **judged.items})
 
 
 def _finding(
