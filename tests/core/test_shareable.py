@@ -29,6 +29,7 @@ SECRETS = ("alice", "corp.example", "hunter2", "node17", "10.1.2.3", "s3cr3t", "
         "node17:6379",
         "10.1.2.3:8000",
         "alice@corp.example",
+        "alice@node17",
         "could not open '/mnt/alice/x.csv' of alice@corp.example",
         {"api_key": "s3cr3t"},
         {"headers": {"Authorization": "Basic s3cr3t"}},
@@ -54,6 +55,9 @@ def test_keys_are_hidden_wherever_they_stand(key: str) -> None:
     [
         "mistralai/Mistral-7B-Instruct-v0.2",
         "hf-hub:hammh0a/SynthCLIP",
+        "stabilityai/sdxl-turbo@main",
+        "stabilityai/sdxl-turbo@462165984030d82259a11f4367a4eed129e94a7b + latent-consistency/lcm-lora",
+        "tiny-pipeline@0123456789ab",
         "ViT-B-32:laion2b_s34b_b79k",
         "a photo of a {concept} and/or a {style}",
         "</s><s>[INST] Write a caption. [/INST]",

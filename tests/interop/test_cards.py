@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from synthclip import schema
-from synthclip.interop.cards import data_card, model_card, read_origins
+from synthclip.interop.cards import data_card, model_card
+from synthclip.interop.origins import read_origins
 from synthclip.run.store import Outcome, RunDirectory
 
 

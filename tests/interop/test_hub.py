@@ -26,6 +26,7 @@ from synthclip.recipe.training import PAPER_MODEL, ModelConfig
 pytestmark = pytest.mark.slow
 
 _SYNTHCI = "datasets/hammh0a/SynthCLIP"
+_CARDS = ("README.md", "croissant.json")
 _CSV = f"SynthCI-30/{official_data.CSV_NAME}"
 
 
@@ -115,7 +116,7 @@ def test_push_images_with_a_card(hub: fake_hub.FakeHub, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     pushed = hub.files["datasets/me/birds"]
     train = shards / "images" / "train"
-    assert {name: data for name, data in pushed.items() if name != "README.md"} == {
+    assert {name: data for name, data in pushed.items() if name not in _CARDS} == {
         f"train/{path.name}": path.read_bytes() for path in train.iterdir()
     }
     card = pushed["README.md"].decode()
@@ -220,7 +221,7 @@ def test_many_tars_are_several_commits(
     folder.mkdir(parents=True)
     for number in range(7):
         (folder / f"{number}.tar").write_bytes(bytes([number]))
-    interop_hub._push("me/many", "dataset", folder.parent, ["train/*.tar"], "# Card", private=False)
+    interop_hub._push("me/many", "dataset", folder.parent, ["train/*.tar"], {"README.md": "#"}, private=False)
     assert [len(files) for files in hub.commits] == [1, 3, 3, 1]
     assert len(hub.files["datasets/me/many"]) == 8
 

@@ -163,6 +163,28 @@ def export_images(
     typer.echo(f"{folder}: {export_images(run, folder, format)} images")
 
 
+@exports.command("card")
+def export_card(
+    run: RunArgument,
+    folder: NewFolder,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            "--repo", metavar="ORG/NAME|URL", help="Where the data will be; default: the recipe's name."
+        ),
+    ] = None,
+) -> None:
+    """Write a data card and Croissant metadata."""
+    from synthclip.interop.croissant import data_set_files
+    from synthclip.recipe import saved_recipe_name
+    from synthclip.run.durable import new_folder
+
+    with new_folder(folder) as partial:
+        for name, text in data_set_files(run, repo or saved_recipe_name(run) or run.name).items():
+            (partial / name).write_text(text, encoding="utf-8")
+    typer.echo(f"{folder}: README.md and croissant.json, for {run}/images")
+
+
 @exports.command("seeds")
 def export_seeds(
     run: RunArgument,

@@ -37,7 +37,8 @@ FORMAT = "1"
 SEEDS_FILE = "seeds.json"
 BANK_FILE = "concepts.json"
 PARTS = "seeds"
-_COMPARED = "compared.json"
+COMPARED_FILE = "compared.json"
+"""In a run, what came of painting seeds again."""
 _CHECKED = [name for name in schema.SEED.names if name != "crc32"]
 
 
@@ -243,9 +244,13 @@ def materialize(
     )
     done = Materialized(run, splits, tuple(_differences(seeds, recipe, manifests)))
     rows = [asdict(one) for one in splits]
-    run.write_json(
-        _COMPARED, {"splits": rows, "alike_bits": ALIKE_BITS, "differences": list(done.differences)}
-    )
+    compared = {
+        "splits": rows,
+        "alike_bits": ALIKE_BITS,
+        "differences": done.differences,
+        "captions_by": seeds.values["captions_by"],
+    }
+    run.write_json(COMPARED_FILE, compared)
     return done
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError, hub_errors, needs_extra
 from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
-from synthclip.interop.cards import data_card, model_card, splits_of
+from synthclip.interop.cards import model_card, splits_of
+from synthclip.interop.croissant import data_set_files
 from synthclip.models.load import open_model
 from synthclip.models.weights import (
     CONFIG_FILE,
@@ -143,10 +144,10 @@ def push_images(run: Path, repo: str, *, private: bool = False) -> str:
     Called again, an interrupted upload resumes. Raises SynthClipError where the run holds no images or
     the hub refuses.
     """
-    card = data_card(run, repo)
+    beside = data_set_files(run, repo)
     splits = splits_of(RunDirectory(run))
     patterns = [f"{split}/{name}" for split in splits for name in ("*.tar", "*.parquet", "sizes.json")]
-    return _push(repo, "dataset", run / "images", patterns, card, private=private)
+    return _push(repo, "dataset", run / "images", patterns, beside, private=private)
 
 
 def push_model(source: str | Path, repo: str, *, private: bool = False) -> str:
@@ -159,22 +160,33 @@ def push_model(source: str | Path, repo: str, *, private: bool = False) -> str:
     opened = open_model(source)
     with tempfile.TemporaryDirectory() as scratch:
         write_open_clip(opened, Path(scratch))
-        return _push(repo, "model", Path(scratch), None, model_card(source, opened, repo), private=private)
+        beside = {"README.md": model_card(source, opened, repo)}
+        return _push(repo, "model", Path(scratch), None, beside, private=private)
 
 
-def _push(repo: str, kind: str, folder: Path, patterns: list[str] | None, card: str, *, private: bool) -> str:
+def _push(
+    repo: str,
+    kind: str,
+    folder: Path,
+    patterns: list[str] | None,
+    beside: Mapping[str, str],
+    *,
+    private: bool,
+) -> str:
+    """Upload the files of a folder that match, after those of `beside`, by name."""
     with needs_extra("interop", "push"):
         from huggingface_hub import HfApi
     api = HfApi()
     with hub_errors(repo):
         address = str(api.create_repo(repo, repo_type=kind, private=private, exist_ok=True))
-        api.upload_file(
-            path_or_fileobj=card.encode(),
-            path_in_repo="README.md",
-            repo_id=repo,
-            repo_type=kind,
-            commit_message="Card",
-        )
+        for name, text in beside.items():
+            api.upload_file(
+                path_or_fileobj=text.encode(),
+                path_in_repo=name,
+                repo_id=repo,
+                repo_type=kind,
+                commit_message="Card",
+            )
         files = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
         names = [name for name in files if patterns is None or any(fnmatch(name, one) for one in patterns)]
         for start in range(0, len(names), _FILES_A_COMMIT):

@@ -14,6 +14,7 @@ import yaml
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.seeds import BANK_FILE, FORMAT, PARTS, SEEDS_FILE, checksum, versions
+from synthclip.interop.origins import IMPORTED, read_origins
 from synthclip.keys import digest
 from synthclip.recipe import RECIPE_FILE, inspect_recipe
 from synthclip.recipe.backends import backend_config
@@ -56,6 +57,7 @@ def export_seeds(path: Path, out: Path, console: Console | None = None) -> int:
         engine = recipe.engine if recipe.engine.kind == "local" else EngineConfig()
         stage = _Export(recipe.model_copy(update={"engine": engine}), directory)
         stage.asked = list(_shards(source, manifests, made))
+        origins = read_origins(source)
     with directory.lock(), directory.cached_manifests():
         (out / SEEDS_FILE).unlink(missing_ok=True)
         parts = update(stage, console or Console())
@@ -65,7 +67,9 @@ def export_seeds(path: Path, out: Path, console: Console | None = None) -> int:
         painters = _painters(made, parts)
         directory.write_text(RECIPE_FILE, _recipe(path, made, painters))
         inspect_recipe(out)
-        directory.write_text(SEEDS_FILE, seal(_header(recipe.name, made, painters, parts)))
+        header = {"captions_by": [*origins.llms, *[IMPORTED] * origins.captions_imported]}
+        header |= _header(recipe.name, made, painters, parts)
+        directory.write_text(SEEDS_FILE, seal(header))
     return sum(one.rows for one in parts)
 
 

@@ -18,7 +18,10 @@ _SECRET = re.compile(
     r"\b(?:(?:sk|pk|hf|gsk|xai|ghp|gho|ghs|ghu|github_pat|glpat|xox[a-z]|r8|nvapi)[-_][\w-]{8,}"
     r"|AKIA[0-9A-Z]{12,}|AIza[\w-]{20,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)|(?<=Bearer )\S+"
 )
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*")
+_EMAIL = re.compile(
+    # Not ORG/NAME@REVISION, nor NAME@ and the digest of a file.
+    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w.+/-])[\w.+-]+@(?![0-9a-f]{12,}\b)[\w-]+"
+)
 _HOST = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b[A-Za-z][\w-]*(?:\.[\w-]+)*:\d{4,5}\b")
 _WHOLE_PATH = re.compile(r"(?:file://|[\w-]+:(?!//))?(?:~|[A-Za-z]:[\\/]|[\\/]|\.\.[\\/]).*", re.DOTALL)
 _PART = r"[\\/]+[^…\\/\s'\",;:()\[\]]+"

@@ -17,7 +17,7 @@ from synthclip import keys, schema
 from synthclip.evaluation import UNTRAINED
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
 from synthclip.evaluation.results import ON_PUBLIC_DATA
-from synthclip.interop.cards import Origins, read_origins
+from synthclip.interop.origins import Origins, read_origins
 from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.durable import rejected_by_reason
