@@ -131,7 +131,7 @@ def audition(
     price: Price = None,
     trust: Trust = False,
 ) -> None:
-    """Rank painters by what they teach about other painters' pictures."""
+    """Rank painters by what they teach about others' pictures."""
     from synthclip.sweeps.audition import audition_sweep
 
     options = {"seeds": seeds, "equal": equal, "suite": suite, "data": data}
