@@ -11,7 +11,7 @@ from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.plan import make_plan
 from synthclip.recipe import Recipe, load_recipe
-from synthclip.report.page import with_timings
+from synthclip.report.page import with_log
 from synthclip.run.pipeline import run, status
 from synthclip.run.progress import Console
 from synthclip.training.flops import parse_devices
@@ -86,5 +86,5 @@ def test_usage_that_is_no_number_stops_nothing(tmp_path: Path) -> None:
 
 def test_the_report_says_it() -> None:
     line = {"event": "shard", "stage": "captions", "shard": "0", "rows": 1, "seconds": 1.0}
-    page = with_timings("<body><!--timings--></body>", [line], "800 tokens read <b>")
+    page = with_log("<body><!--timings--></body>", load_recipe("demo"), [line], "800 tokens read <b>")
     assert "The language model: 800 tokens read &lt;b&gt;." in page

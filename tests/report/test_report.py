@@ -1,26 +1,29 @@
 import shutil
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from synthclip import schema
-from synthclip.evaluation.paper import paper_rows
+from synthclip.evaluation.paper import METRICS, paper_rows
 from synthclip.recipe import Recipe
 from synthclip.report import Report
 from synthclip.report.contents import GALLERY_CAPTIONS, read_contents, read_suites
 from synthclip.report.page import render, visible
+from synthclip.report.terms import explained, plain
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
 
 pytestmark = pytest.mark.slow
 
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"
-CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -110,7 +113,7 @@ def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_ru
         "class <4> taken for class <5> 13.3 %",
         "Of the 26 classes with at least 5 images. Of the others, 4 had fewer",
         "no concept 21",
-        "top1 46.3 % 43.3 % to 49.3 % 0.5 % 812",
+        "top1 46.3 % 43.3 to 49.3 % 0.5 % 812",
         "uniformity -2.5",
         "per_caption: 4",
     ):
@@ -119,8 +122,8 @@ def test_it_tells_the_funnel_the_figures_and_the_recipe(recipe: Recipe, whole_ru
 
 def test_timings_count_each_shard_once(recipe: Recipe, whole_run: RunDirectory) -> None:
     text = Page(write_report(recipe, whole_run)).text
-    assert "captions 1 60 30.0 s 2.0" in text
-    assert "train 1 300 2 min 00 s 2.5" in text
+    assert "captions 1 60 captions 30.0 s 2.0" in text
+    assert "train 1 300 pairs seen 2 min 00 s 2.5" in text
 
 
 def test_equal_runs_give_equal_files_whatever_time_they_took(recipe: Recipe, whole_run: RunDirectory) -> None:
@@ -129,7 +132,52 @@ def test_equal_runs_give_equal_files_whatever_time_they_took(recipe: Recipe, who
     whole_run.log(event="shard", stage="images", shard="train/00000", rows=120, rejected={}, seconds=4.0)
     top = write_report(recipe, whole_run)
     assert (whole_run.path / "report/report.html").read_bytes() == before
-    assert "images 1 120 4.0 s 30.0" in Page(top).text
+    assert "images 1 120 images 4.0 s 30.0" in Page(top).text
+
+
+def test_it_says_when_where_and_in_what_time_it_was_made(recipe: Recipe, whole_run: RunDirectory) -> None:
+    whole_run.log(event="begin", stage="images", shards=1, total=1, version="0.9", machine="2 x <b>GPU</b>")
+    whole_run.log(event="begin", stage="train", shards=1, total=1, version="0.9", machine="2 x <b>GPU</b>")
+    whole_run.log(event="stage", stage="captions", shards=1, seconds=29.0)
+    whole_run.log(event="tokens", stage="captions", shard="0", read=9, written=9, cost=1.5)
+    training = recipe.training.model_copy(update={"processes": 4})
+    text = Page(write_report(recipe.model_copy(update={"training": training}), whole_run)).text
+    today = time.strftime("%Y-%m-%d", time.gmtime(whole_run.metrics()[-1]["time"]))
+    hours = (30 + 4 * 120) / 3600
+    assert f"Made {today} SynthCLIP 0.9 On 2 x <b>GPU</b> Time 2 min 30 s Device-hours {hours:.3g}" in text
+    assert "Paid for tokens 1.50" in text
+
+
+def test_it_shows_what_was_refused(recipe: Recipe, whole_run: RunDirectory) -> None:
+    with whole_run.begin("captions", "00001", "f", schema.REJECTED_CAPTION) as writer:
+        for text in ("A <i>first</i> one", "A <i>first</i> one", "another", "a third"):
+            row = {"caption_id": 1, "concept_id": 0, "text": text, "template": "t", "model": "m", "seed": 1}
+            writer.reject(row, "echoed")
+        writer.commit(Outcome(0))
+    text = Page(write_report(recipe, whole_run)).text
+    assert "echoed A <i>first</i> one another 4" in text
+    assert "a third" not in text
+
+
+def test_every_word_of_the_figures_is_explained() -> None:
+    of_sets = {figure for row in paper_rows().values() for figure in row.scores}
+    rows = [
+        {"task": task, "metric": METRICS[task], "dataset": name, "untrained": 0.1} for task, name in of_sets
+    ]
+    words = dict(explained(rows))
+    assert {plain(task) for task in METRICS} <= words.keys()
+    assert {"top1", "R@K", "chance", "95 % interval", "untrained", "n"} <= words.keys()
+    assert "the ways" in words["few shot"]
+    assert "untrained" not in dict(explained([{**rows[0], "untrained": None}]))
+
+
+def test_the_size_of_the_model_is_read_off_its_weights(recipe: Recipe, whole_run: RunDirectory) -> None:
+    with whole_run.begin("train", "all", "f") as writer:
+        weights = {"a": np.zeros((1000, 2000), np.float32), "b": np.zeros(3, np.float32)}
+        save_file(weights, writer.path("model/open_clip_model.safetensors"))
+        writer.commit(Outcome(300, notes={"pairs": [120]}))
+    assert read_contents(whole_run).parameters == 2_000_003
+    assert "2 M Parameters of the model" in Page(write_report(recipe, whole_run)).text
 
 
 def test_another_result_makes_the_report_stale(recipe: Recipe, whole_run: RunDirectory) -> None:
@@ -161,7 +209,7 @@ def test_public_data_sets_stand_beside_the_papers_models(recipe: Recipe, judged_
     html = write_report(recipe, judged_run)
     text = Page(html).text
     for expected in (
-        "dtd zero shot top1 21.3 % 19.3 % to 23.3 % 1.0 % 1,880",
+        "dtd: zero shot top1 21.3 % 19.3 to 23.3 % 1.0 % 1,880",
         "linear probe, mean over dtd, pets",
         "this model 58.1 %",
         "image retrieval, mean over flickr8k",
@@ -232,6 +280,22 @@ def test_an_empty_run_still_makes_a_page(tmp_path: Path) -> None:
 def test_visible_shows_control_characters_and_cuts_long_text() -> None:
     assert visible("a\nb\x7f\ud800\u202e") == "a␊b" + 3 * "\N{REPLACEMENT CHARACTER}"
     assert len(visible("word " * 10_000)) == 300
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_it_fits_a_telephone(recipe: Recipe, judged_run: RunDirectory) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    write_report(recipe, judged_run)
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 400, "height": 900})
+        page.goto((judged_run.path / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        figure = page.locator("table.results tr:not(.group) td").first.bounding_box()
+        assert figure is not None
+        assert figure["x"] + figure["width"] <= 400
+        assert figure["height"] < 80, "a figure is broken into letters"
+        browser.close()
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")

@@ -153,16 +153,18 @@ def read_origins(run: RunDirectory) -> Origins:
     trained = run.manifests("train")
     sources = training.get("sources") or [{"kind": "run"}]
     pairs = trained[0].notes.get("pairs") if trained else None
-    own_pairs = sum(one.rows for one in manifests if one.split == "train")
+    own = [one for one in manifests if one.split == "train"]
+    own_pairs = sum(one.rows for one in own)
+    own_licences = _distinct(one.notes.get("licence") for one in own)
     used = [
         TrainedOn(
-            "the images of this run" if own else f"{source['kind']}: {shareable(source['path'])}",
-            pairs[number] if pairs else own_pairs if own else None,
+            "the images of this run" if ours else f"{source['kind']}: {shareable(source['path'])}",
+            pairs[number] if pairs else own_pairs if ours else None,
             float(source.get("weight", 1.0)),
-            joined(licences) or None if own else None,
+            joined(own_licences) or None if ours else None,
         )
         for number, source in enumerate(sources)
-        for own in [source.get("kind", "run") == "run"]
+        for ours in [source.get("kind", "run") == "run"]
     ]
     writers = tuple(shareable(sorted(llms - {IMPORTED})))
     source_type = None

@@ -16,11 +16,11 @@ class Report(Stage):
     """One self-contained HTML file.
 
     `report/report.html` follows from the run's files alone. The copy at the top of the run, which is the
-    one to open, says in addition how long each stage took, from the log.
+    one to open, says in addition when, where and in what time it was made, from the log.
     """
 
     name = "report"
-    revision = 4
+    revision = 5
     reads = ("concepts", "captions", "match", "balance", "images", "train", "eval")
     sections = tuple(section for section in Recipe.model_fields if section != "engine")
 
@@ -43,7 +43,7 @@ class Report(Stage):
         return Outcome(rows=1)
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
-        from synthclip.report.page import with_timings
+        from synthclip.report.page import with_log
         from synthclip.textgen.spending import spent_and_planned
 
         page = self.run.file(self.name, FILE).read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ class Report(Stage):
         concepts = sum(manifest.rows for manifest in self.run.manifests("concepts"))
         spent = tokens_spent(metrics)
         said = spent_and_planned(self.recipe, concepts, spent) if spent else ""
-        self.run.write_text(FILE, with_timings(page, metrics, said))
+        self.run.write_text(FILE, with_log(page, self.recipe, metrics, said))
 
 
 def _digest(manifests: Sequence[Manifest]) -> str:

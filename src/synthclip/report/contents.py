@@ -1,6 +1,8 @@
 """What a report shows, read from a run directory. Whatever is not there yet is None or empty."""
 
 import base64
+import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ from synthclip.textgen.concepts import read_bank
 GALLERY_CAPTIONS = 12
 GALLERY_VARIANTS = 2
 FINDINGS = 6
+EXAMPLES = 2
+"""Texts shown of each reason for a refusal."""
+EXAMPLE_SHARDS = 20
+"""Shards that these are looked for in."""
 OURS = "this model"
 CLASSES_SHOWN = 10
 MIN_CLASS_IMAGES = 5
@@ -117,6 +123,10 @@ class Contents:
     funnel: tuple[Step, ...]
     refused_captions: Mapping[str, int]
     refused_images: Mapping[str, int]
+    captions_refused: Mapping[str, tuple[str, ...]]
+    """Some of the texts refused, by reason."""
+    images_refused: Mapping[str, tuple[str, ...]]
+    """Some of the captions whose images were refused, by reason."""
     origins: Origins
     caption_words: Mapping[int, int]
     """How many captions have how many words."""
@@ -126,6 +136,8 @@ class Contents:
     curve: pa.Table | None
     figures: pa.Table | None
     """Those taken while the model was trained."""
+    parameters: int | None
+    """Numbers in the weights of the model."""
     results: tuple[Mapping[str, Any], ...]
     """Rows of `schema.EVAL_RESULT`, each with what the architecture reaches `untrained`."""
     classes: Classes | None
@@ -145,6 +157,8 @@ def read_contents(run: RunDirectory) -> Contents:
             funnel=tuple(_funnel(reader)),
             refused_captions=reader.refused("captions"),
             refused_images=reader.refused("images"),
+            captions_refused=reader.examples("captions"),
+            images_refused=reader.examples("images"),
             origins=read_origins(run),
             caption_words=_caption_words(reader),
             counts=ConceptCounts(counts["matched"].to_numpy(), counts["selected"].to_numpy())
@@ -154,6 +168,7 @@ def read_contents(run: RunDirectory) -> Contents:
             findings=_findings(reader),
             curve=reader.table("train", "curve.parquet"),
             figures=reader.table("train", "figures.parquet"),
+            parameters=_parameters(reader),
             results=tuple(_beside_untrained(results, reader.table("eval", UNTRAINED))) if results else (),
             classes=_classes(HELDOUT, heldout, reader.rows("concepts")) if heldout else None,
             suites=read_suites(run),
@@ -180,6 +195,19 @@ class _Reader:
     def refused(self, stage: str) -> Mapping[str, int]:
         """Rows refused by reason, the most frequent first."""
         return rejected_by_reason(self.run.manifests(stage))
+
+    def examples(self, stage: str) -> dict[str, tuple[str, ...]]:
+        """The first texts refused for each reason, each once, from the first shards that refused any."""
+        found: dict[str, dict[str, None]] = {reason: {} for reason in self.refused(stage)}
+        refusing = [one.shard for one in self.run.manifests(stage) if one.rejected][:EXAMPLE_SHARDS]
+        for path in (self.run.file(stage, f"rejected/{shard}.parquet") for shard in refusing):
+            for row in (
+                schema.read_table(path, columns=["text", "reason"]).to_pylist() if path.is_file() else ()
+            ):
+                texts = found.setdefault(row["reason"], {})
+                if row["text"] and len(texts) < EXAMPLES:
+                    texts[row["text"]] = None
+        return {reason: tuple(texts) for reason, texts in found.items()}
 
     def files(self, stage: str, prefix: str = "", suffix: str = ".parquet") -> list[Path]:
         """Files by the beginning and end of their path in the stage, in order; rejects are left out."""
@@ -235,6 +263,16 @@ def _caption_words(reader: _Reader) -> dict[int, int]:
             for entry in pc.value_counts(lengths).to_pylist():
                 words[int(entry["values"])] += int(entry["counts"])
     return dict(words)
+
+
+def _parameters(reader: _Reader) -> int | None:
+    found = reader.files("train", "model/", ".safetensors")
+    if not found:
+        return None
+    with found[0].open("rb") as weights:  # 8 bytes for the length of the header, which is JSON
+        header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
+    shapes = [one["shape"] for name, one in header.items() if name != "__metadata__"]
+    return int(sum(math.prod(shape) for shape in shapes))
 
 
 def _gallery(reader: _Reader) -> tuple[Picture, ...]:

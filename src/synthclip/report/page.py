@@ -13,13 +13,17 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from synthclip.evaluation.results import figure_name
+from synthclip.recipe import Recipe
 from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
 from synthclip.report import charts
 from synthclip.report.contents import MIN_CLASS_IMAGES, OURS, ConceptCounts, Contents
+from synthclip.report.facts import duration, facts, stage_times
+from synthclip.report.terms import by_task, explained, plain
+from synthclip.run.stage import tokens_spent
 
-_TIMINGS = "<!--timings-->"
-"""Where the timings go; text from data is escaped, so it can stand nowhere else."""
+_FACTS, _TIMINGS = "<!--facts-->", "<!--timings-->"
+"""Where those go that follow from the log; text from data is escaped, so they can stand nowhere else."""
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _REORDERING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Unicode's classes of characters that turn the text after them around."""
@@ -49,28 +53,19 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
             else [],
             min_class_images=MIN_CLASS_IMAGES,
             origins=contents.origins,
+            facts=Markup(_FACTS),
             timings=Markup(_TIMINGS),
         )
     )
 
 
-def with_timings(page: str, metrics: Iterable[Mapping[str, Any]], tokens: str = "") -> str:
-    """The page with how long each stage's present shards took to make, from the lines of the run's log, and
-    what is to be said of the language model's `tokens`."""
-    shards: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for line in metrics:
-        if line.get("event") == "shard":
-            shards.setdefault(line["stage"], {})[line["shard"]] = line
-    rows = [
-        {
-            "stage": stage,
-            "shards": len(made),
-            "rows": sum(line["rows"] for line in made.values()),
-            "seconds": sum(line["seconds"] for line in made.values()),
-        }
-        for stage, made in shards.items()
-    ]
-    table = environment().get_template("timings.html.j2").render(rows=rows, tokens=tokens)
+def with_log(page: str, recipe: Recipe, metrics: Sequence[Mapping[str, Any]], tokens: str = "") -> str:
+    """The page with what the lines of the run's log say of it: when and where it was made, how long each
+    stage's present shards took, and what is to be said of the language model's `tokens`."""
+    pages = environment()
+    known = facts(recipe, metrics, tokens_spent(metrics))
+    table = pages.get_template("timings.html.j2").render(rows=stage_times(metrics), tokens=tokens)
+    page = page.replace(_FACTS, pages.get_template("facts.html.j2").render(facts=known), 1)
     return page.replace(_TIMINGS, table, 1)
 
 
@@ -222,14 +217,9 @@ def environment(*packages: str) -> jinja2.Environment:
     environment.filters["visible"] = visible
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value: f"{value:.1%}".replace("%", " %")
-    environment.filters["duration"] = _duration
+    environment.filters["duration"] = duration
+    environment.filters["plain"] = plain
+    environment.filters["by_task"] = by_task
+    environment.filters["explained"] = explained
     environment.filters["with_strips"] = _results
     return environment
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

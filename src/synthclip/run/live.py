@@ -3,8 +3,11 @@
 import contextlib
 import fcntl
 import os
+import platform
+import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +51,19 @@ def locked(run: Path) -> Iterator[None]:
             handle.write(f"process {os.getpid()} on {socket.gethostname()}")
             handle.flush()
         yield
+
+
+def machine(engine: str) -> str:
+    """What the work runs on, such as `8 x NVIDIA H100, 64 CPUs (x86_64)`; of a cluster, by which engine."""
+    if engine != "local":
+        return f"a cluster, by {engine}"
+    cards: Counter[str] = Counter()
+    for path in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        with contextlib.suppress(OSError):
+            named = re.search(r"^Model:\s*(.+)$", path.read_text(), re.MULTILINE)
+            cards[named[1].strip() if named else "GPU"] += 1
+    shown = [f"{count} x {name}" for name, count in sorted(cards.items())]
+    return ", ".join([*shown, f"{os.cpu_count()} CPUs ({platform.machine()})"])
 
 
 def holder(run: Path) -> str | None:

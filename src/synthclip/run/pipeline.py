@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import synthclip
 from synthclip.errors import SynthClipError, last_line
 from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe, load_saved_recipe, saved_recipe_name
 from synthclip.recipe.section import differences
 from synthclip.run.durable import disk_errors, is_partial, rejected_by_reason
 from synthclip.run.engine import Done, Progress, Shard, build_engine
-from synthclip.run.live import activity, holder
+from synthclip.run.live import activity, holder, machine
 from synthclip.run.preflight import refuse_missing_packages, refuse_untrusted
 from synthclip.run.progress import Console
 from synthclip.run.sharing import link
@@ -242,7 +243,8 @@ def _make(
     if todo:
         _refuse_damaged_inputs(stage, checked)
         stage.prepare()
-    stage.run.log(event="begin", stage=stage.name, shards=len(todo), total=total)
+    where = {"version": synthclip.__version__, "machine": machine(stage.recipe.engine.kind)}
+    stage.run.log(event="begin", stage=stage.name, shards=len(todo), total=total, **where)
     engine = build_engine(stage.recipe.engine)
     with console.stage(stage.name, todo, total) as bar:
         for event in engine.map(
