@@ -15,7 +15,8 @@ import drawn_run
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.run.store import Outcome, RunDirectory
-from synthclip.view.app import Explorer
+from synthclip.view.app import application
+from synthclip.view.explorer import Explorer
 from synthclip.view.filters import Filter, match_of
 from synthclip.view.gallery import Gallery, Page
 from synthclip.view.index import Index
@@ -177,7 +178,7 @@ def test_nothing_is_written_into_a_run(run: RunDirectory, monkeypatch: pytest.Mo
     before = state()
     explorer = Explorer([run.path])
     explorer.runs["run"].index.refresh()
-    client = TestClient(explorer.app, base_url="http://localhost")
+    client = TestClient(application(explorer), base_url="http://localhost")
     key = explorer.runs["run"].gallery.page(Filter()).tiles[0].key
     for address in ("", "gallery", f"image/train/{key}", f"trace/train/{key}", "concepts", "evaluation"):
         client.get(f"/run/{address}")

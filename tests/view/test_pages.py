@@ -13,15 +13,16 @@ from synthclip import schema
 from synthclip.cli import app as cli
 from synthclip.errors import SynthClipError
 from synthclip.run.store import RunDirectory
-from synthclip.view.app import Explorer, runs_in, serve
+from synthclip.view.app import application, runs_in, serve
+from synthclip.view.explorer import Explorer
 
 BASE = "http://localhost"
 
 
 def opened(run: RunDirectory, token: str | None = None) -> TestClient:
-    explorer = Explorer([run.path], token)
+    explorer = Explorer([run.path])
     explorer.runs["run"].index.refresh()
-    return TestClient(explorer.app, base_url=BASE)
+    return TestClient(application(explorer, token), base_url=BASE)
 
 
 def jpegs(html: str) -> list[str]:

@@ -176,18 +176,27 @@ def delta_lines(results: Sequence[dict[str, Any]], against: Sequence[Row] = ()) 
 
 
 def run_table(runs: Sequence[Path]) -> Table:
-    """The recipe values of finished stages, and the rows of each, in which runs differ from the first."""
+    """`run_differences` as a table."""
     table = Table("differs", *map(str, runs), box=None, pad_edge=False)
-    base, *others = (_description(run) for run in runs)
-    changed = [{key: (old, new) for key, old, new in differences(base, other)} for other in others]
-    for key in sorted({key for one in changed for key in one}):
-        old = next(one[key][0] for one in changed if key in one)
-        table.add_row(key, str(old), *(str(one[key][1] if key in one else old) for one in changed))
+    for key, values in run_differences(runs).items():
+        table.add_row(key, *values)
     return table
 
 
+def run_differences(runs: Sequence[Path]) -> dict[str, list[str]]:
+    """The recipe values of finished stages, and the rows of each, in which runs differ from the first: for
+    each run its value."""
+    base, *others = (_description(run) for run in runs)
+    changed = [{key: (old, new) for key, old, new in differences(base, other)} for other in others]
+    found = {}
+    for key in sorted({key for one in changed for key in one}):
+        old = next(one[key][0] for one in changed if key in one)
+        found[key] = [str(old), *(str(one[key][1] if key in one else old) for one in changed)]
+    return found
+
+
 def _description(run: Path) -> dict[str, Any]:
-    directory = RunDirectory(run)
+    directory = RunDirectory(run, read_only=True)
     stages = [path.parent.name for path in sorted(run.glob("*/stage.json"))]
     values: dict[str, Any] = {}
     for stage in stages:

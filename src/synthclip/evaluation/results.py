@@ -195,10 +195,7 @@ def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
         raise SynthClipError(
             f"{run_a} and {run_b} have no figure in common: evaluate both on the same data first"
         )
-    items_a, items_b = (
-        read_items(path.with_name("items.parquet") for path in _tables(run, "results.parquet"))
-        for run in (run_a, run_b)
-    )
+    items_a, items_b = (read_items(tables_of(run, "items.parquet")) for run in (run_a, run_b))
     found = []
     for key in (key for key in a if key in b):
         difference = Difference(*key, a[key], b[key], None)
@@ -224,16 +221,20 @@ def not_current(run: Path) -> list[str]:
             why = f", {held.reason}" if held.reason else ""
             lines.append(f"{run}: the figures on held-out data are not current ({held.state}{why})")
     model = (digest_of_files(str(run)) or "")[:16]
-    for path in _tables(run, "results.parquet"):
+    for path in tables_of(run, "results.parquet"):
         folder = path.parent
-        if folder.parent != run and any(row["checkpoint"] not in (model, None) for row in read_results(path)):
+        if folder.parent == run / ON_PUBLIC_DATA and any(
+            row["checkpoint"] not in (model, None) for row in read_results(path)
+        ):
             lines.append(f"{run}: the figures in {ON_PUBLIC_DATA}/{folder.name} are of another model")
     return [f"{line}: run `synthclip eval {run}` again" for line in lines]
 
 
-def _tables(run: Path, name: str) -> list[Path]:
-    """The tables of this name that a run's evaluations wrote: on its held-out set, then on suites."""
-    folders = (run / "eval", *sorted((run / ON_PUBLIC_DATA).glob("*")))
+def tables_of(run: Path, name: str) -> list[Path]:
+    """The tables of this name that a run's evaluations wrote: on its held-out set, then on suites, then those
+    of the sweep that it is part of."""
+    judged = run.absolute().parent.parent / "judged" / run.absolute().name
+    folders = (run / "eval", *sorted((run / ON_PUBLIC_DATA).glob("*")), judged)
     return [path for folder in folders if (path := folder / name).is_file()]
 
 
@@ -242,7 +243,7 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 
 def _figures(run: Path) -> dict[Key, float]:
-    paths = _tables(run, "results.parquet")
+    paths = tables_of(run, "results.parquet")
     if not paths:
         raise SynthClipError(f"{run}: no results of an evaluation: run `synthclip eval {run}` first")
     return {key_of(row): row["value"] for path in paths for row in read_results(path)}
@@ -301,7 +302,7 @@ def never_tested(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def class_table(run: Path) -> list[dict[str, Any]]:
     """A run's zero-shot results by class, from all its evaluations: rows of `schema.EVAL_CLASS`."""
-    paths = _tables(run, "per_class.parquet")
+    paths = tables_of(run, "per_class.parquet")
     rows = [row for path in paths for row in schema.read_table(path).to_pylist()]
     if not rows:
         raise SynthClipError(f"{run}: no zero-shot results by class: run `synthclip eval {run}` first")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from synthclip import keys, schema
 from synthclip.evaluation import UNTRAINED
 from synthclip.evaluation.paper import METRICS, delta_mtl, paper_rows, row_of
-from synthclip.evaluation.results import ON_PUBLIC_DATA
+from synthclip.evaluation.results import ON_PUBLIC_DATA, key_of
 from synthclip.interop.origins import Origins, read_origins
 from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
@@ -150,7 +150,6 @@ def read_contents(run: RunDirectory) -> Contents:
     with run.cached_manifests():
         reader = _Reader(run)
         counts = reader.table("balance", "counts.parquet")
-        results = reader.table("eval", "results.parquet")
         per_class = reader.table("eval", "per_class.parquet")
         heldout = [row for row in per_class.to_pylist() if row["dataset"] == HELDOUT] if per_class else []
         return Contents(
@@ -169,18 +168,20 @@ def read_contents(run: RunDirectory) -> Contents:
             curve=reader.table("train", "curve.parquet"),
             figures=reader.table("train", "figures.parquet"),
             parameters=_parameters(reader),
-            results=tuple(_beside_untrained(results, reader.table("eval", UNTRAINED))) if results else (),
+            results=read_own_results(run),
             classes=_classes(HELDOUT, heldout, reader.rows("concepts")) if heldout else None,
             suites=read_suites(run),
         )
 
 
-def _beside_untrained(results: pa.Table, untrained: pa.Table | None) -> Iterator[dict[str, Any]]:
-    """Rows of `schema.EVAL_RESULT`, with the value of a model with random weights where it was taken."""
-    rows = untrained.to_pylist() if untrained else []
-    values = {(row["dataset"], row["task"], row["metric"]): row["value"] for row in rows}
-    for row in results.to_pylist():
-        yield {**row, "untrained": values.get((row["dataset"], row["task"], row["metric"]))}
+def read_own_results(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
+    """Rows of `schema.EVAL_RESULT` on the run's own held-out data, each with the value that random weights
+    reach as `untrained`, where that was taken."""
+    reader = _Reader(run)
+    results, untrained = (reader.table("eval", name) for name in ("results.parquet", UNTRAINED))
+    values = {key_of(row): row["value"] for row in (untrained.to_pylist() if untrained else ())}
+    rows = results.to_pylist() if results else []
+    return tuple({**row, "untrained": values.get(key_of(row))} for row in rows)
 
 
 class _Reader:

@@ -17,7 +17,7 @@ from synthclip.recipe import Recipe
 from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
 from synthclip.report import charts
-from synthclip.report.contents import MIN_CLASS_IMAGES, OURS, ConceptCounts, Contents
+from synthclip.report.contents import MIN_CLASS_IMAGES, OURS, ConceptCounts, Contents, Suites
 from synthclip.report.facts import duration, facts, stage_times
 from synthclip.report.terms import by_task, explained, plain
 from synthclip.run.stage import tokens_spent
@@ -39,24 +39,25 @@ def render(name: str, recipe: Mapping[str, Any], contents: Contents) -> str:
             name=name,
             recipe=yaml.safe_dump(shareable(recipe), sort_keys=False, allow_unicode=True, width=100),
             contents=contents,
-            headlines=_headlines(contents.results),
+            headlines=headlines(contents.results),
             concept_chart=_concept_chart(contents.counts),
             length_chart=charts.histogram(contents.caption_words, "words in a caption", "captions"),
-            loss_chart=_loss_chart(contents.curve, recipe),
+            loss_chart=loss_chart(contents.curve, recipe),
             training=_training(contents.curve),
-            figure_charts=_figure_charts(contents.figures),
+            figure_charts=figure_charts(contents.figures),
             chosen=_chosen(contents.figures, recipe),
-            suites=contents.suites,
-            ours=OURS,
-            class_charts=[_class_chart(classes.accuracy) for classes in contents.suites.classes]
-            if contents.suites
-            else [],
-            min_class_images=MIN_CLASS_IMAGES,
+            **of_suites(contents.suites),
             origins=contents.origins,
             facts=Markup(_FACTS),
             timings=Markup(_TIMINGS),
         )
     )
+
+
+def of_suites(suites: Suites | None) -> dict[str, Any]:
+    """What the template `suites.html.j2` shows."""
+    drawn = [_class_chart(classes.accuracy) for classes in suites.classes] if suites else []
+    return {"suites": suites, "ours": OURS, "class_charts": drawn, "min_class_images": MIN_CLASS_IMAGES}
 
 
 def with_log(page: str, recipe: Recipe, metrics: Sequence[Mapping[str, Any]], tokens: str = "") -> str:
@@ -83,7 +84,7 @@ def _picture(char: str) -> str:
     return _REPLACED if reorders or unicodedata.category(char) in ("Cc", "Cs") else char
 
 
-def _headlines(results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def headlines(results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The first metric of each task, zero-shot before the others."""
     first: dict[str, Mapping[str, Any]] = {}
     for result in results:
@@ -132,7 +133,7 @@ def _concept_chart(counts: ConceptCounts | None) -> Markup:
     )
 
 
-def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
+def loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
     if curve is None or curve.num_rows < 2:
         return Markup("")
     steps, loss = curve["step"].to_numpy(), curve["loss"].to_numpy()
@@ -142,7 +143,7 @@ def _loss_chart(curve: pa.Table | None, recipe: Mapping[str, Any]) -> Markup:
     return charts.lines(series, charts.Axis("step"), charts.Axis("contrastive loss"), marks=marks)
 
 
-def _figure_charts(figures: pa.Table | None) -> dict[str, Markup]:
+def figure_charts(figures: pa.Table | None) -> dict[str, Markup]:
     """The figures taken in training over its steps, a chart a set: of each task the first metric."""
     if figures is None:
         return {}

@@ -113,10 +113,10 @@ def _shown(status: "Status", no_wrap: bool | None = None) -> Group:
             ", ".join(f"{reason} {count}" for reason, count in state.rejected.items()) or "-",
             "-" if seconds is None else f"{seconds:.1f}",
         )
-    return Group(table, *(Text(line, no_wrap=no_wrap, overflow="fold") for line in _said(status)))
+    return Group(table, *(Text(line, no_wrap=no_wrap, overflow="fold") for line in said(status)))
 
 
-def _said(status: "Status") -> Iterator[str]:
+def said(status: "Status") -> Iterator[str]:
     """The lines below the table."""
     if status.evaluated:
         figures = dict(status.evaluated)

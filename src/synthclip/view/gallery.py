@@ -20,8 +20,11 @@ MAX_PAGE = 200
 _CHUNK = 1000
 _MAX_CHUNKS = 50
 """Of captions or scores that are looked through for one page."""
+_PER_CAPTION = 16
+"""Images of a caption among which one of each is found."""
 _COUNTED = 20_000
 """Captions up to which matches are counted, and sorted by score in memory."""
+# A `+facet` is not looked up by its index, where a caption or the order leads to far fewer images.
 _COLUMNS = (
     "i.id, i.key, i.variant, i.attempt, i.seed, i.scores, i.caption, i.facet, hex(i.sha256) AS sha256, "
     "i.length, c.text, c.concepts, c.content"
@@ -94,7 +97,7 @@ class Gallery:
         total = 0
         for part in _chunks(captions):
             sql = (
-                f"SELECT count(*) FROM image WHERE caption IN ({_list(part)}) AND facet IN ({_list(facets)})"
+                f"SELECT count(*) FROM image WHERE caption IN ({_list(part)}) AND +facet IN ({_list(facets)})"
             )
             total += int(self._index.read(sql)[0][0])
         return total
@@ -142,6 +145,24 @@ class Gallery:
         rows = self._index.read(sql, (signed_id(tile.content), MAX_PAGE))
         return self.tiles([row[0] for row in rows])
 
+    def latest(self, count: int) -> tuple[Tile, ...]:
+        """The images that were indexed last, one of each caption."""
+        facets = _list(self._chosen(Filter()))
+        sql = f"SELECT caption, id FROM image WHERE +facet IN ({facets}) ORDER BY id DESC LIMIT ?"
+        rows = self._index.read(sql, (_PER_CAPTION * count,))
+        return self.tiles(list({row[0]: row[1] for row in reversed(rows)}.values())[::-1][:count])
+
+    def picture_of(self, concepts: Sequence[int]) -> dict[int, Tile]:
+        """For each of the concepts one kept image of it."""
+        sql = (
+            "SELECT i.id FROM tag t CROSS JOIN image i ON i.caption = t.caption "
+            "JOIN facet f ON f.id = i.facet WHERE t.concept = ? AND t.images > 0 AND f.reason = '' LIMIT 1"
+        )
+        found = {concept: self._index.read(sql, (concept,)) for concept in concepts}
+        ids = {concept: rows[0][0] for concept, rows in found.items() if rows}
+        tiles = {tile.id: tile for tile in self.tiles(list(ids.values()))}
+        return {concept: tiles[image] for concept, image in ids.items() if image in tiles}
+
     def place(self, image: int) -> tuple[str, int, int, str] | None:
         """(shard, offset, length, SHA-256) of a kept image's JPEG in its tar."""
         rows = self._index.read(
@@ -177,7 +198,7 @@ class Gallery:
             captions = search.captions(caption, _CHUNK)
             sql = (
                 f"SELECT caption, id FROM image WHERE caption IN ({_list(captions)}) "
-                f"AND facet IN ({_list(facets)}) AND (caption, id) > (?, ?) ORDER BY caption, id LIMIT ?"
+                f"AND +facet IN ({_list(facets)}) AND (caption, id) > (?, ?) ORDER BY caption, id LIMIT ?"
             )
             rows = self._index.read(sql, (caption, image, size + 1 - len(found)))
             found += [(row[0], row[1]) for row in rows]
@@ -230,7 +251,7 @@ class Gallery:
         found = []
         for part in _chunks(captions):
             sql = f"SELECT id, scores FROM image WHERE caption IN ({_list(part)})"
-            for row in self._index.read(f"{sql} AND facet IN ({_list(facets)})"):
+            for row in self._index.read(f"{sql} AND +facet IN ({_list(facets)})"):
                 value = json.loads(row[1]).get(name)
                 if value is not None:
                     found.append((value, row[0]))
