@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pyarrow.parquet as pq
 import torch
 from rich.table import Table
 from safetensors.torch import save_file
+
+from synthclip.models import open_clip
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 """Holds `cifar10/{train,test}.parquet` and `captions/flickr8k-captions.txt.gz`."""

@@ -1,5 +1,6 @@
 import json
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from heldout_run import MODEL_CONFIG, picture
+from PIL import Image
 from safetensors.torch import save_file
 from test_datasets import class_folders, hash_of, tar_of
 from typer.testing import CliRunner
@@ -16,7 +18,7 @@ from small_inputs import save_model
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
-from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.encoder import Encoder, Features, split_preprocess
 from synthclip.evaluation.evaluators import Settings, parse_templates
 from synthclip.evaluation.probes import fit_probe
 from synthclip.evaluation.suites import SuiteResult, evaluate, open_suite, plan_of, plan_of_names
@@ -254,6 +256,27 @@ def test_a_model_of_another_resolution_has_its_own(root: Path, tmp_path: Path) -
     model = save_model(tmp_path / "model", **config)
     found = judge(model, "shapes", root, tmp_path)
     assert found.results[0]["n"] == 36
+
+
+def test_features_are_those_of_the_whole_preprocessing_on_any_number_of_threads(model_folder: Path) -> None:
+    model, preprocess, tokenizer = load_model(model_folder)
+    whole, batched = split_preprocess(preprocess)
+    pictures = [Image.open(BytesIO(picture(seed))) for seed in range(5)]
+    pixels_53HW = torch.stack([preprocess(one) for one in pictures])
+    assert torch.equal(batched(torch.stack([whole(one) for one in pictures])), pixels_53HW)
+    with torch.inference_mode():
+        wanted = model.encode_image(pixels_53HW, normalize=True).numpy()
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found = Encoder(model, preprocess, tokenizer, batch_size=4).images(
+            [*pictures[:3], b"", *pictures[3:]]
+        )
+        assert found.features.numpy() == pytest.approx(wanted, abs=1e-6)
+        assert found.kept.tolist() == [0, 1, 2, 4, 5]
+        assert found.unreadable == (3,)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
 
 
 def test_images_of_a_size_the_model_does_not_take_are_refused(model_folder: Path) -> None:
