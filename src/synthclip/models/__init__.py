@@ -8,8 +8,10 @@ imports these libraries from here (`from synthclip.models import open_clip`), wh
 
 import importlib
 import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ def __getattr__(name: str) -> Any:
     if name not in _NEED_TORCHVISION:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _declare_operators()
+    _import_torchvision()
+    if name in ("open_clip", "timm"):
+        _import_timm()
     return importlib.import_module(name)
 
 
@@ -66,3 +71,40 @@ def _declare_operators() -> Any:
     for operator in ("nms", "qnms"):
         declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return declared
+
+
+@cache
+def _import_torchvision() -> None:
+    """Import torchvision, but not torch's compiler with it, which takes more than a second: for the one
+    function that torchvision asks of it there is one that imports the compiler when it is called.
+    """
+    compiler = "torch._dynamo.utils"
+    if compiler in sys.modules or importlib.util.find_spec("torchvision") is None:
+        return
+
+    def is_compile_supported(device_type: str) -> bool:
+        return bool(importlib.import_module(compiler).is_compile_supported(device_type))
+
+    sys.modules[compiler] = stand_in = ModuleType(compiler)
+    stand_in.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
+    try:
+        importlib.import_module("torchvision")
+    finally:
+        del sys.modules[compiler]
+
+
+@cache
+def _import_timm() -> None:
+    """Import timm, whose functions that are not to be compiled are marked so in torch's own way that imports
+    the compiler when they are called."""
+    import torch
+    from torch._compile import _disable_dynamo as when_called
+
+    def disable(fn: Any = None, recursive: Any = True, *, reason: Any = None) -> Any:
+        return when_called(fn, recursive)
+
+    at_once, torch.compiler.disable = torch.compiler.disable, disable
+    try:
+        importlib.import_module("timm")
+    finally:
+        torch.compiler.disable = at_once
