@@ -9,7 +9,8 @@ from the training split to learn from and 6 from the test split to judge on, cla
 mean. All episodes are taken at once.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,12 @@ _EPISODES_PER_CHUNK = 256
 _DECADES = tuple(10.0**power for power in range(1, -7, -1))
 """Strengths of the sweep, strong to weak, for features of mean variance one."""
 _VALIDATION_SHARE = 0.2
-_MAX_ITERATIONS = 1000
+_WORSE = 3
+"""Decades in a row, all worse than the best, that end the sweep: weaker strengths take longer to fit."""
+_MAX_ITERATIONS, _HISTORY = 1000, 20
+_LEAST_SLOPE, _LEAST_CHANGE, _LEAST_CURVATURE = 1e-5, 1e-8, 1e-8
+_DESCENT, _ROUNDING, _LEAST_LENGTH = 1e-4, 1e-7, 1e-4
+"""Of the descent that the slope foretells, what a step has to reach; float32's error of the loss."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ class LogisticRegression:
     with the bias left free: scikit-learn's `LogisticRegression(C=1 / (l2 * N))`. Prepared once for a set of
     features, then `fit` for each strength, each from where the last ended.
 
-    L-BFGS runs in the features' principal axes, each scaled by Böhning's (1992) bound on the curvature along
-    it. That changes no minimum, only how soon it is reached.
+    L-BFGS runs in the features' principal axes, each weight scaled by the curvature along it where the fit
+    begins. That changes no minimum, only how soon it is reached.
     """
 
     def __init__(self, features_ND: "Tensor", labels: Indices, classes: int) -> None:
@@ -69,42 +75,69 @@ class LogisticRegression:
         self._mean_D = features_ND.mean(dim=0)
         centred_ND = features_ND - self._mean_D
         variance_D, self._axes_DD = torch.linalg.eigh(centred_ND.T @ centred_ND / len(centred_ND))
-        self._bound_D = variance_D.clamp(min=0) / 2
-        self._rotated_ND = centred_ND @ self._axes_DD
-        self._labels_N = torch.from_numpy(labels).to(device)
-        self._weight_DC = torch.zeros(features_ND.shape[1], classes, device=device)
-        self._bias_C = torch.zeros(classes, device=device)
+        one_1 = torch.ones(1, device=device)
+        # The bias is the weight of a last feature that is always one.
+        self._square_D1 = torch.cat([variance_D.clamp(min=0), one_1])[:, None]
+        self._rotated_ND = torch.cat([centred_ND @ self._axes_DD, one_1.expand(len(centred_ND), 1)], dim=1)
+        self._held_D1 = torch.ones_like(self._square_D1)
+        self._held_D1[-1] = 0
+        self._place_N2 = torch.arange(len(labels), device=device), torch.from_numpy(labels).to(device)
+        self._weight_DC = torch.zeros(len(self._square_D1), classes, device=device)
 
     def fit(self, l2: float) -> Probe:
         """The minimum for one strength."""
-        import torch
-        from torch.nn.functional import cross_entropy
+        penalty_D1 = l2 * self._held_D1
+        share_NC = (self._rotated_ND @ self._weight_DC).softmax(dim=1)
+        curvature_C = (share_NC * (1 - share_NC)).mean(dim=0).clamp(min=_LEAST_CURVATURE)
+        scale_DC = (self._square_D1 * curvature_C + penalty_D1).rsqrt()
 
-        scale_D1 = (self._bound_D + l2).rsqrt()[:, None]
-        scaled_DC = (self._weight_DC / scale_D1).requires_grad_()
-        bias_C = self._bias_C.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [scaled_DC, bias_C],
-            max_iter=_MAX_ITERATIONS,
-            tolerance_grad=1e-5,
-            tolerance_change=1e-8,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
+        def loss(scaled_DC: "Tensor") -> "tuple[float, Tensor]":
+            """The loss and its gradient."""
+            weight_DC = scaled_DC * scale_DC
+            share_NC = (self._rotated_ND @ weight_DC).log_softmax(dim=1)
+            entropy = -share_NC[self._place_N2].mean()
+            value = entropy + (penalty_D1 * weight_DC.square()).sum() / 2
+            share_NC.exp_()[self._place_N2] -= 1
+            slope_DC = self._rotated_ND.T @ share_NC / len(share_NC) + penalty_D1 * weight_DC
+            return float(value), slope_DC * scale_DC
 
-        def closure() -> "Tensor":
-            optimizer.zero_grad()
-            weight_DC = scaled_DC * scale_D1
-            logits_NC = torch.addmm(bias_C, self._rotated_ND, weight_DC)
-            loss: Tensor = cross_entropy(logits_NC, self._labels_N) + l2 / 2 * weight_DC.square().sum()
-            loss.backward()
-            return loss
+        self._weight_DC = _minimum(loss, self._weight_DC / scale_DC) * scale_DC
+        weight_DC = self._axes_DD @ self._weight_DC[:-1]
+        return Probe(weight_DC, self._weight_DC[-1] - self._mean_D @ weight_DC)
 
-        optimizer.step(closure)
-        self._weight_DC = (scaled_DC * scale_D1).detach()
-        self._bias_C = bias_C.detach()
-        weight_DC = self._axes_DD @ self._weight_DC
-        return Probe(weight_DC, self._bias_C - self._mean_D @ weight_DC)
+
+def _minimum(loss: "Callable[[Tensor], tuple[float, Tensor]]", start: "Tensor") -> "Tensor":
+    """Where a convex function, given as its value and gradient, is least, by L-BFGS (Nocedal and Wright,
+    2006, algorithm 7.4) with steps halved until they descend.
+
+    torch's own imports its compiler, and its search of a step needs more values of the function.
+    """
+    point, (value, slope) = start, loss(start)
+    moves: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_HISTORY)
+    for _ in range(_MAX_ITERATIONS):
+        if slope.abs().max() <= _LEAST_SLOPE:
+            break
+        ahead, shares = -slope, []
+        for step, bend, product in reversed(moves):
+            shares.append((step * ahead).sum() / product)
+            ahead = ahead - shares[-1] * bend
+        if moves:
+            _, bend, product = moves[-1]
+            ahead = ahead * (product / bend.square().sum())
+        for (step, bend, product), share in zip(moves, reversed(shares), strict=True):
+            ahead = ahead + step * (share - (bend * ahead).sum() / product)
+        descent, length = float((ahead * slope).sum()), 1.0
+        found, found_slope = loss(point + ahead)
+        while found > value + _DESCENT * length * descent + _ROUNDING * abs(value) and length > _LEAST_LENGTH:
+            length /= 2
+            found, found_slope = loss(point + length * ahead)
+        step, bend, change = length * ahead, found_slope - slope, abs(found - value)
+        point, value, slope = point + step, found, found_slope
+        if change < _LEAST_CHANGE or step.abs().max() < _LEAST_CHANGE:
+            break
+        if (product := (step * bend).sum()) > 0:
+            moves.append((step, bend, product))
+    return point
 
 
 def fit_probe(
@@ -151,6 +184,8 @@ def choose_strength(features_ND: "Tensor", labels: Indices, validation: Indices,
     scores: dict[float, int] = {}
     for l2 in _DECADES:
         scores[l2] = right(l2)
+        if len(scores) > _WORSE and max(list(scores.values())[-_WORSE:]) < max(scores.values()):
+            break
     for l2 in _between(_best(scores)):
         scores[l2] = right(l2)
     return _best(scores)
