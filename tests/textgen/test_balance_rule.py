@@ -1,10 +1,12 @@
 """The arithmetic of balancing against its definition."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip import keys
+from synthclip.textgen import match
 from synthclip.textgen.balance import Curve, draws, dropped, keep_probability
 from synthclip.textgen.match import Matches, first_of_equal
 
@@ -36,11 +38,15 @@ def test_without_t_all_that_match_are_kept() -> None:
     assert keep_probability(matches.offsets, matches.concepts, dropped(counts, None)).tolist() == [1, 0, 1]
 
 
-@given(st.lists(st.lists(st.integers(0, 8), max_size=8), max_size=6))
-def test_the_first_of_equal_ids_is_told_from_its_repeats(files: list[list[int]]) -> None:
+@pytest.mark.parametrize("at_once", [3, 2**25])
+@given(st.lists(st.lists(st.integers(0, 8).map((2**60).__mul__), max_size=8), max_size=6))
+def test_the_first_of_equal_ids_is_told_from_its_repeats(at_once: int, files: list[list[int]]) -> None:
     arrays = [np.array(file, np.uint64) for file in files]
     seen: set[int] = set()
-    for file, mask in zip(files, first_of_equal(arrays), strict=True):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(match, "_IDS_AT_ONCE", at_once)
+        masks = first_of_equal(arrays)
+    for file, mask in zip(files, masks, strict=True):
         assert mask.tolist() == [
             number not in seen and number not in file[:place] for place, number in enumerate(file)
         ]

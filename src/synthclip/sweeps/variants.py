@@ -148,7 +148,7 @@ def read_sweep(source: str, arguments: Sequence[str] = (), **options: Any) -> Sw
     """
     path = Path(source)
     label = source if path.is_file() else f"sweep {source}"
-    if source in bundled_sweeps() and not path.exists():
+    if source in bundled_sweeps() and not path.is_file():
         packaged = resources.files("synthclip.sweeps") / "bundled" / f"{source}.yaml"
         raw = parse_yaml(packaged.read_text(encoding="utf-8"), label)
     else:

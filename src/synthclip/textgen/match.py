@@ -22,6 +22,7 @@ from synthclip.textgen.concepts import BANK, read_bank
 from synthclip.textgen.matcher import ConceptMatcher
 
 _ROWS_IN_MEMORY = 262_144
+_IDS_AT_ONCE = 2**25
 
 
 class Match(Stage):
@@ -169,9 +170,7 @@ def _of_shard(run: RunDirectory, shard: str) -> Sequence[Part]:
 
 def first_of_equal(files: Sequence[U64]) -> list[NDArray[np.bool_]]:
     """Which rows hold an id for the first time, bool [N] for each of `files`, uint64 [N], in their order."""
-    ids = np.sort(np.concatenate([np.empty(0, np.uint64), *files]))
-    repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
-    del ids
+    repeated = _repeated(files)
     seen = np.zeros(len(repeated), bool)
     masks = []
     for file in files:
@@ -185,6 +184,22 @@ def first_of_equal(files: Sequence[U64]) -> list[NDArray[np.bool_]]:
             seen[where] = True
         masks.append(fresh)
     return masks
+
+
+def _repeated(files: Sequence[U64]) -> U64:
+    """The ids that stand in more than one row, ascending.
+
+    Those with the same top bits are looked at together, so that what is sorted at a time stays of one size.
+    """
+    bits = (sum(map(len, files)) // _IDS_AT_ONCE).bit_length()
+    shift = np.uint64(64 - bits)
+
+    def among(bucket: int) -> U64:
+        ids = np.concatenate([file[file >> shift == bucket] for file in files] if bits else list(files))
+        ids.sort()
+        return np.unique(ids[1:][ids[1:] == ids[:-1]])
+
+    return np.concatenate([among(bucket) for bucket in range(2**bits)]) if files else np.empty(0, np.uint64)
 
 
 class SortedByBucket:
