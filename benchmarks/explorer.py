@@ -147,6 +147,11 @@ class Explorer:
         assert found
         return int(found[1]) / 1024
 
+    def cpu_s(self) -> float:
+        """What its process has worked so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait()
@@ -164,6 +169,7 @@ def measure(run: Path, kept: Path | None) -> None:
             while b"Still indexing" in explorer.get("gallery") or b"No image yet" in explorer.get("gallery"):
                 time.sleep(0.2)
             _show("index, s", time.monotonic() - started)
+            _show("start and index, CPU s", explorer.cpu_s())
             (index,) = Path(cache).rglob("*.sqlite")
             _show("index, MB", index.stat().st_size / 1e6)
             _show("memory before, MiB", empty)
