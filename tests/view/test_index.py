@@ -4,6 +4,7 @@ import itertools
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from synthclip.view.filters import Filter, match_of
 from synthclip.view.gallery import Gallery, Page
 from synthclip.view.index import Index
 
+ALL = Filter(variants="all")
 WORDS = ("", "wall", "stone", "cat stone", '"a cat"', "wa*", "nowhere", "NUMBER")
 WORDS_TABLE = sqlite3.connect(":memory:")
 WORDS_TABLE.execute("CREATE VIRTUAL TABLE words USING fts5(text)")
@@ -30,6 +32,7 @@ CHOICES = st.builds(
     concept=st.sampled_from(["", "cat", "moon", "nothing"]),
     split=st.sampled_from(["", "train", "heldout"]),
     show=st.sampled_from(["kept", "refused", "all"]),
+    variants=st.sampled_from(["", "all"]),
     reason=st.sampled_from(["", "blank"]),
     sort=st.sampled_from(["", "contrast", "-contrast"]),
 )
@@ -37,11 +40,14 @@ CHOICES = st.builds(
 
 def rows(run: RunDirectory) -> list[dict[str, Any]]:
     """Every image, kept or refused, straight from the run's tables."""
-    found = []
+    found: list[dict[str, Any]] = []
     for path in sorted(run.stage("images").rglob("*.parquet")):
-        refused = "rejected" in path.parts
+        refused, led = "rejected" in path.parts, set[int]()
         for row in schema.read_table(path).to_pylist():
-            found.append({"reason": "", **row, "split": path.parent.name, "refused": refused})
+            leads = row["caption_id"] not in led
+            led.add(row["caption_id"])
+            of = {"split": path.parent.name, "refused": refused, "leads": leads or refused}
+            found.append({"reason": "", **row, **of})
     concepts = {row["caption_id"]: row["concept_ids"] for row in found if not row["refused"]}
     return [{**row, "concept_ids": concepts[row["caption_id"]]} for row in found]
 
@@ -62,6 +68,7 @@ def is_match(row: dict[str, Any], where: Filter) -> bool:
     show = "refused" if where.reason else where.show
     return (
         said
+        and (where.variants == "all" or row["leads"])
         and where.concept in ("", *names)
         and where.split in ("", row["split"])
         and where.reason in ("", row["reason"])
@@ -98,8 +105,8 @@ def test_shards_that_come_change_and_go_are_followed(run: RunDirectory) -> None:
     index = Index(run)
     gallery = Gallery(index)
     index.refresh()
-    assert gallery.count(Filter()) == 144
-    before = gallery.page(Filter(split="heldout")).tiles[0]
+    assert gallery.count(ALL) == 144
+    before = gallery.page(replace(ALL, split="heldout")).tiles[0]
 
     moved = [row for row in rows(run) if row["split"] == "heldout" and not row["refused"]][:2]
     with run.begin("images", "heldout/00000", "changed", schema.REJECTED_IMAGE) as writer:
@@ -107,23 +114,23 @@ def test_shards_that_come_change_and_go_are_followed(run: RunDirectory) -> None:
         shutil.copy(run.file("images", "heldout/00000.tar"), writer.path("heldout/00000.tar"))
         writer.commit(Outcome(2))
     index.refresh()
-    assert gallery.count(Filter(split="heldout")) == 2
-    assert gallery.count(Filter(q="other words")) == 2
+    assert gallery.count(replace(ALL, split="heldout")) == 2
+    assert gallery.count(replace(ALL, q="other words")) == 2
     assert gallery.count(Filter(q="wall", split="heldout")) == 0
     assert gallery.place(before.id) is None
 
     run.remove("images", "heldout/00000")
     index.refresh()
-    assert gallery.count(Filter(split="heldout")) == 0
+    assert gallery.count(replace(ALL, split="heldout")) == 0
     assert gallery.count(Filter(split="heldout", show="all")) == 0
-    assert gallery.count(Filter()) == 120
+    assert gallery.count(ALL) == 120
 
 
 def test_explorers_that_index_at_once_count_nothing_twice(run: RunDirectory) -> None:
     both = [Index(run), Index(run)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda index: index.refresh(), both))
-    assert [Gallery(index).count(Filter()) for index in both] == [144, 144]
+    assert [Gallery(index).count(ALL) for index in both] == [144, 144]
 
 
 def test_an_index_that_is_cut_off_is_made_again(run: RunDirectory) -> None:
@@ -134,7 +141,7 @@ def test_an_index_that_is_cut_off_is_made_again(run: RunDirectory) -> None:
         beside.unlink()
     again = Index(run)
     again.refresh()
-    assert Gallery(again).count(Filter()) == 144
+    assert Gallery(again).count(ALL) == 144
 
 
 def test_a_run_that_is_gone_keeps_its_index(run: RunDirectory) -> None:
@@ -143,7 +150,7 @@ def test_a_run_that_is_gone_keeps_its_index(run: RunDirectory) -> None:
     shutil.move(run.path, run.path.with_name("elsewhere"))
     with pytest.raises(SynthClipError, match="moved or deleted"):
         index.refresh()
-    assert Gallery(index).count(Filter()) == 144
+    assert Gallery(index).count(ALL) == 144
 
 
 def test_damage_of_one_table_is_named_and_leaves_the_other_shards(run: RunDirectory) -> None:
@@ -152,7 +159,7 @@ def test_damage_of_one_table_is_named_and_leaves_the_other_shards(run: RunDirect
     index = Index(run)
     with pytest.raises(SynthClipError, match=r"heldout/00000\.parquet.*verify"):
         index.refresh()
-    assert Gallery(index).count(Filter(split="train")) == 120
+    assert Gallery(index).count(replace(ALL, split="train")) == 120
 
 
 def test_concepts_are_described_from_every_stage(explorer: Explorer) -> None:
@@ -179,7 +186,7 @@ def test_nothing_is_written_into_a_run(run: RunDirectory, monkeypatch: pytest.Mo
     explorer = Explorer([run.path])
     explorer.runs["run"].index.refresh()
     client = TestClient(application(explorer), base_url="http://localhost")
-    key = explorer.runs["run"].gallery.page(Filter()).tiles[0].key
+    key = explorer.runs["run"].gallery.page(ALL).tiles[0].key
     for address in ("", "gallery", f"image/train/{key}", f"trace/train/{key}", "concepts", "evaluation"):
         client.get(f"/run/{address}")
     assert state() == before

@@ -30,7 +30,7 @@ def jpegs(html: str) -> list[str]:
 
 
 def test_the_gallery_shows_the_images_of_the_tars(client: TestClient, drawn: RunDirectory) -> None:
-    page = client.get("/run/gallery?size=200").text
+    page = client.get("/run/gallery?variants=all&size=200").text
     assert "144 images" in page
     addresses = jpegs(page)
     assert len(addresses) == 144
@@ -48,7 +48,7 @@ def test_the_gallery_shows_the_images_of_the_tars(client: TestClient, drawn: Run
 
 
 def test_without_scripts_links_lead_through_the_whole_gallery(client: TestClient) -> None:
-    address, seen = "/run/gallery?size=50&sort=contrast", list[str]()
+    address, seen = "/run/gallery?variants=all&size=50&sort=contrast", list[str]()
     while address:
         page = client.get(address).text
         seen += jpegs(page)
@@ -75,7 +75,7 @@ def test_a_picture_has_its_caption_its_siblings_and_its_commands(
 
 def test_text_from_data_is_shown_and_never_run(client: TestClient) -> None:
     for address in (
-        "/run/gallery?size=200",
+        "/run/gallery?variants=all&size=200",
         "/run/gallery?q=script",
         "/run/gallery?q=<script>alert(1)</script>",
     ):

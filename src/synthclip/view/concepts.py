@@ -12,7 +12,7 @@ from synthclip import schema
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.store import RunDirectory
 from synthclip.view.filters import MAX_CHARS, Filter
-from synthclip.view.gallery import MAX_PAGE, Gallery, Tile
+from synthclip.view.gallery import Gallery, Tile
 from synthclip.view.index import Index
 
 PAGE = 100
@@ -120,21 +120,16 @@ def confusion(
     run: RunDirectory, index: Index, gallery: Gallery, concept: Mapping[str, Any], count: int = _SHOWN
 ) -> Confusion:
     """The held-out pictures of a concept, those told wrong first, beside those of what it is taken for."""
-    where = Filter(concept=concept["text"], split=HELDOUT)
+    where = Filter(concept=concept["text"], split=HELDOUT, variants="all")
     tiles = [tile for tile in gallery.page(where).tiles if tile.concepts == (concept["id"],)]
     right = _told(run, [tile.key for tile in tiles])
     judged = sorted(((tile, right.get(tile.key)) for tile in tiles), key=lambda one: one[1] is not False)
     other = find(index, concept["confused_with"]) if concept["confused_with"] else None
     where = Filter(concept=other["text"] if other else "", split="train")
-    pictures = gallery.page(where, size=MAX_PAGE).tiles if other else ()
+    pictures = gallery.page(where).tiles if other else ()
     alone = [tile for tile in pictures if other and tile.concepts == (other["id"],)] or pictures
-    others = tuple((tile, None) for tile in one_of_each_caption(alone)[:count])
+    others = tuple((tile, None) for tile in alone[:count])
     return Confusion(concept, tuple(judged[:count]), other, others)
-
-
-def one_of_each_caption(tiles: Any) -> tuple[Tile, ...]:
-    """The first image of each caption."""
-    return tuple({tile.text: tile for tile in reversed(tiles)}.values())[::-1]
 
 
 def _told(run: RunDirectory, keys: list[str]) -> dict[str, bool]:

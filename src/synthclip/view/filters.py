@@ -19,6 +19,8 @@ class Filter:
     concept: str = ""
     painter: str = ""
     split: str = ""
+    variants: str = ""
+    """`all`; else of each caption one image by each painter."""
     show: str = "kept"
     """`kept`, `refused` or `all`."""
     reason: str = ""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from synthclip.view.filters import Filter, match_of
 from synthclip.view.index import SHARD_BITS, Index, signed_id
@@ -20,8 +20,6 @@ MAX_PAGE = 200
 _CHUNK = 1000
 _MAX_CHUNKS = 50
 """Of captions or scores that are looked through for one page."""
-_PER_CAPTION = 16
-"""Images of a caption among which one of each is found."""
 _COUNTED = 20_000
 """Captions up to which matches are counted, and sorted by score in memory."""
 # A `+facet` is not looked up by its index, where a caption or the order leads to far fewer images.
@@ -53,6 +51,18 @@ class Tile:
     sha256: str
 
 
+class Facet(NamedTuple):
+    """What some images have in common, and how many these are."""
+
+    split: str
+    painter: str
+    reason: str
+    """Why they were refused; empty where they were kept."""
+    leads: bool
+    """Whether they are the first ones kept of their caption and painter."""
+    images: int
+
+
 @dataclass(frozen=True)
 class Page:
     tiles: tuple[Tile, ...]
@@ -68,12 +78,13 @@ class Gallery:
     def __init__(self, index: Index) -> None:
         self._index = index
 
-    def facets(self) -> dict[int, tuple[str, str, str, int]]:
-        """(split, painter, reason, number of images) by id."""
+    def facets(self) -> dict[int, Facet]:
+        """The facets of the images, by id."""
         rows = self._index.read(
-            "SELECT id, split, painter, reason, sum(images) FROM facet JOIN tally ON facet = id GROUP BY id"
+            "SELECT id, split, painter, reason, leads, sum(images) FROM facet JOIN tally ON facet = id "
+            "GROUP BY id"
         )
-        return {row[0]: (row[1], row[2], row[3], row[4]) for row in rows}
+        return {row[0]: Facet(*row[1:4], bool(row[4]), row[5]) for row in map(tuple, rows)}
 
     def scores(self) -> list[str]:
         """The names of all scores."""
@@ -89,7 +100,7 @@ class Gallery:
         facets = self._chosen(where)
         if not where.is_narrow:
             counts = self.facets()
-            return sum(counts[facet][3] for facet in facets)
+            return sum(counts[facet].images for facet in facets)
         search = _Search(self._index, where)
         captions = search.captions(0, _COUNTED + 1)
         if len(captions) > _COUNTED:
@@ -147,10 +158,10 @@ class Gallery:
 
     def latest(self, count: int) -> tuple[Tile, ...]:
         """The images that were indexed last, one of each caption."""
-        facets = _list(self._chosen(Filter()))
-        sql = f"SELECT caption, id FROM image WHERE +facet IN ({facets}) ORDER BY id DESC LIMIT ?"
-        rows = self._index.read(sql, (_PER_CAPTION * count,))
-        return self.tiles(list({row[0]: row[1] for row in reversed(rows)}.values())[::-1][:count])
+        sql = "SELECT id FROM image WHERE facet = ? ORDER BY id DESC LIMIT ?"
+        facets = self._chosen(Filter())
+        ids = (row[0] for facet in facets for row in self._index.read(sql, (facet, count)))
+        return self.tiles(heapq.nlargest(count, ids))
 
     def picture_of(self, concepts: Sequence[int]) -> dict[int, Tile]:
         """For each of the concepts one kept image of it."""
@@ -181,11 +192,12 @@ class Gallery:
         show = "refused" if where.reason else where.show
         return [
             facet
-            for facet, (split, painter, reason, _) in self.facets().items()
-            if where.split in ("", split)
-            and where.painter in ("", painter)
-            and where.reason in ("", reason)
-            and (show == "all" or (show == "refused") == bool(reason))
+            for facet, of in self.facets().items()
+            if where.split in ("", of.split)
+            and where.painter in ("", of.painter)
+            and where.reason in ("", of.reason)
+            and (show == "all" or (show == "refused") == bool(of.reason))
+            and (where.variants == "all" or of.leads or of.reason)
         ]
 
     def _by_caption(self, where: Filter, facets: Sequence[int], after: str, size: int) -> Page:
@@ -328,15 +340,15 @@ class _Search:
         return {row[0] for row in self._index.read(sql, values)}
 
 
-def _tile(row: Any, facets: Mapping[int, tuple[str, str, str, int]]) -> Tile:
-    split, painter, reason, _ = facets[row["facet"]]
+def _tile(row: Any, facets: Mapping[int, Facet]) -> Tile:
+    of = facets[row["facet"]]
     content = row["content"]
     return Tile(
         row["id"],
         row["key"] or "",
-        split,
-        painter,
-        reason,
+        of.split,
+        of.painter,
+        of.reason,
         row["text"],
         tuple(json.loads(row["concepts"])),
         None if content is None else content % (1 << 64),

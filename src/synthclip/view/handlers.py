@@ -70,9 +70,10 @@ def gallery(explorer: Explorer, request: Request) -> Response:
         size=asked_size,
         total=run.gallery.count(where),
         cut=len(asked.get("q", "")) > MAX_CHARS,
-        splits=sorted({split for split, _, _, _ in facets}),
-        painters=sorted({painter for _, painter, _, _ in facets if painter}),
-        reasons=sorted({reason for _, _, reason, _ in facets if reason}),
+        splits=sorted({facet.split for facet in facets}),
+        painters=sorted({facet.painter for facet in facets if facet.painter}),
+        reasons=sorted({facet.reason for facet in facets if facet.reason}),
+        has_variants=any(not facet.leads and not facet.reason for facet in facets),
         scores=run.gallery.scores(),
         progress=run.index.progress,
     )
@@ -153,9 +154,7 @@ def concept(explorer: Explorer, request: Request) -> Response:
         concept=row,
         confusion=concepts.confusion(run.directory, run.index, run.gallery, row),
         mistaken=concepts.mistaken_for(run.index, name),
-        pictures=concepts.one_of_each_caption(
-            run.gallery.page(Filter(concept=name, split="train"), size=MAX_PAGE).tiles
-        )[:_LATEST],
+        pictures=run.gallery.page(Filter(concept=name, split="train"), size=_LATEST).tiles,
         captions=concepts.captions(run.index, row["id"]),
         commands=[
             f"printf '%s\\n' {shlex.quote(name)} > {file}",

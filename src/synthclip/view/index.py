@@ -28,7 +28,7 @@ from synthclip.view.bank import describe
 
 SHARD_BITS = 24
 """A shard has fewer than 2^24 images."""
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same run would be indexed otherwise; part of the file's name."""
 _EVERY_S = 2.0
 _BUSY_S = 60.0
@@ -36,7 +36,8 @@ _WRITER_CACHE_KIB = 65_536
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS shard(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, seal TEXT);
 CREATE TABLE IF NOT EXISTS facet(
-  id INTEGER PRIMARY KEY, split TEXT, painter TEXT, reason TEXT, UNIQUE(split, painter, reason));
+  id INTEGER PRIMARY KEY, split TEXT, painter TEXT, reason TEXT, leads INTEGER,
+  UNIQUE(split, painter, reason, leads));
 CREATE TABLE IF NOT EXISTS tally(
   facet INTEGER, shard INTEGER, images INTEGER, PRIMARY KEY(facet, shard)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS caption(id INTEGER PRIMARY KEY, content INTEGER, text TEXT, concepts TEXT);
@@ -59,7 +60,8 @@ CREATE TABLE IF NOT EXISTS concept(
 CREATE INDEX IF NOT EXISTS concept_text ON concept(text);
 CREATE TABLE IF NOT EXISTS told(name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """
-"""`facet.reason` is empty for images that were kept. `tag.images` are the kept ones of the caption, and a
+"""`facet.reason` is empty for images that were kept; of these those of a facet that `leads` are the first of
+their caption by their painter. `tag.images` are the kept ones of the caption, and a
 `content` is the caption's id in the run as a signed number."""
 
 
@@ -248,7 +250,8 @@ class _Shard:
         """Ids by what tells captions apart: their id in the run, else their text."""
         self._kept: dict[int, int] = {}
         self._concepts: dict[int, Sequence[int]] = {}
-        self._facets: dict[tuple[str, str], int] = {}
+        self._facets: dict[tuple[str, str, bool], int] = {}
+        self._led: set[tuple[int, str]] = set()
         self._tallies: dict[int, int] = {}
         self.without_concepts: list[int] = []
 
@@ -275,7 +278,8 @@ class _Shard:
         captions = list(self._ids_of_captions(rows, kept))
         count = len(captions)
         reasons = [""] * count if kept else [reason or "refused" for reason in rows["reason"]]
-        facets = [self._facet(of or "", why) for of, why in zip(rows["backend"], reasons, strict=True)]
+        painters = [painter or "" for painter in rows["backend"]]
+        facets = [self._facet(*one) for one in zip(captions, painters, reasons, strict=True)]
         start = self._first + self._images
         ids = range(start, start + count)
         self._images += count
@@ -328,15 +332,19 @@ class _Shard:
         texts = ((caption, text) for caption, _, text, _ in fresh)
         self._db.executemany("INSERT INTO words(rowid, text) VALUES (?, ?)", texts)
 
-    def _facet(self, painter: str, reason: str) -> int:
-        if (painter, reason) not in self._facets:
-            names = self._split, painter, reason
-            self._db.execute("INSERT OR IGNORE INTO facet(split, painter, reason) VALUES (?, ?, ?)", names)
-            found = self._db.execute(
-                "SELECT id FROM facet WHERE split = ? AND painter = ? AND reason = ?", names
+    def _facet(self, caption: int, painter: str, reason: str) -> int:
+        leads = not reason and (caption, painter) not in self._led
+        if leads:
+            self._led.add((caption, painter))
+        found = painter, reason, leads
+        if found not in self._facets:
+            values = (self._split, *found)
+            self._db.execute(
+                "INSERT OR IGNORE INTO facet(split, painter, reason, leads) VALUES (?, ?, ?, ?)", values
             )
-            self._facets[painter, reason] = found.fetchone()[0]
-        return self._facets[painter, reason]
+            sql = "SELECT id FROM facet WHERE split = ? AND painter = ? AND reason = ? AND leads = ?"
+            self._facets[found] = self._db.execute(sql, values).fetchone()[0]
+        return self._facets[found]
 
 
 def signed_id(content: int) -> int:
