@@ -130,3 +130,14 @@ def test_runs_stand_side_by_side_with_the_same_captions(run: RunDirectory, drawn
     assert row, text_of(page)[:3000]
     assert text_of(row[0]).count("46.3 %") == 2
     assert page.count("/run/jpeg/") == page.count("/other-run/jpeg/") > 0
+
+
+def test_the_runs_of_a_sweep_are_compared_by_the_figures_of_its_judge(
+    drawn: RunDirectory, tmp_path: Path
+) -> None:
+    for name in ("a.s0", "b.s0"):
+        shutil.copytree(drawn.path, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("eval", "suites"))
+        shutil.copytree(drawn.path / "eval", tmp_path / "judged" / name)
+    page = client_of(*(RunDirectory(tmp_path / "runs" / name) for name in ("a.s0", "b.s0"))).get("/compare")
+    assert text_of(page.text).count("46.3 %") == 2
+    assert "p 1" in text_of(page.text)
