@@ -224,8 +224,8 @@ def test_public_data_sets_stand_beside_the_papers_models(recipe: Recipe, judged_
     values = [value for _, value in probe.models]
     assert values == sorted(values, reverse=True)
     paper = paper_rows()["CC12M"].scores
-    expected = (paper["linear_probe", "dtd"] + paper["linear_probe", "pets"]) / 2
-    assert dict(probe.models)["CC12M"] == pytest.approx(expected)
+    mean = (paper["linear_probe", "dtd"] + paper["linear_probe", "pets"]) / 2
+    assert dict(probe.models)["CC12M"] == pytest.approx(mean)
     assert "On public data sets" not in Page(render("x", {}, read_contents(RunDirectory("nowhere")))).text
 
 

@@ -54,13 +54,20 @@ def open_sources(recipe: Recipe, run: RunDirectory, shard: Shard) -> list[Source
 class Train(Stage):
     name = "train"
     revision = 4
-    reads = ("images",)
+    reads: tuple[str, ...] = ("images",)
     sections = ("seed", "model", "training")
+
+    def __init__(self, recipe: Recipe, run: RunDirectory) -> None:
+        super().__init__(recipe, run)
+        config = recipe.training
+        judged = config.eval.every_epochs is not None and HELDOUT in config.eval.suite
+        if not judged and all(source.kind != "run" for source in config.sources):
+            self.reads = ()
 
     def shards(self) -> Sequence[Shard]:
         inputs: dict[str, str] = {}
         tables: dict[str, int] = {}
-        for manifest in self.manifests_of("images"):
+        for manifest in self.manifests_of("images") if self.reads else self.run.manifests("images"):
             if manifest.split == "train":
                 table = f"{manifest.shard}.parquet"
                 inputs[table] = manifest.digest(table)

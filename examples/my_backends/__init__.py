@@ -1,0 +1,1 @@
+"""Backends of these examples, named in recipes by their dotted paths."""
