@@ -14,6 +14,7 @@ from synthclip.plan import Plan, Rates, llm_parameters, make_plan
 from synthclip.plan.diffusion import diffusion_image
 from synthclip.recipe import Recipe, load_recipe
 from synthclip.run.store import RunDirectory
+from synthclip.samples.files import cache_folder
 from synthclip.training.flops import clip_pair, devices_here, parse_devices
 
 PAPER_SHAPED = (
@@ -77,6 +78,21 @@ def test_training_by_hand() -> None:
     assert params == pytest.approx(149.6e6, rel=0.01)
     made = stage(plan(paper()), "train")
     assert made["device_s"] == pytest.approx(40 * 30e6 * 3 * forward / (312e12 * 0.3))
+
+
+def test_a_model_that_was_counted_once_is_planned_without_torch() -> None:
+    counted = clip_pair(load_recipe("demo").model)
+    code = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "from synthclip.recipe import load_recipe\nfrom synthclip.training.flops import clip_pair\n"
+        "print(clip_pair(load_recipe('demo').model))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(counted)
+    memory = cache_folder() / "flops"
+    memory.write_bytes(memory.read_bytes()[:-2])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in done.stderr  # damaged, it is counted again
 
 
 def test_balancing_bounds_the_captions_of_a_concept() -> None:

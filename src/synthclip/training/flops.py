@@ -4,13 +4,17 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from synthclip.errors import SynthClipError
+from synthclip.keys import digest
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import ModelConfig, TrainingConfig
 from synthclip.run.engine.local import query_gpus
 from synthclip.run.threads import cores
+from synthclip.samples.files import cache_folder
+from synthclip.samples.remembered import recall, remember
 
 if TYPE_CHECKING:
     from synthclip.models.build import LeanCLIP
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 PASSES_OF_A_STEP = 3
 """The arithmetic of a training step, in forward passes: the backward pass takes two (Kaplan et al., arXiv
 2001.08361, section 2.1)."""
+
+_COUNTED_BY = ("synthclip", "open_clip_torch", "timm", "torch")
+"""The packages whose versions may change a count."""
 
 
 def clip_pair(
@@ -28,11 +35,40 @@ def clip_pair(
     The caption has `tokens` tokens (None: the whole context), the image is of `image_size_px` (None: the
     model's own size). Counted on the model itself, on torch's meta device, where nothing is computed.
     """
+    size_px = image_size_px or config.image_size_px
+    if tokens is None:
+        flops, parameters = _remembered(config, size_px)
+    else:
+        flops, parameters = _counted(config, tokens, size_px)
+    return float(flops), parameters
+
+
+def _counted(config: ModelConfig, tokens: int | None, size_px: int) -> tuple[int, int]:
     model = _on_meta(config)
-    text_cfg = model.architecture["model_cfg"]["text_cfg"]
-    flops = _image_flops(config, image_size_px or config.image_size_px)
-    flops += _text_flops(config, tokens or text_cfg["context_length"])
-    return float(flops), sum(weight.numel() for weight in model.parameters())
+    tokens = tokens or model.architecture["model_cfg"]["text_cfg"]["context_length"]
+    flops = _image_flops(config, size_px) + _text_flops(config, tokens)
+    return flops, sum(weight.numel() for weight in model.parameters())
+
+
+@functools.cache
+def _remembered(config: ModelConfig, size_px: int) -> tuple[int, int]:
+    """Counted with the whole context, once for all: a plan imports no model library for what is known."""
+    memory, versions = cache_folder() / "flops", " ".join(map(_version, _COUNTED_BY))
+    model = digest(config.model_dump_json(), str(size_px))
+    known = recall(memory)
+    by, found = known.get(model, ("", ""))
+    if by != versions:
+        found = " ".join(map(str, _counted(config, None, size_px)))
+        remember(memory, {**known, model: (versions, found)})
+    flops, parameters = map(int, found.split())
+    return flops, parameters
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 @functools.cache
