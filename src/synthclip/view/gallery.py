@@ -84,7 +84,10 @@ class Gallery:
             "SELECT id, split, painter, reason, leads, sum(images) FROM facet JOIN tally ON facet = id "
             "GROUP BY id"
         )
-        return {row[0]: Facet(*row[1:4], bool(row[4]), row[5]) for row in map(tuple, rows)}
+        return {
+            facet: Facet(split, painter, reason, bool(leads), images)
+            for facet, split, painter, reason, leads, images in rows
+        }
 
     def scores(self) -> list[str]:
         """The names of all scores."""
