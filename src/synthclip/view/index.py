@@ -11,6 +11,7 @@ import json
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ SHARD_BITS = 24
 _FORMAT = 2
 """Raised when the same run would be indexed otherwise; part of the file's name."""
 _EVERY_S = 2.0
+_REST = 10
+"""Between looking after what is new it rests for so many times as long as that took."""
 _BUSY_S = 60.0
 _WRITER_CACHE_KIB = 65_536
 _SCHEMA = """
@@ -139,7 +142,9 @@ class Index:
 
     def _watch(self) -> None:
         before: object = None
-        while not self._stop.wait(0 if before is None else _EVERY_S):
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            started = time.monotonic()
             try:
                 now = self._changed_at()
                 if now != before:
@@ -148,6 +153,7 @@ class Index:
             except (SynthClipError, OSError, sqlite3.Error) as error:
                 before = error
                 self.progress = Progress(self.progress.done, self.progress.total, first_line(error))
+            pause_s = max(_EVERY_S, _REST * (time.monotonic() - started))
 
     def _changed_at(self) -> object:
         """What differs once a shard was added or replaced: the times of the folders of manifests."""

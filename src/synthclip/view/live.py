@@ -115,6 +115,8 @@ class Watch:
             return
         curve, figures = self._of_training()
         values = {"training": recipe.training.model_dump()}
+        if figures is not None and len(figures["step"].unique()) < 2:  # no line yet
+            figures = None
         drawn = {name: chart for name, chart in figure_charts(figures).items() if chart}
         self._charts, self._charts_of = (loss_chart(curve, values), drawn), state
         self._charts_until = time.monotonic() + _CHART_FRESH_S
