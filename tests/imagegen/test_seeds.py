@@ -17,9 +17,9 @@ from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.seeds import checksum, materialize, open_seeds, read_part
-from synthclip.interop.seeds import export_seeds
+from synthclip.interop.seeds import _painters, export_seeds
 from synthclip.keys import sha256_of
-from synthclip.run.durable import seal, unseal
+from synthclip.run.durable import Manifest, seal, unseal
 from synthclip.run.store import Outcome, RunDirectory
 
 HERE = ["engine.workers=0"]
@@ -208,6 +208,10 @@ def _painter(seeds: Path, text: str) -> None:
             lambda seeds: _painter(seeds, "{backend: sdcpp, model: '…/sd.gguf'}"),
             r"text_to_image\.model: …/sd\.gguf is missing",
         ),
+        (
+            lambda seeds: _painter(seeds, "{backend: openai, model: x, base_url: 'http://…/v1'}"),
+            r"text_to_image\.base_url: http://…/v1 is missing",
+        ),
         (lambda seeds: _painter(seeds, "{backend: their.code}"), "allow it by --trust"),
         (lambda seeds: _painter(seeds, "{backend: unheard-of}"), "unknown backend"),
     ],
@@ -235,6 +239,17 @@ def test_a_changed_row_is_named(
     pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
     with pytest.raises(SynthClipError, match=rf"{part['path']} row {at + 1}: changed since it was written"):
         read_part(str(copy), part, 2, 0)
+
+
+def test_a_model_of_the_hub_is_pinned_to_the_revision_that_painted() -> None:
+    revision = "0f" * 20
+    values = {"backend": "diffusers", "model": "a/b", "revision": None, "safety_checker": False}
+    used = {"painters": {"0": [f"a/b@{revision} + c/lora", "MIT"]}}
+    made = {"text_to_image": values, "images": {}}
+    [painter] = _painters(made, [Manifest("train/0", "f", (), 1, {}, used)])["train"]
+    assert painter["values"] == {**values, "revision": revision}
+    assert painter["name"] == f"a/b@{revision} + c/lora"
+    assert painter["licence"] == "MIT"
 
 
 def test_runs_that_have_no_seeds_are_refused(painted: RunDirectory, tmp_path: Path) -> None:

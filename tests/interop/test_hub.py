@@ -14,10 +14,13 @@ import open_clip
 import pytest
 import torch
 import yaml
+from image_runs import CAPTIONS, make_images, recipe_of, selected
 from safetensors.torch import load_file, save, save_file
 
 from synthclip.imagegen.imported import import_synthci
+from synthclip.imagegen.seeds import materialize
 from synthclip.interop import hub as interop_hub
+from synthclip.interop.seeds import export_seeds
 from synthclip.models.build import build_model
 from synthclip.models.load import load_model
 from synthclip.models.weights import to_official
@@ -224,6 +227,31 @@ def test_many_tars_are_several_commits(
     interop_hub._push("me/many", "dataset", folder.parent, ["train/*.tar"], {"README.md": "#"}, private=False)
     assert [len(files) for files in hub.commits] == [1, 3, 3, 1]
     assert len(hub.files["datasets/me/many"]) == 8
+
+
+def test_seeds_go_to_the_hub_and_come_back_to_be_painted(
+    hub: fake_hub.FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    run = selected(tmp_path / "run", CAPTIONS[:3])
+    run.write_stage_values("images", make_images(run, recipe_of("engine.workers=0")).values)
+    export_seeds(run.path, tmp_path / "seeds")
+    interop_hub.push_seeds(tmp_path / "seeds", "me/seeds")
+    pushed = hub.files["datasets/me/seeds"]
+    assert pushed.keys() == {"README.md", "recipe.yaml", "seeds.json", "seeds/train/00000.parquet"}
+    card = pushed["README.md"].decode()
+    assert "6 images as what they are painted from" in card
+    assert "CC-BY-SA-4.0 (OpenMoji) |" in card
+    files = [{"split": "train", "path": "seeds/train/*.parquet"}]
+    assert yaml.safe_load(card.split("---")[1])["configs"][0]["data_files"] == files
+
+    fetched = tmp_path / "fetched"
+    done = _synthclip(hub, tmp_path, "fetch", "seeds", "me/seeds", "--out", str(fetched))
+    assert done.returncode == 0, done.stderr
+    [train] = materialize(fetched, tmp_path / "again", ["engine.workers=0"]).splits
+    assert (train.images, train.equal) == (6, 6)
 
 
 @pytest.mark.parametrize(

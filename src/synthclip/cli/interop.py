@@ -26,6 +26,9 @@ ModelArgument = Annotated[
 ]
 NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]
 Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository on the hub.")]
+Seeds = Annotated[
+    Path, typer.Argument(metavar="SEEDS", help="The folder of `synthclip export seeds`, or a file in it.")
+]
 Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
 
 Files = Annotated[
@@ -120,6 +123,17 @@ def fetch_model(
     typer.echo(f"{model}; next: synthclip eval {model} --suite quick --data ROOT --download")
 
 
+@fetch.command("seeds")
+def fetch_seeds(
+    repo: Repo,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The download folder.")] = Path("seeds"),
+) -> None:
+    """Download seeds, to paint with `materialize`; resumable."""
+    from synthclip.interop.hub import fetch_seeds
+
+    typer.echo(f"{fetch_seeds(repo, out)}; next: synthclip materialize {out} --out RUN")
+
+
 @fetch.command("synthci")
 def fetch_synthci(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The download folder.")] = Path("synthci"),
@@ -199,9 +213,7 @@ def export_seeds(
 
 
 def materialize(
-    seeds: Annotated[
-        Path, typer.Argument(metavar="SEEDS", help="The folder of `synthclip export seeds`, or a file in it.")
-    ],
+    seeds: Seeds,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run directory to paint into.")],
     overrides: Overrides = None,
     trust: Trust = False,
@@ -238,6 +250,14 @@ def push_images(run: RunArgument, repo: Repo, private: Private = False) -> None:
     from synthclip.interop.hub import push_images
 
     typer.echo(push_images(run, repo, private=private))
+
+
+@push.command("seeds")
+def push_seeds(folder: Seeds, repo: Repo, private: Private = False) -> None:
+    """Upload exported seeds as a data set."""
+    from synthclip.interop.hub import push_seeds
+
+    typer.echo(push_seeds(folder, repo, private=private))
 
 
 @push.command("model")

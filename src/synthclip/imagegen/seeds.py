@@ -26,7 +26,7 @@ from synthclip.imagegen.painting import Attempt, Job
 from synthclip.keys import sha256_of, text_id
 from synthclip.recipe import RECIPE_FILE, Recipe, load_recipe
 from synthclip.recipe.backends import BackendConfig
-from synthclip.recipe.shareable import CUT
+from synthclip.recipe.shareable import CUT, HIDDEN
 from synthclip.run.durable import Manifest, stays_inside, unseal
 from synthclip.run.engine import Shard
 from synthclip.run.store import RunDirectory
@@ -37,6 +37,8 @@ FORMAT = "1"
 SEEDS_FILE = "seeds.json"
 BANK_FILE = "concepts.json"
 PARTS = "seeds"
+SEEDS_FILES = (SEEDS_FILE, BANK_FILE, RECIPE_FILE, f"{PARTS}/*/*.parquet")
+"""What is published of a folder of seeds."""
 COMPARED_FILE = "compared.json"
 """In a run, what came of painting seeds again."""
 _CHECKED = [name for name in schema.SEED.names if name != "crc32"]
@@ -262,15 +264,24 @@ def _painters(recipe: Recipe) -> Iterator[tuple[str, str, BackendConfig]]:
 
 
 def _refuse_cut_paths(painter: BackendConfig, section: str) -> None:
-    """Refuse a model that was in a folder of the machine that wrote the seeds."""
+    """Refuse a model that was in a folder, or on a server, of the machine that wrote the seeds."""
     for at, member in enumerate(painter.members):
         prefix = f"{section}.{at}" if len(painter.members) > 1 else section
-        for key, value in member.model_dump(mode="json").items():
-            if isinstance(value, str) and value.startswith(CUT):
+        for key, value in _texts(member.model_dump(mode="json"), prefix):
+            if value.startswith((CUT, HIDDEN)) or f"://{CUT[0]}" in value:
                 raise SynthClipError(
-                    f"{prefix}.{key}: {value} is missing: it was a local file of the machine that painted; "
-                    f"give yours: {prefix}.{key}=PATH"
+                    f"{key}: {value} is missing: it was known to the machine that painted alone; "
+                    f"give yours: {key}=VALUE"
                 )
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Dotted key and value of every text in nested values."""
+    if isinstance(value, str):
+        yield key, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        yield from _texts(one, f"{key}.{name}")
 
 
 def _compared(split: str, manifests: Sequence[Manifest]) -> Compared:

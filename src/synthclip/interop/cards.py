@@ -9,6 +9,7 @@ import yaml
 
 from synthclip import schema
 from synthclip.errors import SynthClipError
+from synthclip.imagegen.seeds import open_seeds
 from synthclip.interop.origins import IMPORTED, Origins, made_with, read_origins
 from synthclip.recipe.shareable import shareable
 from synthclip.run.durable import rejected_by_reason
@@ -68,6 +69,44 @@ def data_card(run: Path, repo: str) -> str:
             *_recipe(directory, _STAGES),
         ]
         return _card(header, body)
+
+
+def seeds_card(folder: Path, repo: str) -> str:
+    """The card of seeds that `export_seeds` wrote. Raises SynthClipError as `open_seeds`."""
+    seeds = open_seeds(folder)
+    count, size_bytes = (sum(part[key] for part in seeds.parts) for key in ("rows", "size_bytes"))
+    splits = dict.fromkeys(part["path"].split("/")[1] for part in seeds.parts)
+    painters = [one for split in splits for one in seeds.painters(split)]
+    licences = tuple(dict.fromkeys(one["licence"] for one in painters if one["licence"]))
+    trained = all((one["digital_source_type"] or "").endswith("/trainedAlgorithmicMedia") for one in painters)
+    written = [name for name in seeds.values["captions_by"] if name != IMPORTED]
+    files = [{"split": split, "path": f"seeds/{split}/*.parquet"} for split in splits]
+    header = {
+        "pretty_name": repo.rsplit("/", 1)[-1],
+        "license": _hub_licence(licences),
+        "task_categories": ["zero-shot-image-classification", "text-to-image"],
+        "tags": [*["synthetic"] * bool(trained and written), "clip", "synthclip"],
+        "size_categories": [_size_category(count)],
+        "configs": [{"config_name": "default", "data_files": files}],
+    }
+    rows = ["| makes | model | licence |", "|---|---|---|"]
+    rows += [_row("captions", name, "see the model's page") for name in written]
+    named = dict.fromkeys((one["name"] or _UNRECORDED, one["licence"] or _UNRECORDED) for one in painters)
+    rows += [_row("images", *one) for one in named]
+    body = [
+        f"# {repo.rsplit('/', 1)[-1]}",
+        f"{count:,} images as what they are painted from: captions, seeds and models, "
+        f"{size_bytes / 1e6:,.1f} MB in all. SynthCLIP paints them again, and says which are equal to the "
+        "first, byte for byte, and which only look alike:",
+        f"```\nsynthclip fetch seeds {repo} --out seeds\nsynthclip materialize seeds --out run\n```",
+        "## Models and licences",
+        "\n".join(rows),
+        "## Files",
+        "`seeds/<split>/<n>.parquet` has a row for each image: key, caption, concept ids, variant, attempt, "
+        "seed, painter, SHA-256 of its JPEG, perceptual hash. `seeds.json` says which models, with which "
+        "values, and what else a picture goes through; `concepts.json` names the concepts by their ids.",
+    ]
+    return _card(header, body)
 
 
 def model_card(source: str | Path, opened: "OpenedModel", repo: str) -> str:

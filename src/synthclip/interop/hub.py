@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from synthclip.errors import SynthClipError, hub_errors, needs_extra
 from synthclip.imagegen.imported import CSV_NAME, SUBFOLDER
-from synthclip.interop.cards import model_card, splits_of
+from synthclip.imagegen.seeds import SEEDS_FILES, open_seeds
+from synthclip.interop.cards import model_card, seeds_card, splits_of
 from synthclip.interop.croissant import data_set_files
 from synthclip.models.load import open_model
 from synthclip.models.weights import (
@@ -148,6 +149,27 @@ def push_images(run: Path, repo: str, *, private: bool = False) -> str:
     splits = splits_of(RunDirectory(run))
     patterns = [f"{split}/{name}" for split in splits for name in ("*.tar", "*.parquet", "sizes.json")]
     return _push(repo, "dataset", run / "images", patterns, beside, private=private)
+
+
+def push_seeds(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload the seeds that `export_seeds` wrote, with a card; returns the address.
+
+    Raises SynthClipError where they are not complete, or the hub refuses.
+    """
+    beside = {"README.md": seeds_card(folder, repo)}
+    return _push(repo, "dataset", folder, [*SEEDS_FILES], beside, private=private)
+
+
+def fetch_seeds(repo: str, folder: Path) -> Path:
+    """Download seeds for `materialize`; called again, an interrupted download resumes.
+
+    Raises SynthClipError where the repository holds none, or the hub cannot be reached.
+    """
+    with needs_extra("interop", "fetch"):
+        from huggingface_hub import snapshot_download
+    with hub_errors(repo):
+        snapshot_download(repo, repo_type="dataset", local_dir=folder, allow_patterns=[*SEEDS_FILES])
+    return open_seeds(folder).folder
 
 
 def push_model(source: str | Path, repo: str, *, private: bool = False) -> str:

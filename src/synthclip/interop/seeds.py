@@ -65,6 +65,9 @@ def export_seeds(path: Path, out: Path, console: Console | None = None) -> int:
         if bank is not None:
             directory.write_json(BANK_FILE, bank)
         painters = _painters(made, parts)
+        types = {one.name: one.source_type for one in origins.generators}
+        for one in (one for members in painters.values() for one in members):
+            one["digital_source_type"] = types.get(one["name"])
         directory.write_text(RECIPE_FILE, _recipe(path, made, painters))
         inspect_recipe(out)
         header = {"captions_by": [*origins.llms, *[IMPORTED] * origins.captions_imported]}
@@ -132,7 +135,7 @@ def _members(painter: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _painters(made: dict[str, Any], parts: Sequence[Manifest]) -> dict[str, list[dict[str, Any]]]:
-    """`name`, `licence`, `values` and `inputs` of the models, under a split that they painted.
+    """`name`, `licence`, `values`, `inputs` and `libraries` of the models, under a split that they painted.
 
     A model of the hub is pinned to the revision that painted.
     """
