@@ -52,6 +52,11 @@ class Trace:
             else None,
             "imported": image.get("image_path"),
             "by": f"{image['backend']}; licence {image['licence']}",
+            "painter": ", ".join(f"{name} {value}" for name, value in image.get("text_to_image", {}).items())
+            or None,
+            "asked for": json.dumps(image["prompt"], ensure_ascii=False)
+            if image.get("prompt", image["text"]) != image["text"]
+            else None,
             "scores": ", ".join(f"{name} {score:.4g}" for name, score in image["scores"]) or None,
             "from": json.dumps(image["text"], ensure_ascii=False),
             "unread": image.get("unread") or None,

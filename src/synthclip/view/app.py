@@ -78,7 +78,8 @@ def serve(paths: Sequence[Path], *, host: str, port: int, say: Callable[[str], N
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
     app = application(Explorer(runs_in(paths)), token)
     listening = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
+    everywhere = host in ("0.0.0.0", "::")
+    shown = socket.gethostname() if everywhere else f"[{host}]" if ":" in host else host
     query = f"?token={token}" if token else ""
     say(f"http://{shown}:{listening.getsockname()[1]}/{query}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)

@@ -68,8 +68,6 @@ class Page:
     tiles: tuple[Tile, ...]
     after: str
     """What the address of the next page names; empty on the last page."""
-    total: int | None = None
-    """How many images match; None where that was not counted."""
 
 
 class Gallery:
