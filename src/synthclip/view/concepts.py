@@ -27,6 +27,7 @@ COLUMNS = {
 """What the table can be sorted by: its heading, and the column of the index."""
 _SHOWN = 12
 _CAPTIONS = 20
+_CHOICES = 1000
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ def table(index: Index, order: Order) -> tuple[list[Any], int]:
     order_by = f"ORDER BY {column} IS NULL, {column}{falling}, id LIMIT :n OFFSET :start"
     rows = index.read(f"SELECT * FROM concept {where} {order_by}", values)
     return rows, index.read(f"SELECT count(*) FROM concept {where}", values)[0][0]
+
+
+def names(index: Index) -> list[str]:
+    """The concepts of a bank that is short enough to choose from."""
+    found = [row[0] for row in index.read("SELECT text FROM concept LIMIT ?", (_CHOICES + 1,))]
+    return sorted(found) if len(found) <= _CHOICES else []
 
 
 def find(index: Index, concept: int | str) -> Mapping[str, Any] | None:

@@ -75,6 +75,7 @@ def gallery(explorer: Explorer, request: Request) -> Response:
         reasons=sorted({facet.reason for facet in facets if facet.reason}),
         has_variants=any(not facet.leads and not facet.reason for facet in facets),
         scores=run.gallery.scores(),
+        names=concepts.names(run.index),
         progress=run.index.progress,
     )
 

@@ -67,18 +67,24 @@ for (const command of document.querySelectorAll("[data-copy]")) {
   command.append(button);
 }
 
+// Only what has changed is replaced, and never where the keyboard's focus is.
+function replaceChanged(whole, parts) {
+  for (const extra of [...whole.children].slice(parts.length)) extra.remove();
+  parts.forEach((part, at) => {
+    const old = whole.children[at];
+    if (!old) whole.append(part);
+    else if (old.outerHTML !== part.outerHTML && !old.contains(document.activeElement)) old.replaceWith(part);
+  });
+}
+
 // What goes on just now is asked for again and again.
 const live = document.querySelector("[data-live]");
 if (live) {
-  let before = live.innerHTML;
   const renew = async () => {
     if (!document.hidden) {
       try {
         const found = (await pageAt(live.dataset.live)).querySelector("[data-live]");
-        if (found && found.innerHTML !== before) {
-          before = found.innerHTML;
-          live.replaceChildren(...found.childNodes);
-        }
+        if (found) replaceChanged(live, [...found.children]);
         live.classList.remove("lost");
         if (!found?.hasAttribute("data-running")) { setTimeout(renew, 10000); return; }
       } catch { live.classList.add("lost"); }
