@@ -42,7 +42,7 @@ SCRIPTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "read_with_pyarrow": (_nothing, "runs/first/first.jpg"),
     "search_by_text": (_nothing, "A "),
     "to_hugging_face": (_nothing, "the first: (64, 64)"),
-    "seeds": (_nothing, "train: {train} of {train} are equal"),
+    "seeds": (_nothing, "the model trained on them is the same"),
     "train_on_tars": (_nothing, "{train} pairs"),
     "mix_real_data": (_photos, "[{train}, 16] pairs"),
     "evaluate_a_folder": (_classes, "chance 50.0%"),

@@ -93,6 +93,9 @@ def test_every_image_is_painted_again_byte_for_byte(
             for path in (seeds / "seeds" / split).glob("*.parquet")
             for row in schema.read_table(path).to_pylist()
         )
+    tars = {path.relative_to(out): path for path in out.glob("images/*/*.tar")}
+    assert len(tars) >= len(schema.IMAGE_SPLITS)
+    assert all(sha256_of(path) == sha256_of(painted.path / name) for name, path in tars.items())
     assert retried, "no image of a later attempt is tested"
     assert any(split in done.output for split in schema.IMAGE_SPLITS)
 

@@ -115,8 +115,11 @@ class Painting:
                 todo[job.key] = job
         jobs = list(todo.values())
         while jobs:
-            again: list[Job] = []
-            batches = [batch for at in range(len(self._models)) for batch in self._batches(jobs, at)]
+            # Images that are painted again come in the round of their attempt, as they came at first.
+            round_ = min(job.attempt for job in jobs)
+            now = [job for job in jobs if job.attempt == round_]
+            again = [job for job in jobs if job.attempt > round_]
+            batches = [batch for at in range(len(self._models)) for batch in self._batches(now, at)]
             began = time.monotonic() - self._wall_seconds
             for batch, painted in in_order(self._paint, batches, threads=self._calls, ahead=_DEPTH):
                 self._wall_seconds = time.monotonic() - began
