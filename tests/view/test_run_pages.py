@@ -1,14 +1,19 @@
 """Pages about a run as a whole: live, concepts, evaluation, several side by side."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
+import typer.main
 from starlette.testclient import TestClient
 
 import drawn_run
 from synthclip import schema
+from synthclip.cli import app as cli
 from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.store import RunDirectory
 from synthclip.view.app import application
@@ -24,9 +29,9 @@ def client_of(*runs: RunDirectory) -> TestClient:
     return TestClient(application(explorer), base_url=BASE)
 
 
-def text_of(html: str) -> str:
+def text_of(page: str) -> str:
     """What a reader sees."""
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 def test_a_run_is_a_funnel_from_concepts_to_pairs(client: TestClient, drawn: RunDirectory) -> None:
@@ -80,6 +85,16 @@ def test_a_run_of_another_version_is_named(run: RunDirectory) -> None:
     assert "made by another version of SynthCLIP (data format 1" in answer.text
 
 
+def test_a_damaged_table_is_named_by_the_page_that_needs_it(run: RunDirectory) -> None:
+    path = run.file("eval", "results.parquet")
+    path.write_bytes(bytes(path.stat().st_size))
+    client = client_of(run)
+    answer = client.get("/run/evaluation")
+    assert answer.status_code == 503
+    assert "results.parquet: damaged" in answer.text
+    assert client.get("/run/gallery").status_code == 200
+
+
 def test_the_table_of_concepts_sorts_and_finds(client: TestClient) -> None:
     def names(query: str) -> list[str]:
         return re.findall(
@@ -105,6 +120,10 @@ def test_a_weak_concept_leads_to_its_pictures_and_to_more_captions(
     assert f"printf &#39;%s\\n&#39; {name} &gt; more.txt" in page
     command = f"synthclip captions {drawn.path} --fill --concepts more.txt --at-least "
     assert command in page
+    for words in re.findall(r"data-copy>synthclip ([^<]+)<", page):
+        name_of, *arguments = shlex.split(html.unescape(words))
+        commands: Any = typer.main.get_command(cli)
+        commands.commands[name_of].make_context(name_of, arguments)
     assert {"right", "wrong"} == set(re.findall(r'<li class="(right|wrong)">', page))
     assert "mostly taken for" in page
     assert re.search(rf'href="/run/gallery\?concept={name}"', page)

@@ -48,8 +48,9 @@ def application(explorer: Explorer, token: str | None = None) -> Starlette:
 
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        said = "the explorer has no such page" if error.detail == "Not Found" else error.detail
         return message(
-            request, "Not found" if error.status_code == 404 else "Refused", error.detail, error.status_code
+            request, "Not found" if error.status_code == 404 else "Refused", said, error.status_code
         )
 
     def failed(request: Request, error: Exception) -> Response:
