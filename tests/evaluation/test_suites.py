@@ -18,11 +18,11 @@ from small_inputs import save_model
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
-from synthclip.evaluation.encoder import Encoder, Features, split_preprocess
+from synthclip.evaluation.encoder import Encoder, Features
 from synthclip.evaluation.evaluators import Settings, parse_templates
 from synthclip.evaluation.probes import fit_probe
 from synthclip.evaluation.suites import SuiteResult, evaluate, open_suite, plan_of, plan_of_names
-from synthclip.models.load import load_model
+from synthclip.models.load import load_model, split_preprocess
 from synthclip.run.progress import Tasks
 
 pytestmark = pytest.mark.slow

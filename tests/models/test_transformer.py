@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from synthclip.models.build import build_model, open_clip_config
+from synthclip.models.build import LeanCLIP, build_model, open_clip_config
 from synthclip.models.transformer import lean_timm, timm_vit_features
 from synthclip.recipe.training import ModelConfig, TextConfig, VisionConfig
 
@@ -81,3 +81,64 @@ def test_timms_blocks_that_do_more_stay_as_they_are(values: dict[str, Any]) -> N
     blocks = list(tower.blocks)
     assert not lean_timm(tower)
     assert list(tower.blocks) == blocks
+
+
+SMALL: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+SMALL_TIMM = {
+    "image_size": 224,
+    "timm_model_name": "vit_tiny_patch16_224",
+    "timm_pool": "token",
+    "timm_proj": "linear",
+}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"quick_gelu": True},
+        {"vision_cfg": {"no_ln_pre": True, "final_ln_after_pool": True, "ls_init_value": 0.1}},
+        {"vision_cfg": {"layers": [1, 1, 1, 1]}},
+        {"vision_cfg": SMALL_TIMM},
+    ],
+    ids=["quick", "other norms", "resnet", "timm"],
+)
+def test_a_model_of_open_clips_keeps_its_features_on_texts_that_are_cut(part: dict[str, Any]) -> None:
+    config = merged(part)
+    torch.manual_seed(0)
+    theirs = open_clip.CLIP(**config).eval().double()
+    ours = LeanCLIP.of(copy.deepcopy(theirs), {"model_cfg": config, "preprocess_cfg": {}})
+    assert ours is not None
+    size = config["vision_cfg"]["image_size"]
+    images, tokens = torch.randn(2, 3, size, size).double(), torch.randint(1, 49000, (2, 16))
+    for row, end in enumerate([3, 8]):
+        tokens[row, end] = 49407
+        tokens[row, end + 1 :] = 0
+    torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))
+    torch.testing.assert_close(ours.encode_text(tokens[:, :9]), theirs.encode_text(tokens))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"text_cfg": {"no_causal_mask": True}},
+        {"text_cfg": {"pool_type": "last"}},
+        {"text_cfg": {"proj_bias": True}},
+        {"vision_cfg": {"attentional_pool": True}},
+        {"vision_cfg": {"pool_type": "avg"}},
+        {"vision_cfg": {"qk_norm": True, "block_type": "custom"}},
+    ],
+    ids=str,
+)
+def test_a_model_of_open_clips_that_does_more_stays_as_it_is(part: dict[str, Any]) -> None:
+    assert LeanCLIP.of(open_clip.CLIP(**merged(part)), {}) is None
+
+
+def merged(part: dict[str, Any]) -> dict[str, Any]:
+    """`SMALL` with other values."""
+    towers = {name: SMALL[name] | part.get(name, {}) for name in ("vision_cfg", "text_cfg")}
+    return SMALL | part | towers

@@ -59,9 +59,9 @@ class Eval(Stage):
         return Resources(gpus=1)
 
     def load(self) -> None:
-        from synthclip.models.load import load_model
+        from synthclip.models.load import load_encoder
 
-        loaded = load_model(self.run.file("train", "model"))
+        loaded = load_encoder(self.run.file("train", "model"))
         self._encoder = Encoder(*loaded, batch_size=self.recipe.evaluation.batch_size)
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:

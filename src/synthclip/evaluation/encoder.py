@@ -15,7 +15,7 @@ from synthclip.evaluation.data import Pictures
 from synthclip.evaluation.probes import Probe
 from synthclip.keys import digest, sha256_of
 from synthclip.models import default_device
-from synthclip.models.load import local_path, model_folder
+from synthclip.models.load import local_path, model_folder, split_preprocess
 from synthclip.run.store import disk_errors
 from synthclip.run.threads import in_order
 from synthclip.samples.files import replacing
@@ -180,8 +180,13 @@ class Encoder:
     def _encode_texts(self, texts: list[str]) -> "Tensor":
         import torch
 
+        from synthclip.models.build import LeanCLIP
+
+        tokens = self._tokenizer(texts)
+        if isinstance(self._model, LeanCLIP):  # nothing behind the last end token is read
+            tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
         with torch.inference_mode():
-            tokens = self._tokenizer(texts).to(self._device)
+            tokens = tokens.to(self._device)
             features: Tensor = self._model.encode_text(tokens, normalize=True).float().cpu()
         return features
 
@@ -206,36 +211,6 @@ class Encoder:
             return self._preprocess(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
-
-
-def split_preprocess(
-    preprocess: "Callable[[Image], Tensor]",
-) -> "tuple[Callable[[Image], Tensor], Callable[[Tensor], Tensor]]":
-    """A preprocessing as what each image takes, and what a batch of the results takes: the same pixels to the
-    last bit. torchvision's last steps, to float and normalised, are cheaper for a batch, and one of uint8
-    [B, H, W, 3] is a quarter of the bytes. Others are taken as they are.
-    """
-    import torch
-
-    from synthclip.models import torchvision
-
-    transforms = torchvision.transforms
-    match getattr(preprocess, "transforms", ()):
-        case [*steps, transforms.ToTensor(), transforms.Normalize() as normalise]:
-            to_rgb = transforms.Compose(steps)
-        case _:
-            return preprocess, lambda pixels_B3HW: pixels_B3HW
-    mean_311, std_311 = (torch.tensor(value).view(3, 1, 1) for value in (normalise.mean, normalise.std))
-
-    def one(image: "Image") -> "Tensor":
-        return torch.from_numpy(np.array(to_rgb(image)))
-
-    def batch(rgb_BHW3: "Tensor") -> "Tensor":
-        pixels_B3HW = rgb_BHW3.permute(0, 3, 1, 2).contiguous().float().div_(255)
-        device = pixels_B3HW.device
-        return pixels_B3HW.sub_(mean_311.to(device)).div_(std_311.to(device))
-
-    return one, batch
 
 
 def fill(template: str, name: str) -> str:
@@ -332,9 +307,9 @@ class Features:
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:
-            from synthclip.models.load import load_model
+            from synthclip.models.load import load_encoder
 
-            self._encoder = Encoder(*load_model(str(self._source)), batch_size=self._batch_size)
+            self._encoder = Encoder(*load_encoder(str(self._source)), batch_size=self._batch_size)
         return self._encoder
 
 

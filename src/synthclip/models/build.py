@@ -19,6 +19,7 @@ from torch.func import functional_call
 from synthclip.errors import SynthClipError, first_line
 from synthclip.models import open_clip, timm
 from synthclip.models.transformer import (
+    is_plain,
     is_timm_vit,
     lean,
     lean_timm,
@@ -135,6 +136,20 @@ class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
 
     def __init__(self, architecture: dict[str, Any]) -> None:
         super().__init__(**architecture["model_cfg"])
+        self._lean(architecture)
+
+    @classmethod
+    def of(cls, model: Any, architecture: dict[str, Any]) -> "LeanCLIP | None":
+        """A model of open_clip's as this class, with its very weights; None where its towers are others than
+        this class knows. It takes the model over: the one given is not to be used any more."""
+        if type(model) is not open_clip.CLIP or not is_plain(model):
+            return None
+        made = cls.__new__(cls)
+        made.__dict__.update(model.__dict__)
+        made._lean(architecture)
+        return made
+
+    def _lean(self, architecture: dict[str, Any]) -> None:
         self.architecture = architecture
         """As `open_clip_config` gives it."""
         lean(self.transformer)

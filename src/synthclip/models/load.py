@@ -3,9 +3,11 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from synthclip.errors import SynthClipError
 from synthclip.models import foreign
@@ -84,6 +86,48 @@ def load_model(source: str | Path) -> LoadedModel:
     Raises SynthClipError where there is no such model, or a file is damaged or not safe to load.
     """
     return _ready(open_model(source))
+
+
+def load_encoder(source: str | Path) -> LoadedModel:
+    """As `load_model`, for features alone: of many models without the work that these do not need."""
+    from synthclip.models.build import LeanCLIP
+
+    opened = open_model(source)
+    size = opened.config["vision_cfg"].get("image_size", 224)
+    if opened.image_size == (size, size):  # else the model refuses what its preprocessing makes
+        architecture = {"model_cfg": opened.config, "preprocess_cfg": opened.preprocess}
+        opened = replace(opened, model=LeanCLIP.of(opened.model, architecture) or opened.model)
+    return _ready(opened)
+
+
+def split_preprocess(
+    preprocess: "Callable[[Image], Tensor]",
+) -> "tuple[Callable[[Image], Tensor], Callable[[Tensor], Tensor]]":
+    """A preprocessing as what each image takes, and what a batch of the results takes: the same pixels to the
+    last bit. torchvision's last steps, to float and normalised, are cheaper for a batch, and one of uint8
+    [B, H, W, 3] is a quarter of the bytes. Others are taken as they are.
+    """
+    import torch
+
+    from synthclip.models import torchvision
+
+    transforms = torchvision.transforms
+    match getattr(preprocess, "transforms", ()):
+        case [*steps, transforms.ToTensor(), transforms.Normalize() as normalise]:
+            to_rgb = transforms.Compose(steps)
+        case _:
+            return preprocess, lambda pixels_B3HW: pixels_B3HW
+    mean_311, std_311 = (torch.tensor(value).view(3, 1, 1) for value in (normalise.mean, normalise.std))
+
+    def one(image: "Image") -> "Tensor":
+        return torch.from_numpy(np.array(to_rgb(image)))
+
+    def batch(rgb_BHW3: "Tensor") -> "Tensor":
+        pixels_B3HW = rgb_BHW3.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        device = pixels_B3HW.device
+        return pixels_B3HW.sub_(mean_311.to(device)).div_(std_311.to(device))
+
+    return one, batch
 
 
 def local_path(source: str | Path) -> Path:

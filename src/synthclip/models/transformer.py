@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from synthclip.models import timm
+from synthclip.models import open_clip, timm
 
 
 def is_timm_vit(visual: Any) -> bool:
@@ -76,6 +76,26 @@ class TimmBlock(Block):
     def projections(self) -> Projections:
         attention: Any = self.attn
         return Projections(attention.qkv.weight, attention.qkv.bias, attention.proj, attention.num_heads)
+
+
+def is_plain(model: Any) -> bool:
+    """Whether an `open_clip.CLIP` reads its texts at their end token, behind plain blocks in which no token
+    sees a later one; and, if its image tower is a ViT of open_clip's, so that at its class token."""
+    visual, text = model.visual, model.transformer
+    kind = open_clip.transformer.ResidualAttentionBlock
+    plain_text = (
+        model.text_pool_type == "argmax"
+        and model.attn_mask is not None
+        and isinstance(model.text_projection, nn.Parameter)
+        and all(type(block) is kind for block in text.resblocks)
+    )
+    if not isinstance(visual, open_clip.transformer.VisionTransformer):
+        return plain_text
+    plain_image = visual.attn_pool is None and visual.pool_type == "tok" and visual.proj is not None
+    blocks = visual.transformer.resblocks
+    return (
+        plain_text and plain_image and not visual.output_tokens and all(type(one) is kind for one in blocks)
+    )
 
 
 def lean(transformer: Any) -> None:
