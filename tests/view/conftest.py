@@ -49,7 +49,7 @@ def client(explorer: Explorer) -> TestClient:
 
 
 def _judge_concepts(run: RunDirectory) -> None:
-    """Each noun is told in every second held-out picture; the others are taken for the next noun."""
+    """Every second held-out picture of a noun is classified right, the others as the next noun."""
     names = drawn_run.NOUNS
     classes = [
         {"dataset": "heldout", "class_id": at, "name": name, "n": 4, "top1": 0.5, "top5": 1.0}

@@ -136,14 +136,14 @@ def test_a_run_that_moves_away_leaves_pages_that_say_so(run: RunDirectory) -> No
     assert "no such run directory" in answer.text
 
 
-def test_pages_from_elsewhere_cannot_ask(client: TestClient) -> None:
+def test_other_host_names_are_refused(client: TestClient) -> None:
     for name in ("localhost:8765", "127.0.0.1", "[::1]:99"):
         assert client.get("/run/gallery", headers={"host": name}).status_code == 200
     for name in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", ""):
         assert client.get("/run/gallery", headers={"host": name}).status_code == 421
 
 
-def test_elsewhere_a_token_opens_the_door_once_for_a_browser(drawn: RunDirectory) -> None:
+def test_on_a_network_the_first_address_needs_the_token(drawn: RunDirectory) -> None:
     client = opened(drawn, token="secret")
     assert client.get("/run/gallery").status_code == 401
     assert client.get("/run/gallery?token=wrong").status_code == 401

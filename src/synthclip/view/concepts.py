@@ -68,7 +68,7 @@ class Confusion:
     concept: Mapping[str, Any]
     """Its row of the index."""
     judged: tuple[tuple[Tile, bool | None], ...]
-    """Its held-out pictures, and whether each was told; None where that was not judged."""
+    """Its held-out pictures, and whether each was classified right; None where it was not judged."""
     taken_for: Mapping[str, Any] | None
     others: tuple[tuple[Tile, None], ...]
     """Pictures of what it was taken for."""
@@ -126,10 +126,10 @@ def captions(index: Index, concept: int) -> list[str]:
 def confusion(
     run: RunDirectory, index: Index, gallery: Gallery, concept: Mapping[str, Any], count: int = _SHOWN
 ) -> Confusion:
-    """The held-out pictures of a concept, those told wrong first, beside those of what it is taken for."""
+    """A concept's held-out pictures, those classified wrong first, beside those of what it is taken for."""
     where = Filter(concept=concept["text"], split=HELDOUT, variants="all")
     tiles = [tile for tile in gallery.page(where).tiles if tile.concepts == (concept["id"],)]
-    right = _told(run, [tile.key for tile in tiles])
+    right = _classified(run, [tile.key for tile in tiles])
     judged = sorted(((tile, right.get(tile.key)) for tile in tiles), key=lambda one: one[1] is not False)
     other = find(index, concept["confused_with"]) if concept["confused_with"] else None
     where = Filter(concept=other["text"] if other else "", split="train")
@@ -139,8 +139,8 @@ def confusion(
     return Confusion(concept, tuple(judged[:count]), other, others)
 
 
-def _told(run: RunDirectory, keys: list[str]) -> dict[str, bool]:
-    """Whether zero-shot told the held-out images of these keys, for those that it judged."""
+def _classified(run: RunDirectory, keys: list[str]) -> dict[str, bool]:
+    """Whether zero-shot classified the held-out images of these keys right, for those that it judged."""
     path: Path = run.file("eval", "items.parquet")
     if not path.is_file() or not keys:
         return {}

@@ -90,7 +90,7 @@ Handler = Callable[[Explorer, Request], Response]
 
 
 def attempt_of(tile: Tile) -> str:
-    """What tells an attempt from others of its key in an address; empty for the image that was kept."""
+    """The number of a refused attempt, in addresses; empty for the image that was kept."""
     return str(tile.attempt) if tile.reason else ""
 
 

@@ -29,7 +29,7 @@ from synthclip.view.bank import describe
 
 SHARD_BITS = 24
 """A shard has fewer than 2^24 images."""
-_FORMAT = 2
+_FORMAT = 3
 """Raised when the same run would be indexed otherwise; part of the file's name."""
 _EVERY_S = 2.0
 _REST = 10
@@ -61,7 +61,7 @@ CREATE TABLE IF NOT EXISTS concept(
   id INTEGER PRIMARY KEY, text TEXT, written INTEGER, matched INTEGER, selected INTEGER, pictures INTEGER,
   tested INTEGER, top1 REAL, confused_with TEXT, confused INTEGER);
 CREATE INDEX IF NOT EXISTS concept_text ON concept(text);
-CREATE TABLE IF NOT EXISTS told(name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state(name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """
 """`facet.reason` is empty for images that were kept; of these those of a facet that `leads` are the first of
 their caption by their painter. `tag.images` are the kept ones of the caption, and a
@@ -235,14 +235,14 @@ class Index:
         stages = ("concepts", "captions", "balance", "eval", "images")
         manifests = {stage: self.run.manifests(stage) for stage in stages}
         state = digest(*(_seal(one) for stage in stages for one in manifests[stage]))
-        told = db.execute("SELECT value FROM told WHERE name = 'concepts'").fetchone()
-        if told == (state,) or not manifests["concepts"]:
+        before = db.execute("SELECT value FROM state WHERE name = 'concepts'").fetchone()
+        if before == (state,) or not manifests["concepts"]:
             return
         rows = describe(self.run, dict(db.execute("SELECT concept, sum(images) FROM tag GROUP BY concept")))
         with _transaction(db):
             db.execute("DELETE FROM concept")
             db.executemany(f"INSERT INTO concept VALUES ({', '.join('?' * 10)})", rows)
-            db.execute("INSERT OR REPLACE INTO told VALUES ('concepts', ?)", (state,))
+            db.execute("INSERT OR REPLACE INTO state VALUES ('concepts', ?)", (state,))
 
 
 class _Shard:
@@ -253,7 +253,7 @@ class _Shard:
         self._first = number << SHARD_BITS
         self._images = 0
         self._captions: dict[object, int] = {}
-        """Ids by what tells captions apart: their id in the run, else their text."""
+        """Ids by the caption's id in the run, or by its text where it has none."""
         self._kept: dict[int, int] = {}
         self._concepts: dict[int, Sequence[int]] = {}
         self._facets: dict[tuple[str, str, bool], int] = {}
