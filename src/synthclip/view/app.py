@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -74,8 +75,6 @@ def serve(paths: Sequence[Path], *, host: str, port: int, say: Callable[[str], N
 
     Raises SynthClipError where a path holds no run, or the port is taken.
     """
-    import uvicorn
-
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
     app = application(Explorer(runs_in(paths)), token)
     listening = _listen(host, port)
