@@ -17,10 +17,13 @@ from synthclip import schema
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.seeds import checksum, materialize, open_seeds, read_part
+from synthclip.imagegen.seeds import recipe_of as recipe_of_seeds
 from synthclip.interop.seeds import _painters, export_seeds
 from synthclip.keys import sha256_of
+from synthclip.plan import make_plan
 from synthclip.run.durable import Manifest, seal, unseal
 from synthclip.run.store import Outcome, RunDirectory
+from synthclip.training.flops import parse_devices
 
 HERE = ["engine.workers=0"]
 CONCEPTS = ["dog", "cat", "bicycle", "elephant", "rocket", "penguin", "violin", "apple"]
@@ -98,6 +101,30 @@ def test_every_image_is_painted_again_byte_for_byte(
     assert all(sha256_of(path) == sha256_of(painted.path / name) for name, path in tars.items())
     assert retried, "no image of a later attempt is tested"
     assert any(split in done.output for split in schema.IMAGE_SPLITS)
+
+
+def test_the_plan_counts_the_seeds_and_no_captions(
+    painted: RunDirectory, seeds: Path, tmp_path: Path
+) -> None:
+    counts = dict.fromkeys(schema.IMAGE_SPLITS, 0)
+    for manifest in painted.manifests("images"):
+        counts[manifest.split] += manifest.rows
+    recipe = recipe_of_seeds(seeds, ["training.batch_size=2"])
+    made = make_plan(recipe, parse_devices("1xcpu"))
+    assert [stage.stage for stage in made.stages] == ["images", "train", "eval"]
+    assert made.volumes.images == sum(counts.values())
+    assert made.volumes.train_images == counts["train"]
+    assert made.volumes.unseen_images == counts["heldout_painter"]
+    command = ["materialize", str(seeds), "training.batch_size=2", "--plan", "--out", str(tmp_path / "again")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert f"{sum(counts.values())} images of 48 px" in done.output
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_is_painted_again_never_takes_the_place_of_the_run(painted: RunDirectory, seeds: Path) -> None:
+    with pytest.raises(SynthClipError, match=r"holds a run of recipe 'demo', not of 'demo\.seeds'"):
+        materialize(seeds, painted.path, HERE)
 
 
 def test_what_is_painted_is_not_painted_again_also_from_another_folder(seeds: Path, tmp_path: Path) -> None:

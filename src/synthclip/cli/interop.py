@@ -13,6 +13,7 @@ from synthclip.cli.pipeline import (
     RunArgument,
     Trust,
     run_stages,
+    show_plan,
     stoppable,
     table_console,
 )
@@ -214,8 +215,11 @@ def export_seeds(
 
 def materialize(
     seeds: Seeds,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run directory to paint into.")],
     overrides: Overrides = None,
+    out: Out = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only estimate time and disk, for this machine.")
+    ] = False,
     trust: Trust = False,
 ) -> None:
     """Paint exported seeds again, and compare.
@@ -224,8 +228,17 @@ def materialize(
     """
     from rich.table import Table
 
-    from synthclip.imagegen.seeds import Compared, materialize
+    from synthclip.imagegen.seeds import Compared, materialize, recipe_of
 
+    if plan or out is None:
+        recipe = recipe_of(seeds, overrides or [], trust=trust)
+        out = out or Path("runs") / recipe.name
+    if plan:
+        from synthclip.plan import make_plan
+        from synthclip.training.flops import devices_here
+
+        show_plan(make_plan(recipe, devices_here()))
+        return
     with stoppable():
         done = materialize(seeds, out, overrides or [], trust=trust)
     table = Table(box=None, pad_edge=False)

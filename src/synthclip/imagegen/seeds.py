@@ -216,27 +216,35 @@ class Materialized:
         return not any(one.different or one.refused for one in self.splits)
 
 
+def recipe_of(source: Path | str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
+    """The recipe that paints seeds again; `overrides` and `trust` are those of `load_recipe`.
+
+    Raises SynthClipError where the seeds are damaged or of another version, or a model that painted them is
+    missing.
+    """
+    folder = open_seeds(Path(source)).folder
+    here = folder.resolve()
+    values = [f"images.seeds={json.dumps(str(here))}"]
+    if (here / BANK_FILE).is_file():
+        values.append(f"concepts.sources={json.dumps([{'kind': 'json', 'path': str(here / BANK_FILE)}])}")
+    recipe = load_recipe(folder / RECIPE_FILE, [*values, *overrides], trust=trust)
+    for section, _, painter in _painters(recipe):
+        _refuse_cut_paths(painter, section)
+    return recipe
+
+
 def materialize(
     source: Path | str, out: Path | str, overrides: Sequence[str] = (), *, trust: bool = False
 ) -> Materialized:
     """Paint the images of seeds again, into the run `out`, and compare each with the first.
 
-    Resumes as every run does. `overrides` and `trust` are those of `load_recipe`. Also writes
-    `out/compared.json`; `out/images/compared/` says the same of each image. Raises SynthClipError where the
-    seeds are damaged or of another version, or a model that painted them is missing.
+    Resumes as every run does. Also writes `out/compared.json`; `out/images/compared/` says the same of each
+    image. Parameters and errors as in `recipe_of`.
     """
     from synthclip.run import pipeline
 
-    seeds = open_seeds(Path(source))
-    folder = seeds.folder.resolve()
-    values = [f"images.seeds={json.dumps(str(folder))}"]
-    stages = ["images"]
-    if (folder / BANK_FILE).is_file():
-        values.append(f"concepts.sources={json.dumps([{'kind': 'json', 'path': str(folder / BANK_FILE)}])}")
-        stages = ["concepts", "images"]
-    recipe = load_recipe(seeds.folder / RECIPE_FILE, [*values, *overrides], trust=trust)
-    for section, _, painter in _painters(recipe):
-        _refuse_cut_paths(painter, section)
+    seeds, recipe = open_seeds(Path(source)), recipe_of(source, overrides, trust=trust)
+    stages = ["concepts"] * (seeds.folder / BANK_FILE).is_file() + ["images"]
     run = pipeline.run(recipe, out, stages=stages)
     manifests = run.manifests("images")
     splits = tuple(

@@ -16,7 +16,7 @@ from synthclip.errors import SynthClipError
 from synthclip.imagegen.seeds import BANK_FILE, FORMAT, PARTS, SEEDS_FILE, checksum, versions
 from synthclip.interop.origins import IMPORTED, read_origins
 from synthclip.keys import digest
-from synthclip.recipe import RECIPE_FILE, inspect_recipe
+from synthclip.recipe import RECIPE_FILE, Recipe, inspect_recipe
 from synthclip.recipe.backends import backend_config
 from synthclip.recipe.engine import EngineConfig
 from synthclip.recipe.shareable import shareable
@@ -52,6 +52,8 @@ def export_seeds(path: Path, out: Path, console: Console | None = None) -> int:
         if out.resolve() == path.resolve() or any((out / stage).exists() for stage in STAGES):
             raise SynthClipError(f"{out}: holds a run: choose another folder")
         recipe = inspect_recipe(path)
+        # Of a name of its own, so that what is painted again is never taken for the run itself.
+        recipe = recipe.model_copy(update={"name": f"{recipe.name[:90]}.seeds"})
         directory = RunDirectory(out)
         refuse_foreign(directory, recipe)
         engine = recipe.engine if recipe.engine.kind == "local" else EngineConfig()
@@ -68,7 +70,7 @@ def export_seeds(path: Path, out: Path, console: Console | None = None) -> int:
         types = {one.name: one.source_type for one in origins.generators}
         for one in (one for members in painters.values() for one in members):
             one["digital_source_type"] = types.get(one["name"])
-        directory.write_text(RECIPE_FILE, _recipe(path, made, painters))
+        directory.write_text(RECIPE_FILE, _recipe(recipe, made, painters))
         inspect_recipe(out)
         header = {"captions_by": [*origins.llms, *[IMPORTED] * origins.captions_imported]}
         header |= _header(recipe.name, made, painters, parts)
@@ -170,9 +172,8 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
         return {"inputs": {}, "libraries": {}}
 
 
-def _recipe(path: Path, made: dict[str, Any], painters: dict[str, list[dict[str, Any]]]) -> str:
+def _recipe(recipe: Recipe, made: dict[str, Any], painters: dict[str, list[dict[str, Any]]]) -> str:
     """A recipe that paints, trains and evaluates as the run does, and takes its captions from the seeds."""
-    recipe = inspect_recipe(path)
 
     def section(split: str) -> Any:
         values = [one["values"] for one in painters[split]]

@@ -9,7 +9,7 @@ from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.models.load import local_path
 from synthclip.plan.diffusion import diffusion_image
-from synthclip.plan.volumes import Volumes, volumes_of
+from synthclip.plan.volumes import Volumes, volumes_of, volumes_of_seeds
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.imagegen import TAR_BYTES
@@ -121,12 +121,12 @@ def make_plan(
     for models that are not known. Raises SynthClipError where one of them is needed, or where the recipe
     cannot work.
     """
-    known = count_concepts(recipe) if concepts is None else concepts
+    seeds = recipe.images.seeds  # then no caption is written or selected
+    known = (0 if seeds else count_concepts(recipe)) if concepts is None else concepts
     planner = _Planner(recipe, devices, rates or Rates(), known)
     _refuse_impossible(recipe, planner.volumes, planner.pairs)
     stages = (
-        planner.captions(llm_params),
-        planner.match_and_balance(),
+        *(() if seeds else (planner.captions(llm_params), planner.match_and_balance())),
         planner.images(image_flops),
         *planner.train_and_evaluate(),
     )
@@ -183,9 +183,12 @@ class _Planner:
     def __init__(self, recipe: Recipe, devices: Devices, rates: Rates, concepts: int) -> None:
         self._recipe, self._devices, self._rates = recipe, devices, rates
         kept = _KEPT if rates.kept is None else rates.kept
+        self.assumed = [f"wall time: {_START_S:.0f} s a stage until its workers are ready"]
+        if recipe.images.seeds is not None:
+            self.volumes = volumes_of_seeds(recipe.images.seeds)
+            return
         self.volumes = volumes_of(recipe, concepts, kept)
-        self.assumed = [
-            f"wall time: {_START_S:.0f} s a stage until its workers are ready",
+        self.assumed += [
             f"cleaning keeps {kept:.0%} of the captions ({'assumed' if rates.kept is None else 'measured'})",
             "a caption names its own concept and no other; where it names more, balancing keeps more",
         ]

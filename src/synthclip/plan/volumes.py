@@ -1,9 +1,13 @@
 """How much of everything a recipe makes, from its concepts to its images."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
+from synthclip.imagegen.seeds import open_seeds
 from synthclip.recipe import Recipe
+from synthclip.schema import COMPOSITION, HELDOUT_PAINTER, SPLITS
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,13 @@ def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
         unseen,
         2 * images.composition,
     )
+
+
+def volumes_of_seeds(folder: str) -> Volumes:
+    """What `images.seeds` paints, by the seeds' own counts: no caption is written, all are selected."""
+    rows: Counter[str] = Counter()
+    for part in open_seeds(Path(folder)).parts:
+        rows[part["path"].split("/")[1]] += part["rows"]
+    train, heldout = (rows[split] for split in SPLITS)
+    unseen = rows[HELDOUT_PAINTER]
+    return Volumes(0, 0, 0, train, train, heldout + unseen, unseen, rows[COMPOSITION])
