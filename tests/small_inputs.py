@@ -7,6 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MODEL_CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "preprocess_cfg": {
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}
+"""Arguments of `save_model`."""
+
 
 def save_model(
     folder: Path, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], seed: int = 0, noise: float = 0.0

@@ -1,9 +1,8 @@
 from pathlib import Path
 
 import pytest
-from heldout_run import MODEL_CONFIG
 
-from small_inputs import save_model
+from small_inputs import MODEL_CONFIG, save_model
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,11 @@
 import io
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from small_inputs import save_model
+from small_inputs import MODEL_CONFIG, save_model
 from synthclip import schema
 from synthclip.keys import image_key, text_id
 from synthclip.run.store import Outcome, RunDirectory
@@ -22,20 +21,6 @@ CAPTIONS = {
     "a fox runs": (5,),
     "one goat": (6,),
     "the house": (7,),
-}
-
-MODEL_CONFIG: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    },
 }
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heldout_run import MODEL_CONFIG, picture
+from heldout_run import picture
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from small_inputs import save_model
+from small_inputs import MODEL_CONFIG, save_model
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import UNTRAINED, Eval, metrics

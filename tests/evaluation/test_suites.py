@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from heldout_run import MODEL_CONFIG, picture
+from heldout_run import picture
 from PIL import Image
 from safetensors.torch import save_file
 from test_datasets import class_folders, hash_of, tar_of
 from typer.testing import CliRunner
 
-from small_inputs import save_model
+from small_inputs import MODEL_CONFIG, save_model
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset

@@ -5,6 +5,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import drawn_run
+from small_inputs import MODEL_CONFIG, save_model
 from synthclip import schema
 from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.store import Outcome, RunDirectory
@@ -34,6 +35,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 def run(drawn: RunDirectory, tmp_path: Path) -> RunDirectory:
     """A copy that a test may change."""
     return RunDirectory(shutil.copytree(drawn.path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "model", **MODEL_CONFIG, noise=0.1)
 
 
 @pytest.fixture(scope="session")

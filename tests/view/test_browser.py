@@ -4,11 +4,13 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
+from synthclip import schema
 from synthclip.run.store import RunDirectory
 from synthclip.view.app import application
 from synthclip.view.explorer import Explorer
@@ -22,6 +24,8 @@ _ADDRESSES = (
     "gallery",
     "gallery?show=refused",
     "gallery?q=nowhere",
+    "search",
+    "search?text=a+boat",
     "concepts",
     "concepts/2",
     "evaluation",
@@ -36,12 +40,13 @@ _UNNAMED = """() => [...document.querySelectorAll("a, button, input:not([type=hi
 class Served:
     """An explorer at an address of this machine."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        explorer = Explorer([run.path])
+    def __init__(self, run: RunDirectory, model: Path | None = None) -> None:
+        explorer = Explorer([run.path], str(model) if model else None)
         explorer.runs["run"].index.refresh()
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://localhost:{self.listening.getsockname()[1]}/run/"
         self.key = explorer.runs["run"].gallery.latest(1)[0].key
+        self.search = explorer.runs["run"].search
         self._server = uvicorn.Server(uvicorn.Config(application(explorer), log_level="error"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.listening]})
         self._thread.start()
@@ -53,8 +58,10 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(drawn: RunDirectory) -> Iterator[Served]:
-    served = Served(drawn)
+def served(drawn: RunDirectory, model: Path) -> Iterator[Served]:
+    served = Served(drawn, model)
+    served.search.encode()
+    served.search.join()
     yield served
     served.stop()
 
@@ -86,7 +93,8 @@ def page(browser: Any) -> Iterator[Any]:
 def test_every_page_fits_and_can_be_read_aloud(page: Any, served: Served, width: int, scheme: str) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)
-    for address in (*_ADDRESSES, f"image/heldout/{served.key}", "../compare"):
+    of_image = f"image/heldout/{served.key}", f"search?like=heldout/{served.key}"
+    for address in (*_ADDRESSES, *of_image, "../compare"):
         page.goto(served.address + address, wait_until="load")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, address
         assert page.evaluate(_UNNAMED) == [], address
@@ -149,3 +157,24 @@ def test_the_live_page_renews_itself(page: Any, run: RunDirectory) -> None:
             playwright.expect(page.locator(".step.running")).to_contain_text("6 of 8 shards", timeout=20_000)
     finally:
         served.stop()
+
+
+def test_a_picture_that_is_chosen_is_searched_for(page: Any, run: RunDirectory, model: Path) -> None:
+    served = Served(run, model)
+    try:
+        page.goto(f"{served.address}gallery")
+        page.get_by_label("Or pictures like this one").set_input_files(
+            {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": _a_jpeg(run)}
+        )
+        page.wait_for_url("**/search?picture=*")
+        page.get_by_role("button", name="Encode 144 images").click()
+        playwright.expect(page.locator(".tile-item")).to_have_count(60, timeout=20_000)
+        assert page.locator(".shares li").count() == 10
+    finally:
+        served.search.join()
+        served.stop()
+
+
+def _a_jpeg(run: RunDirectory) -> bytes:
+    row = schema.read_table(run.file("images", "train/00000.parquet")).to_pylist()[0]
+    return run.file("images", "train/00000.tar").read_bytes()[row["offset"] :][: row["length"]]

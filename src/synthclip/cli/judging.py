@@ -209,9 +209,19 @@ def view(
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="0: any that is free.")
     ] = 8765,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="What to search images with (the run's own)."),
+    ] = None,
 ) -> None:
     """Look at runs in a browser, also while they go on."""
     with needs_extra("view", "the explorer"):
         from synthclip.view.app import serve
 
-    serve(runs, host=host, port=port, say=lambda address: typer.echo(f"{address}  (Ctrl-C stops it)"))
+    serve(
+        runs,
+        host=host,
+        port=port,
+        model=model,
+        say=lambda address: typer.echo(f"{address}  (Ctrl-C stops it)"),
+    )

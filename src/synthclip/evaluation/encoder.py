@@ -132,6 +132,11 @@ class Encoder:
         each_CTD = self.texts(prompts).view(len(names), len(templates), -1)
         return torch.nn.functional.normalize(each_CTD.mean(dim=1), dim=-1)
 
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax."""
+        return float(self._model.logit_scale.detach().exp())
+
     def digest(self) -> str:
         """A digest of the weights and the preprocessing."""
         parts: list[str | bytes] = []
@@ -242,7 +247,7 @@ class Features:
         self._encoder = model if isinstance(model, Encoder) else None
         self._held: dict[str, dict[str, Tensor]] = {}
         known = None if isinstance(model, Encoder) else digest_of_files(model)
-        self.checkpoint = "" if self._encoder else (known or self._loaded().digest())[:16]
+        self.checkpoint = "" if self._encoder else (known or self.encoder().digest())[:16]
         """What names a model on disk or by name in results."""
 
     def images(self, pictures: Pictures) -> Encoded:
@@ -258,7 +263,7 @@ class Features:
             def progress(done: int) -> None:
                 self._progress(done, total)
 
-            encoded = self._loaded().images(pictures.read(), progress, pictures.names)
+            encoded = self.encoder().images(pictures.read(), progress, pictures.names)
             kept_N = torch.from_numpy(encoded.kept)
             unreadable_U = torch.tensor(encoded.unreadable, dtype=torch.int64)
             return {"features": encoded.features, "kept": kept_N, "unreadable": unreadable_U}
@@ -270,13 +275,13 @@ class Features:
 
     def texts(self, texts: Sequence[str]) -> "Tensor":
         """Features of texts, float32 [T, D]."""
-        return self._once("texts", texts, lambda: {"features": self._loaded().texts(texts)})["features"]
+        return self._once("texts", texts, lambda: {"features": self.encoder().texts(texts)})["features"]
 
     def classifier(self, names: Sequence[str], templates: Sequence[str]) -> "Tensor":
         """The zero-shot classifier, float32 [C, D]; see `Encoder.classifier`."""
         parts = digest(*names), digest(*templates)
         made = self._once(
-            "classifier", parts, lambda: {"features": self._loaded().classifier(names, templates)}
+            "classifier", parts, lambda: {"features": self.encoder().classifier(names, templates)}
         )
         return made["features"]
 
@@ -305,7 +310,8 @@ class Features:
             _save(path, found)
         return found
 
-    def _loaded(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """The model itself, loaded when it is first wanted."""
         if self._encoder is None:
             from synthclip.models.load import load_encoder
 

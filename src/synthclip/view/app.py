@@ -20,6 +20,7 @@ from synthclip.recipe import RECIPE_FILE
 from synthclip.view.explorer import Explorer
 from synthclip.view.guard import LOOPBACK, Guard
 from synthclip.view.handlers import HANDLERS
+from synthclip.view.search_pages import POSTS
 
 _SWEEP = "sweep.yaml"
 
@@ -36,6 +37,7 @@ def application(explorer: Explorer, token: str | None = None) -> Starlette:
         finally:
             for run in explorer.runs.values():
                 run.index.close()
+                run.search.close()
 
     def message(request: Request, title: str, said: str, status: int) -> Response:
         if "/jpeg/" in request.url.path:
@@ -58,7 +60,10 @@ def application(explorer: Explorer, token: str | None = None) -> Starlette:
         return message(request, "An error of the explorer", type(error).__name__, 500)
 
     return Starlette(
-        routes=[Route(address, partial(handler, explorer)) for address, handler in HANDLERS.items()],
+        routes=[
+            *(Route(address, partial(handler, explorer)) for address, handler in HANDLERS.items()),
+            *(Route(address, partial(post, explorer), methods=["POST"]) for address, post in POSTS.items()),
+        ],
         middleware=[Middleware(Guard, token=token)],
         exception_handlers={
             SynthClipError: unusable,
@@ -70,13 +75,16 @@ def application(explorer: Explorer, token: str | None = None) -> Starlette:
     )
 
 
-def serve(paths: Sequence[Path], *, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Show runs, and the runs of sweeps, until Ctrl-C; `say` gets the address.
+def serve(
+    paths: Sequence[Path], *, host: str, port: int, model: str | None = None, say: Callable[[str], None]
+) -> None:
+    """Show runs, and the runs of sweeps, until Ctrl-C; `say` gets the address. `model` is what images are
+    searched with, None for each run's own.
 
     Raises SynthClipError where a path holds no run, or the port is taken.
     """
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
-    app = application(Explorer(runs_in(paths)), token)
+    app = application(Explorer(runs_in(paths), model), token)
     listening = _listen(host, port)
     everywhere = host in ("0.0.0.0", "::")
     shown = socket.gethostname() if everywhere else f"[{host}]" if ":" in host else host

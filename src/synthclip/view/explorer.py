@@ -18,6 +18,7 @@ from synthclip.run.store import RunDirectory
 from synthclip.view.gallery import Gallery, Tile
 from synthclip.view.index import Index
 from synthclip.view.live import Watch
+from synthclip.view.search import Search
 
 _TABS = (("", "Live"), ("gallery", "Gallery"), ("concepts", "Concepts"), ("evaluation", "Evaluation"))
 
@@ -25,10 +26,11 @@ _TABS = (("", "Live"), ("gallery", "Gallery"), ("concepts", "Concepts"), ("evalu
 class OpenRun:
     """One run that is shown, under its name in addresses."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, model: str | None = None) -> None:
         self.directory, self.name = RunDirectory(path, read_only=True), name
         self.index = Index(RunDirectory(path, read_only=True))  # each its own: they work at the same time
         self.gallery = Gallery(self.index)
+        self.search = Search(RunDirectory(path, read_only=True), self.index, self.gallery, model)
         self.watch = Watch(RunDirectory(path, read_only=True))
 
     @property
@@ -43,11 +45,11 @@ class OpenRun:
 class Explorer:
     """What every page is made with."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], model: str | None = None) -> None:
         self.runs: dict[str, OpenRun] = {}
         for path in paths:
             name = _free_name(path, {*self.runs, "static", "compare"})
-            self.runs[name] = OpenRun(path, name)
+            self.runs[name] = OpenRun(path, name, model)
 
     def page(
         self,

@@ -41,7 +41,7 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        answer = self._refusal(scope) if scope["type"] == "http" else None
+        answer = self._refusal(scope) or _from_elsewhere(scope) if scope["type"] == "http" else None
         await (answer or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
@@ -70,3 +70,12 @@ class Guard:
 
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), (self._token or "").encode())
+
+
+def _from_elsewhere(scope: Scope) -> Response | None:
+    """The refusal of what a page of another site sends."""
+    headers = Headers(scope=scope)
+    sent_by = headers.get("origin", "").partition("://")[2]
+    if scope["method"] in ("GET", "HEAD") or (sent_by and sent_by == headers.get("host")):
+        return None
+    return PlainTextResponse("Only the explorer's own pages may send something to it.\n", 403)

@@ -17,6 +17,7 @@ from synthclip.view.explorer import Explorer, Handler, attempt_of
 from synthclip.view.filters import MAX_CHARS, Filter
 from synthclip.view.gallery import MAX_PAGE, PAGE
 from synthclip.view.pictures import read_jpeg
+from synthclip.view.search_pages import search
 
 _LATEST = 16
 _CONFUSIONS = 12
@@ -204,6 +205,7 @@ HANDLERS: dict[str, Handler] = {
     "/static/{file}": static,
     "/{run}/": live,
     "/{run}/gallery": gallery,
+    "/{run}/search": search,
     "/{run}/jpeg/{image:int}/{sha}": jpeg,
     "/{run}/image/{split}/{key:path}": image,
     "/{run}/trace/{split}/{key:path}": trace,

@@ -12,6 +12,25 @@ for (const form of document.querySelectorAll("form[data-submit-on-change]")) {
   });
 }
 
+// A picture that is chosen, or dropped anywhere on the page, is searched for at once.
+const upload = document.querySelector("form[data-drop]");
+if (upload) {
+  const field = upload.querySelector("input[type=file]");
+  const show = (on) => upload.classList.toggle("dropping", on);
+  field.addEventListener("change", () => { if (field.files.length) upload.requestSubmit(); });
+  addEventListener("dragover", (event) => {
+    if (event.dataTransfer.types.includes("Files")) { event.preventDefault(); show(true); }
+  });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) show(false); });
+  addEventListener("drop", (event) => {
+    show(false);
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    field.files = event.dataTransfer.files;
+    upload.requestSubmit();
+  });
+}
+
 async function pageAt(address) {
   const answer = await fetch(address);
   if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
@@ -84,9 +103,10 @@ if (live) {
     if (!document.hidden) {
       try {
         const found = (await pageAt(live.dataset.live)).querySelector("[data-live]");
-        if (found) replaceChanged(live, [...found.children]);
+        if (!found) { location.reload(); return; } // nothing goes on any more
+        replaceChanged(live, [...found.children]);
         live.classList.remove("lost");
-        if (!found?.hasAttribute("data-running")) { setTimeout(renew, 10000); return; }
+        if (!found.hasAttribute("data-running")) { setTimeout(renew, 10000); return; }
       } catch { live.classList.add("lost"); }
     }
     setTimeout(renew, 2000);
