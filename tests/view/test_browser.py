@@ -168,9 +168,11 @@ def test_a_picture_that_is_chosen_is_searched_for(page: Any, run: RunDirectory, 
         )
         page.wait_for_url("**/search?picture=*")
         page.get_by_role("button", name="Encode 144 images").click()
-        playwright.expect(page.locator(".tile-item")).to_have_count(60, timeout=20_000)
+        playwright.expect(page.locator(".search-state")).to_contain_text("144 of 144 images", timeout=20_000)
+        playwright.expect(page.locator(".tile-item")).to_have_count(60)
         assert page.locator(".shares li").count() == 10
     finally:
+        page.goto("about:blank")
         served.search.join()
         served.stop()
 
