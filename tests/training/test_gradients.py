@@ -24,19 +24,23 @@ LOSSES = ["clip", "siglip", "multi-positive"]
 
 
 def batch(n: int) -> Batch:
+    """Pairs, the half of them with a hard negative."""
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, 40000, (n, 8), generator=draw)
     tokens[:, -1] = 49407
+    edited = torch.where(torch.arange(n)[:, None] % 2 == 0, tokens.flip(0), 0)
     return Batch(
         torch.randint(0, 256, (n, 32, 32, 3), generator=draw, dtype=torch.uint8),
         tokens,
         torch.randint(0, 6, (n,), generator=draw),
         torch.randint(-1, 5, (n, 2), generator=draw),
+        edited,
     )
 
 
 def part(whole: Batch, rows: slice) -> Batch:
-    return Batch(whole.images[rows], whole.tokens[rows], whole.text_ids[rows], whole.concepts[rows])
+    tables = (whole.images, whole.tokens, whole.text_ids, whole.concepts, whole.edited)
+    return Batch(*(table[rows] for table in tables if table is not None))
 
 
 def model(recipe: Recipe, name: str) -> nn.Module:

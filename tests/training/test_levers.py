@@ -48,6 +48,32 @@ def test_a_share_of_the_texts_are_prompts_of_a_concept_of_their_pair(
     assert texts(batches(recipe, run, first=9)) == drawn[-48:], "the same after a resume"
 
 
+def test_a_share_of_the_texts_have_a_hard_negative(run: RunDirectory, tiny_recipe: Recipe) -> None:
+    recipe = with_training(tiny_recipe, hard_negatives=0.5)
+    plain, drawn = batches(tiny_recipe, run), batches(recipe, run)
+    assert texts(drawn) == texts(plain)
+    assert all(batch.edited is None for batch in plain)
+    wrong = [batch.edited for batch in drawn if batch.edited is not None]
+    assert len(wrong) == len(drawn)
+    has = torch.cat([batch.any(dim=1) for batch in wrong])
+    assert 0.3 < has.double().mean() < 0.7, "every caption of the run names a colour"
+    said = texts(
+        [
+            Batch(batch.images, batch.edited, batch.text_ids, batch.concepts)
+            for batch in drawn
+            if batch.edited is not None
+        ]
+    )
+    differ = [a.split() != b.split() for a, b in zip(said, texts(drawn), strict=True)]
+    assert all(differ)
+    again = batches(recipe, run, first=9)
+    assert all(
+        torch.equal(one.edited, other.edited)
+        for one, other in zip(again, drawn[-len(again) :], strict=True)
+        if one.edited is not None and other.edited is not None
+    ), "the same after a resume"
+
+
 def test_without_the_bank_concept_prompts_are_refused(run: RunDirectory, tiny_recipe: Recipe) -> None:
     with pytest.raises(SynthClipError, match=r"needs 'concepts', which is not there"):
         Train(with_training(tiny_recipe, concept_prompts=0.4), run).shards()

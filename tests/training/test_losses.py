@@ -25,6 +25,8 @@ def batch(n: int, width: int, seed: int, texts: int) -> Features:
         torch.tensor(-3.0, dtype=torch.float64, requires_grad=True),
         torch.randint(0, texts, (n,), generator=draw),
         torch.randint(-1, 6, (n, 2), generator=draw),
+        torch.nn.functional.normalize(torch.randn(n, width, generator=draw, dtype=torch.float64), dim=1),
+        torch.rand(n, generator=draw) < 0.5,
     )
 
 
@@ -32,6 +34,10 @@ def oracle(name: str, x: Features, mask: bool) -> Tensor:
     """The mean over rows, with Python's loops and no trick."""
     n = len(x.image_BE)
     assert x.bias is not None
+    assert x.edited_BE is not None
+    assert x.is_edited_B is not None
+    edited = [x.edited_BE[j] for j in range(n) if x.is_edited_B[j]]
+    wrong = [[x.scale * (x.image_BE[i] * text).sum() for text in edited] for i in range(n)]
     similarity = [[x.scale * (x.image_BE[i] * x.text_BE[j]).sum() for j in range(n)] for i in range(n)]
 
     def negative(i: int, j: int) -> bool:
@@ -48,10 +54,13 @@ def oracle(name: str, x: Features, mask: bool) -> Tensor:
                 if i == j or negative(i, j):
                     sign = 1 if i == j else -1
                     total = total + torch.log1p(torch.exp(-sign * (similarity[i][j] + x.bias))) / n
+            total = total + sum(torch.log1p(torch.exp(logit + x.bias)) for logit in wrong[i]) / n
             continue
         kept = [j for j in range(n) if j in positives(i) or negative(i, j)]
-        for logits in ([similarity[i][j] for j in range(n)], [similarity[j][i] for j in range(n)]):
-            partition = sum((torch.exp(logits[j]) for j in kept), start=torch.zeros((), dtype=torch.float64))
+        rows = ([similarity[i][j] for j in range(n)], wrong[i]), ([similarity[j][i] for j in range(n)], [])
+        for logits, more in rows:
+            zero = torch.zeros((), dtype=torch.float64)
+            partition = sum((torch.exp(logit) for logit in [*(logits[j] for j in kept), *more]), start=zero)
             for j in positives(i):
                 total = total - (logits[j] - torch.log(partition)) / len(positives(i)) / n / 2
     return total

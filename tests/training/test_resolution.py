@@ -106,8 +106,8 @@ def test_a_vit_on_smaller_pictures_is_open_clips_of_that_size(size: int) -> None
 
 
 def test_the_arithmetic_of_a_resnet_is_counted_at_every_size() -> None:
-    at_own = training_pair(model(RESNET), 16, 96)
-    at_32 = training_pair(model(RESNET), 16, 32)  # where one position is left at the end
+    at_own = training_pair(model(RESNET), TrainingConfig(), 16, 96)
+    at_32 = training_pair(model(RESNET), TrainingConfig(), 16, 32)  # where one position is left at the end
     assert 0 < at_32 < at_own / 4
 
 

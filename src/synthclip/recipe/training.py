@@ -247,6 +247,9 @@ class TrainingConfig(Section):
     other's negatives."""
     concept_templates: tuple[str, ...] = later(("A {}.",), min_length=1)
     """The prompts of `concept_prompts`; `{}` is the concept."""
+    hard_negatives: float = later(0.0, ge=0, le=1)
+    """Share of pairs of which a copy of the text with a colour, a number, a size or a place changed, where it
+    names one, is a further negative of all pictures of the batch (NegCLIP, arXiv 2210.01936, Section 4)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the towers; weights and optimiser stay fp32. `fp16` scales the loss."""
     max_grad_norm: float | None = later(None, gt=0)

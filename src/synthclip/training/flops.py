@@ -112,12 +112,22 @@ def mean_pair(model: ModelConfig, training: TrainingConfig) -> float:
     """FLOPs forward of a pair with its whole context, on the average of the sizes that a training sees."""
     smaller = {stage.image_size_px: stage.share for stage in training.resolutions}
     parts = {**smaller, model.image_size_px: 1 - sum(smaller.values())}
-    return sum(share * clip_pair(model, image_size_px=size)[0] for size, share in parts.items())
+    pair = sum(share * clip_pair(model, image_size_px=size)[0] for size, share in parts.items())
+    return pair + _hard_negative(model, training)
 
 
-def training_pair(config: ModelConfig, tokens: int, image_size_px: int) -> float:
+def training_pair(model: ModelConfig, training: TrainingConfig, tokens: int, image_size_px: int) -> float:
     """FLOPs of a training step for one pair."""
-    return PASSES_OF_A_STEP * clip_pair(config, tokens, image_size_px)[0]
+    pair = clip_pair(model, tokens, image_size_px)[0]
+    return PASSES_OF_A_STEP * (pair + _hard_negative(model, training, tokens))
+
+
+def _hard_negative(model: ModelConfig, training: TrainingConfig, tokens: int | None = None) -> float:
+    """FLOPs forward of the further text of a pair, where there is one."""
+    if not training.hard_negatives:
+        return 0.0
+    context = _on_meta(model).architecture["model_cfg"]["text_cfg"]["context_length"]
+    return float(_text_flops(model, tokens or context))
 
 
 @dataclass(frozen=True)

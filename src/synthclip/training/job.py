@@ -24,7 +24,7 @@ from synthclip.models import open_clip
 from synthclip.models.build import PREPROCESS_KEYS, LeanCLIP, build_model
 from synthclip.recipe import Recipe, inspect_recipe
 from synthclip.recipe.reference import entries
-from synthclip.recipe.training import ModelConfig, TrainingConfig
+from synthclip.recipe.training import TrainingConfig
 from synthclip.run.engine import Shard
 from synthclip.run.engine.ray import in_ray, node_address, on_other_nodes
 from synthclip.run.engine.worker import asked_to_stop
@@ -90,7 +90,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         report=report,
         stop_asked=stop_asked,
         group=group,
-        peak=_peak(recipe.model, config.precision, group) if device.type == "cuda" else None,
+        peak=_peak(recipe, group) if device.type == "cuda" else None,
         validate=_validation(stage, model) if group.rank == 0 else None,
         log=_logs(stage, shard) if group.rank == 0 else None,
     )
@@ -132,12 +132,13 @@ def _check_sizes(architecture: dict[str, Any], config: TrainingConfig) -> None:
                 ) from None
 
 
-def _peak(model: ModelConfig, precision: str, group: Group) -> Callable[[int, int], float] | None:
+def _peak(recipe: Recipe, group: Group) -> Callable[[int, int], float] | None:
     known = devices_here().device
     if known.name == "cpu":
         return None
-    flops = group.world_size * known.peak(precision)
-    return lambda tokens, image_size_px: flops / training_pair(model, tokens, image_size_px)
+    model, training = recipe.model, recipe.training
+    flops = group.world_size * known.peak(training.precision)
+    return lambda tokens, image_size_px: flops / training_pair(model, training, tokens, image_size_px)
 
 
 def _start_from(init: str, model: LeanCLIP) -> LeanCLIP:

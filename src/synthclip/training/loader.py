@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -22,6 +22,7 @@ from synthclip.recipe.training import TrainingConfig
 from synthclip.run.threads import cores
 from synthclip.samples import Sample, SampleError, Source
 from synthclip.training.augment import DISTORTIONS, DRAWS, distort, random_crop
+from synthclip.training.edits import EDITS, edited
 from synthclip.training.order import BatchIndices, Order
 from synthclip.training.parallel import Group
 
@@ -39,12 +40,14 @@ _LENGTH_STEP = 8
 @dataclass(frozen=True)
 class Batch:
     """`images` uint8 [B, H, W, 3] in RGB; `tokens` int64 [B, L], zero after each end token; `text_ids` int64
-    [B], equal for equal texts; `concepts` int64 [B, K], each pair's rare concepts padded with -1."""
+    [B], equal for equal texts; `concepts` int64 [B, K], each pair's rare concepts padded with -1;
+    `edited` int64 [B, L], of hard negatives: all zero for a pair without one; None where nobody asks."""
 
     images: Tensor
     tokens: Tensor
     text_ids: Tensor
     concepts: Tensor
+    edited: Tensor | None = None
 
 
 @dataclass
@@ -154,6 +157,9 @@ class Loader:
             self._draws(indices, "distort", DISTORTIONS).tolist() if self._config.distortion else None
         )
         prompt_B3 = self._draws(indices, "prompt", 3).tolist() if self._config.concept_prompts else None
+        edit_B3 = None
+        if self._config.hard_negatives:
+            edit_B3 = self._draws(indices, "edit", 1 + EDITS).tolist()
         texts = []
         places = zip(indices.source_B.tolist(), indices.index_B.tolist(), strict=True)
         for i, (source, index) in enumerate(places):
@@ -172,11 +178,15 @@ class Loader:
             whole_text = text
             if sub_captions and sentence_BD:
                 text = sub_caption(text, sub_captions, sentence_BD[i])
+            wrong = None
+            if edit_B3 is not None and edit_B3[i][0] < self._config.hard_negatives:
+                wrong = edited(text, edit_B3[i][1:])
             ids: Sequence[int] = self._encode(text)
             if kept_BL is not None:
                 ids = [*itertools.compress(ids[:-1], kept_BL[i].tolist()), ids[-1]]
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
-            texts.append(_Text(ids, text_id(whole_text), sorted(rare)))
+            wrong_ids = () if wrong is None else self._encode(wrong)
+            texts.append(_Text(ids, text_id(whole_text), sorted(rare), wrong_ids))
         return texts
 
     def _prompt(self, sample: Sample, uniform_3: Sequence[float]) -> str | None:
@@ -213,17 +223,23 @@ class Loader:
 
     def _finish(self, pending: "_Pending") -> Batch:
         texts = [text for future in pending.texts for text in future.result()]
-        longest = max(len(text.ids) for text in texts)
+        longest = max(len(ids) for text in texts for ids in (text.ids, text.edited))
         length = min(self._context_length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
         tokens = np.zeros((len(texts), length), dtype=np.int64)
+        wrong = np.zeros_like(tokens) if self._config.hard_negatives else None
         # Processes exchange the concepts, so that all must give them the same width.
         concepts = np.full((len(texts), _CONCEPTS if self._rare else 0), -1, dtype=np.int64)
         for i, text in enumerate(texts):
             tokens[i, : len(text.ids)] = text.ids
+            if wrong is not None:
+                wrong[i, : len(text.edited)] = text.edited
             known = text.concepts[: concepts.shape[1]]
             concepts[i, : len(known)] = known
         text_ids = np.array([text.id for text in texts], dtype=np.uint64).view(np.int64)
-        return Batch(pending.images, *(torch.from_numpy(part) for part in (tokens, text_ids, concepts)))
+        parts = map(torch.from_numpy, (tokens, text_ids, concepts))
+        return replace(
+            Batch(pending.images, *parts), edited=None if wrong is None else torch.from_numpy(wrong)
+        )
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,8 @@ class _Text:
     ids: Sequence[int]
     id: int
     concepts: list[int]
+    edited: Sequence[int]
+    """The tokens of a hard negative; none where there is none."""
 
 
 @dataclass(frozen=True)

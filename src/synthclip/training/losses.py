@@ -7,7 +7,7 @@ the processes, which is what data-parallel training descends, is the loss of the
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Features:
 
     `image_BE` and `text_BE` are float, L2-normalised; `scale` is the inverse temperature; `bias` is added to
     the logits (SigLIP). `text_id_B` int64 is equal for equal texts. `concept_BK` int64 lists each pair's rare
-    concepts, padded with -1.
+    concepts, padded with -1. `edited_BE` are the texts with something said wrongly, negatives of all images,
+    `is_edited_B` bool where there is one; None where nobody asks.
     """
 
     image_BE: Tensor
@@ -34,6 +35,8 @@ class Features:
     bias: Tensor | None
     text_id_B: Tensor
     concept_BK: Tensor
+    edited_BE: Tensor | None = None
+    is_edited_B: Tensor | None = None
 
 
 Loss = Callable[[Features, Group], Tensor]
@@ -61,6 +64,8 @@ class _Rows:
     own_B: Tensor
     same_BN: Tensor
     ignored_BN: Tensor
+    wrong_BM: Tensor
+    """Logits of this process's images with the edited texts of all, -inf where there is none; M is 0 or N."""
 
     def by_image(self) -> Tensor:
         return self.mine.scale * self.mine.image_BE @ self.text_NE.T
@@ -77,7 +82,15 @@ def _rows(mine: Features, group: Group, mask_false_negatives: bool) -> _Rows:
     if mask_false_negatives:
         ignored_BN = same_BN | _share_concept(group.gather(mine.concept_BK), own_B)
         ignored_BN.scatter_(1, own_B[:, None], False)
-    return _Rows(mine, group.gather(mine.image_BE), group.gather(mine.text_BE), own_B, same_BN, ignored_BN)
+    image_NE, text_NE = group.gather(mine.image_BE), group.gather(mine.text_BE)
+    return _Rows(mine, image_NE, text_NE, own_B, same_BN, ignored_BN, _wrong(mine, group))
+
+
+def _wrong(mine: Features, group: Group) -> Tensor:
+    if mine.edited_BE is None or mine.is_edited_B is None:
+        return mine.image_BE[:, :0]
+    logits_BN = mine.scale * mine.image_BE @ group.gather(mine.edited_BE).T
+    return logits_BN.masked_fill(~group.gather(mine.is_edited_B)[None, :], -torch.inf)
 
 
 def _share_concept(concept_NK: Tensor, own_B: Tensor) -> Tensor:
@@ -95,6 +108,8 @@ def _clip(rows: _Rows) -> Tensor:
     """Symmetric cross-entropy (CLIP, arXiv 2103.00020, Figure 3)."""
     image_BN = rows.by_image().masked_fill(rows.ignored_BN, -torch.inf)
     text_BN = rows.by_text().masked_fill(rows.ignored_BN, -torch.inf)
+    if rows.wrong_BM.shape[1]:
+        image_BN = torch.cat([image_BN, rows.wrong_BM], dim=1)
     return 0.5 * (cross_entropy(image_BN, rows.own_B) + cross_entropy(text_BN, rows.own_B))
 
 
@@ -104,11 +119,12 @@ def _multi_positive(rows: _Rows) -> Tensor:
     target_BN = rows.same_BN / rows.same_BN.sum(dim=1, keepdim=True)
     ignored_BN = rows.ignored_BN & ~rows.same_BN
 
-    def half(logits_BN: Tensor) -> Tensor:
-        log_p_BN = log_softmax(logits_BN.masked_fill(ignored_BN, -torch.inf), dim=1)
+    def half(logits_BN: Tensor, more_BM: Tensor) -> Tensor:
+        all_logits = torch.cat([logits_BN.masked_fill(ignored_BN, -torch.inf), more_BM], dim=1)
+        log_p_BN = log_softmax(all_logits, dim=1)[:, : logits_BN.shape[1]]
         return -torch.where(rows.same_BN, target_BN * log_p_BN, 0.0).sum(dim=1).mean()
 
-    return 0.5 * (half(rows.by_image()) + half(rows.by_text()))
+    return 0.5 * (half(rows.by_image(), rows.wrong_BM) + half(rows.by_text(), rows.wrong_BM[:, :0]))
 
 
 def _siglip(rows: _Rows) -> Tensor:
@@ -116,9 +132,11 @@ def _siglip(rows: _Rows) -> Tensor:
     sign_BN = torch.full_like(rows.same_BN, -1, dtype=rows.mine.image_BE.dtype)
     sign_BN.scatter_(1, rows.own_B[:, None], 1.0)
     logits_BN = rows.by_image()
+    wrong_BM = rows.wrong_BM
     if rows.mine.bias is not None:
-        logits_BN = logits_BN + rows.mine.bias
-    return -logsigmoid(sign_BN * logits_BN).masked_fill(rows.ignored_BN, 0.0).sum(dim=1).mean()
+        logits_BN, wrong_BM = logits_BN + rows.mine.bias, wrong_BM + rows.mine.bias
+    each_BN = logsigmoid(sign_BN * logits_BN).masked_fill(rows.ignored_BN, 0.0)
+    return -(each_BN.sum(dim=1) + logsigmoid(-wrong_BM).sum(dim=1)).mean()
 
 
 class Gradients:
@@ -152,50 +170,53 @@ class Gradients:
         """
         B = len(batch.tokens)
         if self._micro_batch is None or self._micro_batch >= B:
-            outputs = self._forward(batch, slice(0, B), seed)
-            loss = self._of(batch, *outputs)
+            loss = self._of(batch, *self._forward(batch, slice(0, B), seed))
             (loss * grad_scale).backward()
             self._parallel.finish_backward()
             return loss.detach()
         parts = [slice(at, min(B, at + self._micro_batch)) for at in range(0, B, self._micro_batch)]
         with torch.no_grad():
             seen = [self._forward(batch, part, seed + at) for at, part in enumerate(parts)]
-        leaves = [
-            torch.cat([outputs[0] for outputs in seen]),
-            torch.cat([outputs[1] for outputs in seen]),
-            *seen[0][2:],
-        ]
-        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-        loss = self._of(batch, *leaves)
+        rows = [torch.cat(of_parts) for of_parts in zip(*(rows for rows, _ in seen), strict=True)]
+        leaves = [leaf.detach().requires_grad_() for leaf in (*rows, *seen[0][1])]
+        loss = self._of(batch, leaves[: len(rows)], leaves[len(rows) :])
         (loss * grad_scale).backward()
-        image_grad, text_grad, *scalar_grads = [
-            torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves
-        ]
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        row_grads, scalar_grads = grads[: len(rows)], grads[len(rows) :]
         for at, part in enumerate(parts):
             last = at == len(parts) - 1
             with contextlib.nullcontext() if last else self._parallel.accumulating():
-                image, text, *scalars = self._forward(batch, part, seed + at)
+                outputs, scalars = self._forward(batch, part, seed + at)
                 # What the scalars got counts once; in the other parts they are only kept in the graph.
                 of_scalars = [grad if last else torch.zeros_like(grad) for grad in scalar_grads]
-                grads = [image_grad[part], text_grad[part], *of_scalars]
-                torch.autograd.backward([image, text, *scalars], grads)
+                of_rows = [grad[part] for grad in row_grads]
+                torch.autograd.backward([*outputs, *scalars], [*of_rows, *of_scalars])
         self._parallel.finish_backward()
         return loss.detach()
 
-    def _forward(self, batch: Batch, part: slice, seed: int) -> tuple[Tensor, ...]:
-        """Image and text features float32 [P, E], inverse temperature, and logit bias where there is one."""
+    def _forward(self, batch: Batch, part: slice, seed: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """(image, text and, where there are such, edited text features, each float32 [P, E]; inverse
+        temperature, and logit bias where there is one)."""
         torch.manual_seed(seed)
         images = batch.images[part].to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         pixels = torch.addcmul(self._shift, images.float(), self._scale)
-        tokens = batch.tokens[part].to(self._device, non_blocking=True)
+        tokens = batch.tokens[part]
+        if batch.edited is not None:
+            tokens = torch.cat([tokens, batch.edited[part]])
+        tokens = tokens.to(self._device, non_blocking=True)
         enabled = self._precision is not torch.float32
         with torch.autocast(self._device.type, self._precision, enabled=enabled):
             outputs = self._parallel.module(pixels, tokens)
-        return tuple(output.float() for output in outputs)
+        image, text, *scalars = (output.float() for output in outputs)
+        return (image, *text.split(len(image))), scalars
 
-    def _of(
-        self, batch: Batch, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
+    def _of(self, batch: Batch, rows: Sequence[Tensor], scalars: Sequence[Tensor]) -> Tensor:
+        image, text, *edited = rows
         text_id_B = batch.text_ids.to(self._device, non_blocking=True)
         concept_BK = batch.concepts.to(self._device, non_blocking=True)
-        return self._loss(Features(image, text, scale, bias, text_id_B, concept_BK), self._group)
+        bias = scalars[1] if len(scalars) > 1 else None
+        features = Features(image, text, scalars[0], bias, text_id_B, concept_BK)
+        if batch.edited is not None:
+            is_edited_B = batch.edited.any(dim=1).to(self._device, non_blocking=True)
+            features = replace(features, edited_BE=edited[0], is_edited_B=is_edited_B)
+        return self._loss(features, self._group)
