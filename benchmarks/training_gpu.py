@@ -86,9 +86,8 @@ def at(batch: int, model: ModelConfig, asked: argparse.Namespace) -> Table:
     for name, run, tokens in rows:
         rate = run()
         first = first or rate
-        mfu = (
-            "-" if peak is None else f"{rate * training_pair(model, TrainingConfig(), tokens, model.image_size_px) / peak:.1%}"
-        )
+        flops = rate * training_pair(model, TrainingConfig(), tokens, model.image_size_px)
+        mfu = "-" if peak is None else f"{flops / peak:.1%}"
         gib = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
         table.add_row(name, f"{rate:.1f}", f"{rate / first:.2f}", mfu, f"{gib:.1f}")
         print(f"{batch}: {name}: {rate:.1f} pairs/s, MFU {mfu}", flush=True)
