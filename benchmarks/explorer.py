@@ -2,11 +2,14 @@
 
     python benchmarks/explorer.py make /tmp/runs/1m 1000000
     python benchmarks/explorer.py measure /tmp/runs/1m
+    python benchmarks/explorer.py search /tmp/features 1000000
 
 `make` writes the shards of a run of N images with the product's own writers, 4.6 KB an image; the pictures
 are few, each written many times. `measure` starts the explorer in a process of its own, by default with an
 empty cache, waits until its index is there, and asks as a browser does: pictures by six connections at once.
-Times are medians of five, in milliseconds.
+Times are medians of five, in milliseconds. `search` writes N random features of 512 dimensions as the
+explorer stores them, unless they are there, and searches them for a text that ViT-B/16 encodes, in this
+process.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from synthclip import keys, schema
 from synthclip.recipe import RECIPE_FILE, load_recipe
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.samples.tars import TarWriter
+from synthclip.view import vectors
 
 _PER_SHARD = 10_000
 _CONCEPTS = 20_000
@@ -142,10 +146,7 @@ class Explorer:
         return len(list(self.get_all(re.findall(r'<img src="([^"]+)"', page))))
 
     def memory_mib(self, name: str = "VmRSS") -> float:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(rf"{name}:\s+(\d+) kB", text)
-        assert found
-        return int(found[1]) / 1024
+        return _memory_mib(self.process.pid, name)
 
     def cpu_s(self) -> float:
         """What its process has worked so far."""
@@ -202,6 +203,49 @@ def measure(run: Path, kept: Path | None) -> None:
             explorer.stop()
 
 
+def search(folder: Path, images: int) -> None:
+    import torch
+
+    from synthclip.evaluation.encoder import Encoder
+    from synthclip.models.build import build_model
+    from synthclip.models.load import as_loaded
+    from synthclip.recipe.training import PAPER_MODEL, ModelConfig
+
+    shards = []
+    for start in range(0, images, _PER_SHARD):
+        path = folder / f"{start // _PER_SHARD:05d}.npy"
+        if (features := vectors.read(path)) is None:
+            made = np.random.default_rng(start).standard_normal(
+                (min(_PER_SHARD, images - start), 512), np.float32
+            )
+            vectors.write(path, made / np.linalg.norm(made, axis=1, keepdims=True))
+            features = vectors.read(path)
+        assert features is not None
+        shards.append((start, features))
+    torch.set_num_threads(1)  # as the explorer does
+    encoder = Encoder(*as_loaded(build_model(ModelConfig(name=PAPER_MODEL))))
+    query = encoder.texts(["a boat at sunset"])[0].numpy()
+    _show("memory before, MiB", _memory_mib("self"))
+    started = time.process_time()
+    _show("text", *_timed(lambda: encoder.texts(["a boat at sunset"])))
+    _show("text, CPU", (time.process_time() - started) * 1000 / _REPEATS)
+    started = time.process_time()
+    _show("the first 60", *_timed(lambda: vectors.nearest(shards, query, 60)))
+    _show("the first 60, CPU", (time.process_time() - started) * 1000 / _REPEATS)
+    _show("the first 1,000", *_timed(lambda: vectors.nearest(shards, query, 1000)))
+    _show("memory after, MiB", _memory_mib("self"))
+    _show("of it not mapped files, MiB", _memory_mib("self", "RssAnon"))
+    exact = np.concatenate([features.astype(np.float32) @ query for _, features in shards])
+    best = np.argsort(-exact, kind="stable")[:1000]
+    assert [image for image, _ in vectors.nearest(shards, query, 1000)] == best.tolist()
+
+
+def _memory_mib(process: int | str, name: str = "VmRSS") -> float:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
 def _far(explorer: Explorer) -> str:
     """The address of a page deep in the gallery."""
     if not hasattr(explorer, "far"):
@@ -238,8 +282,13 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("run", type=Path)
     measuring.add_argument("--cache", type=Path, help="a folder for the index, to measure again")
+    searching = commands.add_parser("search")
+    searching.add_argument("folder", type=Path)
+    searching.add_argument("images", type=int, nargs="?", default=1_000_000)
     options = parser.parse_args()
-    if options.command == "make":
+    if options.command == "search":
+        search(options.folder, options.images)
+    elif options.command == "make":
         make(options.run, options.images)
     else:
         measure(options.run, options.cache)

@@ -207,6 +207,14 @@ def test_nothing_is_written_into_a_run(run: RunDirectory, monkeypatch: pytest.Mo
     explorer.runs["run"].index.refresh()
     client = TestClient(application(explorer), base_url="http://localhost")
     key = explorer.runs["run"].gallery.page(ALL).tiles[0].key
-    for address in ("", "gallery", f"image/train/{key}", f"trace/train/{key}", "concepts", "evaluation"):
+    for address in (
+        "",
+        "gallery",
+        "search",
+        f"image/train/{key}",
+        f"trace/train/{key}",
+        "concepts",
+        "evaluation",
+    ):
         client.get(f"/run/{address}")
     assert state() == before

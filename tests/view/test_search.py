@@ -223,13 +223,21 @@ def test_a_damaged_tar_is_named_and_the_other_shards_are_encoded(run: RunDirecto
     assert "damaged: run `synthclip verify" in damaged.page("")
 
 
-def test_a_run_without_a_model_says_what_to_do(run: RunDirectory) -> None:
+def test_a_run_without_a_model_says_what_to_do_and_is_searched_once_it_has_one(
+    run: RunDirectory, model: Path
+) -> None:
     untrained = Opened(run)
     untrained.page("?text=boat")
     untrained.run.search.join()
     page = untrained.page("?text=boat")
     assert "no trained model yet: train it, or choose one with --model" in page
     assert "Try again" in page
+    shutil.copytree(model, run.stage("train") / "model")
+    untrained.page("")
+    untrained.run.search.join()
+    page = untrained.page("")
+    assert "0 of 144 images are encoded by the run&#39;s own model" in page
+    assert "no trained model" not in page
 
 
 @pytest.mark.parametrize(

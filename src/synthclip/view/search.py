@@ -102,8 +102,7 @@ class Search:
 
     def encode(self) -> None:
         """Encode in the background what is not encoded yet."""
-        self._wants_images = True
-        self._work()
+        self._work(images=True)
 
     def join(self) -> None:
         """Wait for what is done in the background."""
@@ -188,10 +187,11 @@ class Search:
         there = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.is_file() else []
         return [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in there]
 
-    def _work(self) -> None:
+    def _work(self, *, images: bool = False) -> None:
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._error, self._doing = "", "Loading the model"
+            self._wants_images |= images
+            if not self._doing:
+                self._error, self._failed, self._doing = "", None, "Loading the model"
                 self._thread = threading.Thread(target=self._in_background, name="search", daemon=True)
                 self._thread.start()
 
@@ -203,15 +203,24 @@ class Search:
             torch.set_num_threads(1)  # of this thread, and of those that are started from here on
             model = self._loaded(files)
             self._encode_concepts(model)
-            while self._wants_images:
-                self._wants_images = False
+            while self._goes_on():
                 self._encode_images(model)
         except _StoppedError:
             pass
-        except (SynthClipError, OSError, RuntimeError, ImportError, ValueError) as error:
+        except Exception as error:  # a model of others may raise anything: the page shows it
             self._error, self._failed = first_line(error), files
-        finally:
-            self._doing = ""
+        else:
+            return
+        with self._lock:
+            self._wants_images, self._doing = False, ""
+
+    def _goes_on(self) -> bool:
+        """Whether images are to be encoded; where not, the thread ends."""
+        with self._lock:
+            wanted, self._wants_images = self._wants_images, False
+            if not wanted:
+                self._doing = ""
+            return wanted
 
     def _loaded(self, files: object) -> _Model:
         if self._model is not None and self._model.files == files:
