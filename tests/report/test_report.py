@@ -4,6 +4,7 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from synthclip.evaluation.paper import METRICS, paper_rows
 from synthclip.recipe import Recipe
 from synthclip.report import Report
 from synthclip.report.contents import GALLERY_CAPTIONS, read_contents, read_suites
-from synthclip.report.page import render, visible
+from synthclip.report.page import headlines, render, visible
 from synthclip.report.terms import explained, plain
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
@@ -313,3 +314,23 @@ def test_a_browser_draws_it(recipe: Recipe, whole_run: RunDirectory, tmp_path: P
     assert ground > 200 if scheme == "light" else ground < 60
     drawn = (np.abs(pixels.astype(int) - pixels[5, 5]).max(axis=2) > 20).mean(axis=1)
     assert (drawn[::100] > 0).sum() > 12, "the page is blank over long stretches"
+
+
+def test_in_short_an_unseen_painters_pictures_stand_beside_the_known_ones() -> None:
+    def result(dataset: str, task: str, metric: str) -> dict[str, Any]:
+        return {"dataset": dataset, "task": task, "metric": metric, "value": 0.5, "chance": 0.1, "n": 9}
+
+    shown = headlines(
+        [
+            result("heldout", "image_retrieval", "R@1"),
+            result("heldout", "zero_shot", "top1"),
+            result("heldout", "zero_shot", "top5"),
+            result("heldout_painter", "image_retrieval", "R@1"),
+            result("heldout_painter", "zero_shot", "top1"),
+        ]
+    )
+    assert [(one["dataset"], one["task"]) for one in shown] == [
+        ("heldout", "zero_shot"),
+        ("heldout_painter", "zero_shot"),
+        ("heldout", "image_retrieval"),
+    ]
