@@ -59,8 +59,8 @@ class Opened:
         return {image: one[0] for image, one in found.items() if one}
 
     def stored(self) -> dict[str, bytes]:
-        folder = self.run.index.folder / "features"
-        return {f"{one.parent.name}/{one.name}": one.read_bytes() for one in folder.rglob("*.npy")}
+        found = self.run.index.folder.rglob("*.npy")
+        return {f"{one.parent.name}/{one.name}": one.read_bytes() for one in found}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_files_that_are_cut_off_and_shards_that_change_are_encoded_again(
 ) -> None:
     before = Opened(run, model).encode()
     whole = before.stored()
-    path = next((before.run.index.folder / "features").rglob("*.npy"))
+    path = next(before.run.index.folder.rglob("*.npy"))
     path.write_bytes(path.read_bytes()[:200])
     again = Opened(run, model)
     again.run.search.open()

@@ -31,6 +31,8 @@ from synthclip.view.index import SHARD_BITS, Index
 from synthclip.view.pictures import read_jpeg
 
 MAX_PIXELS = 50_000_000
+_FORMAT = 1
+"""Raised when other features would come of the same model and image; part of the folder's name."""
 _UPLOADS = 8
 """Uploaded pictures that are kept, in memory."""
 _SHOWN_PX = 320
@@ -85,7 +87,7 @@ class Search:
     def __init__(self, run: RunDirectory, index: Index, gallery: Gallery, model: str | None = None) -> None:
         self._run, self._index, self._gallery = run, index, gallery
         self._named, self._source = model or "the run's own model", model or str(run.path)
-        self._folder = index.folder / "features"
+        self._folder = index.folder / f"features-{_FORMAT}"
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
