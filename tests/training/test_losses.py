@@ -57,7 +57,11 @@ def oracle(name: str, x: Features, mask: bool) -> Tensor:
             total = total + sum(torch.log1p(torch.exp(logit + x.bias)) for logit in wrong[i]) / n
             continue
         kept = [j for j in range(n) if j in positives(i) or negative(i, j)]
-        rows = ([similarity[i][j] for j in range(n)], wrong[i]), ([similarity[j][i] for j in range(n)], [])
+        by_text: list[Tensor] = []
+        rows = (
+            ([similarity[i][j] for j in range(n)], wrong[i]),
+            ([similarity[j][i] for j in range(n)], by_text),
+        )
         for logits, more in rows:
             zero = torch.zeros((), dtype=torch.float64)
             partition = sum((torch.exp(logit) for logit in [*(logits[j] for j in kept), *more]), start=zero)
