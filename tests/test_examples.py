@@ -1,5 +1,6 @@
 """Every script of `examples/` runs and prints what it promises, on one small run."""
 
+import json
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -87,3 +88,17 @@ def test_every_script_is_tested_and_listed() -> None:
     assert scripts == {*SCRIPTS, "own_concepts"}
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}.py`" in listed for name in scripts)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("looking_at_a_run", "captions name it"), ("what_teaches", "to the base (chance")],
+)
+def test_a_notebook_runs(name: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = json.loads((EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    scope: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "kept without outputs, which would grow old"
+            exec("".join(cell["source"]), scope)
+    assert said in capsys.readouterr().out
