@@ -30,11 +30,12 @@ def _identity(config: BackendConfig) -> str:
 
 
 def judging_painters(runs: Sequence[Run], base: str, judges: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Who painted each held-out set that judges the models of a sweep, by the set's name there."""
+    """Who painted each held-out set that judges the models of a sweep, by the set's name there;
+    nothing where the same painted all."""
     recipes = {one.variant: one.recipe for one in runs}
     sets = {HELDOUT: trained_on(recipes[base])}
     sets |= {f"{HELDOUT} of {name}": trained_on(recipes[name]) for name in judges if name != base}
-    return sets
+    return sets if len(set(sets.values())) > 1 else {}
 
 
 def by_others(
