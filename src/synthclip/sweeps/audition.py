@@ -137,13 +137,9 @@ def ranking(swept: Swept, found: Found) -> list[Rank]:
                     figures[name] = one
         hours = next((one.device_hours for one in found.findings if one.variant == variant), None)
         ranks.append(Rank(variant, figures, variety(first[variant]) if variant in first else None, hours))
-    by = ranked_by(ranks)
+    unseen = any(schema.HELDOUT_PAINTER in one.figures for one in ranks)
+    by = schema.HELDOUT_PAINTER if unseen else OTHERS
     return sorted(ranks, key=lambda one: -one.figures[by].value if by in one.figures else 0.0)
-
-
-def ranked_by(ranks: Sequence[Rank]) -> str:
-    """The data set that decides the order."""
-    return schema.HELDOUT_PAINTER if any(schema.HELDOUT_PAINTER in one.figures for one in ranks) else OTHERS
 
 
 def variety(run: Path) -> float | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from synthclip import schema
 from synthclip.recipe.training import HELDOUT
 from synthclip.run.store import RunDirectory
-from synthclip.view.filters import MAX_CHARS, Filter
+from synthclip.view.filters import MAX_CHARS, Filter, whole
 from synthclip.view.gallery import Gallery, Tile
 from synthclip.view.index import Index
 
@@ -42,11 +42,11 @@ class Order:
 
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> "Order":
-        sort, start = parameters.get("sort", "text"), parameters.get("start", "")
+        sort = parameters.get("sort", "text")
         return cls(
             parameters.get("q", "").strip()[:MAX_CHARS],
             sort if sort.removeprefix("-") in COLUMNS else "text",
-            int(start) if start.isascii() and start.isdigit() and len(start) < 10 else 0,
+            whole(parameters.get("start", ""), 9),
         )
 
     def address(self, **changes: Any) -> str:

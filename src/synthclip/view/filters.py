@@ -47,10 +47,19 @@ class Filter:
         return bool(self.q or self.concept)
 
 
+def plain(text: str) -> str:
+    """What somebody wrote, cut where it is too long, without control characters."""
+    return "".join(" " if unicodedata.category(one)[0] == "C" else one for one in text[:MAX_CHARS]).strip()
+
+
+def whole(text: str, digits: int = 18) -> int:
+    """A number in an address; 0 where it is none, or has more digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else 0
+
+
 def match_of(words: str) -> str:
     """A query of FTS5 for all of the words; empty where there is none to search for."""
-    plain = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in words[:MAX_CHARS])
-    found = re.findall(r'"([^"]*)"|(\S+)', plain)
+    found = re.findall(r'"([^"]*)"|(\S+)', plain(words))
     terms = []
     for phrase, word in found[:MAX_WORDS]:
         text = (phrase or word).replace('"', " ")

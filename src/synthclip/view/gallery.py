@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from synthclip.view.filters import Filter, match_of
+from synthclip.view.filters import Filter, match_of, whole
 from synthclip.view.index import SHARD_BITS, Index, signed_id
 
 PAGE = 60
@@ -123,7 +123,7 @@ class Gallery:
             return self._by_score(where, facets, name, where.sort.startswith("-"), after, size)
         if where.is_narrow:
             return self._by_caption(where, facets, after, size)
-        start = _whole(after)
+        start = whole(after)
         sql = "SELECT id FROM image WHERE facet = ? AND id > ? ORDER BY id LIMIT ?"
         parts = [[row[0] for row in self._index.read(sql, (facet, start, size + 1))] for facet in facets]
         ids = list(heapq.merge(*parts))[: size + 1]
@@ -205,7 +205,7 @@ class Gallery:
         """In the order of captions, whose images stand together."""
         search = _Search(self._index, where)
         first, _, last = after.partition(".")
-        caption, image = _whole(first), _whole(last)
+        caption, image = whole(first), whole(last)
         found: list[tuple[int, int]] = []
         for _ in range(_MAX_CHUNKS):
             captions = search.captions(caption, _CHUNK)
@@ -227,7 +227,7 @@ class Gallery:
         self, where: Filter, facets: Sequence[int], name: str, rising: bool, after: str, size: int
     ) -> Page:
         start, _, last = after.partition("/")
-        at = (_number(start), _whole(last)) if after else None
+        at = (_number(start), whole(last)) if after else None
         if where.is_narrow:
             search = _Search(self._index, where)
             captions = search.captions(0, _COUNTED + 1)
@@ -239,7 +239,7 @@ class Gallery:
         return self._page_of(rows, size)
 
     def _searched_by_score(self, search: "_Search", scored: Iterator[tuple[float, int]], size: int) -> Page:
-        """Where so many captions match that the images are gone through in their order instead."""
+        """Where captions match in such numbers that the images are gone through in their order instead."""
         found: list[tuple[float, int]] = []
         for _ in range(_MAX_CHUNKS):
             part = list(islice(scored, _CHUNK))
@@ -371,10 +371,6 @@ def _list(ids: Iterable[int]) -> str:
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
-
-
-def _whole(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def _number(text: str) -> float:

@@ -14,7 +14,7 @@ from synthclip.report.page import headlines, of_suites
 from synthclip.run.progress import said
 from synthclip.view import concepts, evaluation
 from synthclip.view.explorer import Explorer, Handler, attempt_of
-from synthclip.view.filters import MAX_CHARS, Filter
+from synthclip.view.filters import MAX_CHARS, Filter, whole
 from synthclip.view.gallery import MAX_PAGE, PAGE
 from synthclip.view.pictures import read_jpeg
 from synthclip.view.search_pages import search
@@ -59,8 +59,7 @@ def live(explorer: Explorer, request: Request) -> Response:
 def gallery(explorer: Explorer, request: Request) -> Response:
     run = explorer.run_of(request)
     asked = request.query_params
-    where, size = Filter.of(asked), asked.get("size", "")
-    asked_size = min(int(size), MAX_PAGE) if size.isascii() and size.isdigit() and len(size) < 6 else None
+    where, asked_size = Filter.of(asked), min(whole(asked.get("size", ""), 5), MAX_PAGE) or None
     facets = run.gallery.facets().values()
     return explorer.page(
         "gallery",

@@ -33,7 +33,7 @@ _FORMAT = 3
 """Raised when the same run would be indexed otherwise; part of the file's name."""
 _EVERY_S = 2.0
 _REST = 10
-"""Between looking after what is new it rests for so many times as long as that took."""
+"""Between looking after what is new it rests this many times as long as that took."""
 _BUSY_S = 60.0
 _WRITER_CACHE_KIB = 65_536
 _SCHEMA = """

@@ -22,7 +22,7 @@ from synthclip.textgen.spending import spent_and_planned
 
 _FRESH_S = 1.5
 _SHARE = 10
-"""Reading the state takes at most one part in so many of the time."""
+"""Reading the state takes at most this part of the time: one in ten."""
 _CHART_FRESH_S = 10.0
 
 

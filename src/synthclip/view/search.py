@@ -252,9 +252,7 @@ class Search:
             path = self._path(model, seal)
             if vectors.read(path) is not None:
                 continue
-            sql = "SELECT id FROM image WHERE id >= ? AND id < ? AND sha256 IS NOT NULL ORDER BY id"
-            bounds = number << SHARD_BITS, (number + 1) << SHARD_BITS
-            ids = [row[0] for row in self._index.read(sql, bounds)]
+            ids = self._kept_of(number, "SELECT id")
             before = self.state
             try:
                 features = self._features_of(model, ids, before.encoded, before.images) if ids else None
@@ -296,6 +294,11 @@ class Search:
     def _shards(self) -> list[Any]:
         return [tuple(row) for row in self._index.read("SELECT id, seal FROM shard ORDER BY id")]
 
+    def _kept_of(self, shard: int, select: str) -> list[Any]:
+        """The column of a query over the kept images of a shard, in order."""
+        sql = f"{select} FROM image WHERE id >= ? AND id < ? AND sha256 IS NOT NULL ORDER BY id"
+        return [row[0] for row in self._index.read(sql, (shard << SHARD_BITS, (shard + 1) << SHARD_BITS))]
+
     def _path(self, model: _Model, seal: str) -> Path:
         return self._folder / model.features.checkpoint / f"{seal}.npy"
 
@@ -307,10 +310,8 @@ class Search:
                 features = vectors.read(self._path(model, seal))
                 if features is None:
                     continue
-                # What was kept of a shard stands together.
-                sql = "SELECT min(id) FROM image WHERE id >= ? AND id < ? AND sha256 IS NOT NULL"
-                bounds = number << SHARD_BITS, (number + 1) << SHARD_BITS
-                model.shards[number, seal] = self._index.read(sql, bounds)[0][0], features
+                [first] = self._kept_of(number, "SELECT min(id)")  # what was kept stands together
+                model.shards[number, seal] = first, features
             found.append(model.shards[number, seal])
         return found
 

@@ -1,6 +1,5 @@
 """The pages of search: results, and uploaded pictures."""
 
-import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from urllib.parse import urlencode
@@ -13,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from synthclip.errors import first_line
 from synthclip.view.explorer import Explorer, OpenRun
-from synthclip.view.filters import MAX_CHARS
+from synthclip.view.filters import MAX_CHARS, plain, whole
 from synthclip.view.gallery import PAGE, Tile
 from synthclip.view.pictures import read_jpeg
 
@@ -36,17 +35,11 @@ class Query:
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> "Query":
         """What is too long is cut."""
-        return cls(**{name: _plain(parameters.get(name, "")) for name in cls.__dataclass_fields__})
+        return cls(**{name: plain(parameters.get(name, "")) for name in cls.__dataclass_fields__})
 
     def address(self, **more: int) -> str:
         """The query of an address."""
         return urlencode({name: value for name, value in {**asdict(self), **more}.items() if value})
-
-
-def _plain(given: str) -> str:
-    """Without control characters."""
-    cut = given[:MAX_CHARS]
-    return "".join(" " if unicodedata.category(one)[0] == "C" else one for one in cut).strip()
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,7 @@ class _Subject:
 def search(explorer: Explorer, request: Request) -> Response:
     run = explorer.run_of(request)
     asked = request.query_params
-    query, start = Query.of(asked), asked.get("start", "")
-    begin = min(int(start), _MOST_RESULTS) if start.isascii() and start.isdigit() and len(start) < 6 else 0
+    query, begin = Query.of(asked), min(whole(asked.get("start", ""), 5), _MOST_RESULTS)
     subject = _subject(explorer, run, query)
     run.search.open()
     state = run.search.state

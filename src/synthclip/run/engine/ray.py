@@ -224,7 +224,7 @@ def node_address() -> str:
 
 @contextlib.contextmanager
 def on_other_nodes(commands: Sequence[Sequence[str]], gpus: int) -> Iterator[Callable[[], list[str]]]:
-    """Run each command on a node of its own, with so many GPUs where the cluster has any.
+    """Run each command on a node of its own, with this number of GPUs where the cluster has any.
 
     The value gives them some seconds to end, and what those that did have printed. Leaving ends the others.
     Raises SynthClipError where the cluster has too few nodes, or too few that are free.

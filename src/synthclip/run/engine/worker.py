@@ -191,7 +191,7 @@ def worker_count(config: EngineConfig, resources: Resources, shards: int, cpus: 
 
 
 def thread_counts(threads: int) -> dict[str, str]:
-    """The environment that gives a worker so many threads; a value that the user exported stays."""
+    """The environment that gives a worker this number of threads; a value that the user exported stays."""
     return {name: os.environ.get(name, str(threads)) for name in _THREAD_COUNTS}
 
 
