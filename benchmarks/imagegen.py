@@ -57,7 +57,7 @@ def stage_seconds(texts: Sequence[str], workers: int, *overrides: str) -> float:
     """Stage images over the captions, workers' start and model load included."""
     with tempfile.TemporaryDirectory() as folder:
         run = selected(Path(folder), texts)
-        recipe = load_recipe("demo", ["images.per_caption=1", *overrides])
+        recipe = load_recipe("demo", ["images.per_caption=1", "images.composition=0", *overrides])
         stage = Images(recipe, run)
         engine = build_engine(EngineConfig(workers=workers))
         started = time.perf_counter()

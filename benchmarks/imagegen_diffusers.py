@@ -9,7 +9,7 @@ loop over the same pipeline that throws its images away. The two take turns, sha
 torch; CPU seconds count what the stage does beside the model on another core too.
 
 `gpu`: the paper's setting with random weights of Stable Diffusion v1.5's shapes, against the plain pipeline
-call at batch 16, and few-step settings beside it. Arithmetic and memory traffic do not depend on what weights
+call at batch 16, at 50 steps and at few. Arithmetic and memory traffic do not depend on what weights
 know. Idle is what nvidia-smi says of the device, all else of the stage included.
 """
 
@@ -36,6 +36,8 @@ from synthclip.run.stage import StageLoad
 
 BATCH = 16
 """Of the plain pipeline call."""
+FEW_STEP = 4
+"""Times as many images where a model paints in few steps."""
 SHARD = 64
 """Images of a shard of the CPU part; real ones hold thousands, so what a shard costs weighs less there."""
 
@@ -142,21 +144,41 @@ def tokenizer() -> Any:
 class Plain:
     """The pipeline as its documentation calls it."""
 
-    def __init__(self, folder: str, dtype: str, device: str) -> None:
+    def __init__(
+        self,
+        folder: str,
+        dtype: str,
+        device: str,
+        *,
+        steps: int,
+        guidance: float = 2.0,
+        scheduler: str | None = None,
+    ) -> None:
+        import diffusers
         import torch
-        from diffusers import StableDiffusionPipeline
 
-        self._pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
+        self._steps, self._guidance = steps, guidance
+        self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, dtype=getattr(torch, dtype)
+        )
+        if scheduler is not None:
+            kind = getattr(diffusers, scheduler)
+            self._pipeline.scheduler = kind.from_config(self._pipeline.scheduler.config)
         self._pipeline.to(device)
         self._pipeline.set_progress_bar_config(disable=True)
 
-    def __call__(self, texts: Sequence[str], steps: int) -> None:
+    def __call__(self, texts: Sequence[str]) -> None:
         import torch
 
         for start in range(0, len(texts), BATCH):
             part = list(texts[start : start + BATCH])
             generators = [torch.Generator().manual_seed(start + at) for at in range(len(part))]
-            self._pipeline(part, num_inference_steps=steps, guidance_scale=2.0, generator=generators)
+            self._pipeline(
+                part,
+                num_inference_steps=self._steps,
+                guidance_scale=self._guidance,
+                generator=generators,
+            )
 
 
 def stage(
@@ -171,6 +193,7 @@ def stage(
             f"images.size_px={size_px}",
             f"images.captions_per_shard={shard}",
             "images.per_caption=1",
+            "images.composition=0",
             "images.filters.min_contrast=0",
             "images.retries=0",
         ],
@@ -221,20 +244,22 @@ def cpu(sizes: Sequence[int]) -> Table:
     )
     with tempfile.TemporaryDirectory() as weights:
         save_pipeline(TINY, weights, "float32")
-        Plain(weights, "float32", "cpu")(captions(BATCH), steps)  # what a first call prepares is for both
+        Plain(weights, "float32", "cpu", steps=steps)(
+            captions(BATCH)
+        )  # what a first call prepares is for both
         for size in sizes:
             texts = captions(size)
             loop_start, loop, stage_start, ours = Clock(), Clock(), Clock(), Clock()
             with tempfile.TemporaryDirectory() as run:
                 with loop_start:
-                    plain = Plain(weights, "float32", "cpu")
+                    plain = Plain(weights, "float32", "cpu", steps=steps)
                 with stage_start:
                     work, shards = stage(
                         Path(run), texts, 2 * TINY.latent, SHARD, model=weights, steps=steps, batch_size=BATCH
                     )
                 for number, shard in enumerate(shards):
                     with loop:
-                        plain(texts[number * SHARD : (number + 1) * SHARD], steps)
+                        plain(texts[number * SHARD : (number + 1) * SHARD])
                     with ours:
                         make(work, shard)
             table.add_row(
@@ -276,21 +301,14 @@ def gpu(images: int, tiny: bool) -> Table:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shape, dtype, large = (TINY, "float32", BATCH) if tiny else (SD15, "float16", 64)
-    few = {"guidance": 1.0, "batch_size": large, "compile": not tiny}
+    shape, dtype = (TINY, "float32") if tiny else (SD15, "float16")
     settings: dict[str, dict[str, object]] = {
-        f"stage, 50 steps, batch {BATCH}": {"steps": 50, "batch_size": BATCH},
-        f"stage, 50 steps, batch {large}": {"steps": 50, "batch_size": large},
-        f"stage, 50 steps, batch {large}, compiled": {"steps": 50, "batch_size": large, "compile": not tiny},
-        "stage, 4 steps without guidance (as sd15-lcm), compiled": {
-            "steps": 4,
-            "scheduler": "LCMScheduler",
-            **few,
-        },
-        "stage, 1 step without guidance (as Turbo models), compiled": {
+        "50 steps": {"steps": 50},
+        "4 steps without guidance (as sd15-lcm)": {"steps": 4, "guidance": 1.0, "scheduler": "LCMScheduler"},
+        "1 step without guidance (as Turbo models)": {
             "steps": 1,
+            "guidance": 1.0,
             "scheduler": "EulerAncestralDiscreteScheduler",
-            **few,
         },
     }
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -298,11 +316,10 @@ def gpu(images: int, tiny: bool) -> Table:
     table = Table(
         "", "images/s", "ratio", "device idle", "peak GiB", title=f"{what}, {name}, {images} images"
     )
-    first = 0.0
 
-    def add(row: str, clock: Clock, idle: Idle) -> None:
+    def add(row: str, count: int, clock: Clock, idle: Idle) -> None:
         nonlocal first
-        rate = images / clock.wall
+        rate = count / clock.wall
         first = first or rate
         gib = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
         table.add_row(row, f"{rate:.2f}", f"{rate / first:.2f}", f"{idle.share:.1%}", f"{gib:.1f}")
@@ -315,26 +332,30 @@ def gpu(images: int, tiny: bool) -> Table:
 
     with tempfile.TemporaryDirectory() as weights:
         save_pipeline(shape, weights, dtype)
-        plain = Plain(weights, dtype, device)
-        plain(captions(BATCH), 50)
-        with Idle() as idle, Clock() as clock:
-            plain(captions(images), 50)
-        del plain
-        add(f"plain pipeline, 50 steps, batch {BATCH}", clock, idle)
-        for row, values in settings.items():
-            batch = int(str(values["batch_size"]))
-            texts = captions(batch + images)
-            with tempfile.TemporaryDirectory() as run:
-                work, (whole,) = stage(
-                    Path(run), texts, 4 * shape.latent, len(texts), model=weights, dtype=dtype, **values
-                )
-                # The first batch, which compiles, is a shard of its own before the clock starts.
-                make(work, dataclasses.replace(whole, payload={**whole.payload, "stop": batch}))
-                rest = dataclasses.replace(whole, payload={**whole.payload, "start": batch})
-                with Idle() as idle, Clock() as clock:
-                    make(work, rest)
-                del work
-            add(row, clock, idle)
+        for setting, values in settings.items():
+            first = 0.0
+            count = images if values["steps"] == 50 else FEW_STEP * images
+            plain = Plain(weights, dtype, device, **values)
+            plain(captions(BATCH))
+            with Idle() as idle, Clock() as clock:
+                plain(captions(count))
+            del plain
+            add(f"plain pipeline, {setting}, batch {BATCH}", count, clock, idle)
+            for compiled in (False, True):
+                batch = 2 * BATCH  # what "auto" begins with
+                texts = captions(batch + count)
+                painter = {"model": weights, "dtype": dtype, "compile": compiled and not tiny, **values}
+                with tempfile.TemporaryDirectory() as run:
+                    work, (whole,) = stage(Path(run), texts, 4 * shape.latent, len(texts), **painter)
+                    # The first batch, which compiles, is a shard of its own before the clock starts.
+                    with Clock() as start:
+                        make(work, dataclasses.replace(whole, payload={**whole.payload, "stop": batch}))
+                    rest = dataclasses.replace(whole, payload={**whole.payload, "start": batch})
+                    with Idle() as idle, Clock() as clock:
+                        make(work, rest)
+                    del work
+                how = f", compiled in {start.wall:.0f} s" if compiled else ""
+                add(f"stage, {setting}, batch {batch}{how}", count, clock, idle)
     return table
 
 

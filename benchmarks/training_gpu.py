@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warm", type=int, default=10, help="steps before the clock starts")
     parser.add_argument("--shards", help="WebDataset tars for the row that reads them")
-    parser.add_argument("--threads", type=int, default=16, help="threads that decode")
+    parser.add_argument("--threads", type=int, default=6, help="threads that decode")
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     if asked.tiny:
@@ -104,7 +104,7 @@ def pairs(model: ModelConfig, batch: int, tokens: int = TOKENS) -> Batch:
     ids[:, -1] = 49407
     images = torch.randint(0, 256, (batch, size, size, 3), generator=draw, dtype=torch.uint8)
     if torch.cuda.is_available():
-        images = images.pin_memory()
+        images, ids = images.pin_memory(), ids.pin_memory()
     return Batch(images, ids, torch.arange(batch), torch.empty(batch, 0, dtype=torch.int64))
 
 

@@ -74,7 +74,14 @@ def test_features_and_gradients_are_timms(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"qk_norm": True}, {"proj_drop_rate": 0.1}, {"drop_path_rate": 0.1}, {"global_pool": "avg"}]
+    "values",
+    [
+        {"qk_norm": True},
+        {"proj_drop_rate": 0.1},
+        {"drop_path_rate": 0.1},
+        {"global_pool": "avg"},
+        {"dynamic_img_pad": True},
+    ],
 )
 def test_timms_blocks_that_do_more_stay_as_they_are(values: dict[str, Any]) -> None:
     tower = timm.models.VisionTransformer(**TIMM | values)

@@ -286,7 +286,7 @@ class TrainingConfig(Section):
     loggers: tuple[LoggerName, ...] = runtime(("tensorboard",))
     """Beside `metrics.jsonl`; TensorBoard's files stand in `logs` of the run."""
     data_threads: int | Literal["auto"] = runtime("auto")
-    """Threads that decode pictures, of each process; `auto` for its share of the cores."""
+    """Threads that decode pictures, of each process; `auto` for its share of the cores, 6 at most."""
 
     @model_validator(mode="before")
     @classmethod

@@ -200,10 +200,9 @@ class Gradients:
         torch.manual_seed(seed)
         images = batch.images[part].to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         pixels = torch.addcmul(self._shift, images.float(), self._scale)
-        tokens = batch.tokens[part]
+        tokens = batch.tokens[part].to(self._device, non_blocking=True)
         if batch.edited is not None:
-            tokens = torch.cat([tokens, batch.edited[part]])
-        tokens = tokens.to(self._device, non_blocking=True)
+            tokens = torch.cat([tokens, batch.edited[part].to(self._device, non_blocking=True)])
         enabled = self._precision is not torch.float32
         with torch.autocast(self._device.type, self._precision, enabled=enabled):
             outputs = self._parallel.module(pixels, tokens)
