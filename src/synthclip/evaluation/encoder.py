@@ -94,6 +94,17 @@ class Encoder:
         nothing can be read (naming the first of `names`, the pictures'), or the model wants another
         resolution than its preprocessing makes.
         """
+        readable, features_ND = self._read(pictures, progress)
+        if features_ND is None:
+            first = f" ({names[0]}, …)" if names else ""
+            raise SynthClipError(f"none of {len(readable)} images can be read{first}: check the data")
+        kept, unreadable = np.flatnonzero(readable), np.flatnonzero(np.logical_not(readable))
+        return Encoded(features_ND, kept, tuple(unreadable.tolist()))
+
+    def _read(
+        self, pictures: Iterable[Any], progress: Callable[[int], object]
+    ) -> "tuple[list[bool], Tensor | None]":
+        """Which of the pictures can be read, and the features of those; None where there are none."""
         import torch
 
         features: list[Tensor] = []
@@ -108,11 +119,7 @@ class Encoder:
             if of_batch is not None:
                 features.append(of_batch)
             progress(len(readable))
-        if not features:
-            first = f" ({names[0]}, …)" if names else ""
-            raise SynthClipError(f"none of {len(readable)} images can be read{first}: check the data")
-        kept, unreadable = np.flatnonzero(readable), np.flatnonzero(np.logical_not(readable))
-        return Encoded(torch.cat(features), kept, tuple(unreadable.tolist()))
+        return readable, torch.cat(features) if features else None
 
     def texts(self, texts: Sequence[str]) -> "Tensor":
         """Features of texts, float32 [T, D]."""

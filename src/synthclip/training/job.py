@@ -91,7 +91,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         stop_asked=stop_asked,
         group=group,
         peak=_peak(recipe, group) if device.type == "cuda" else None,
-        validate=_validation(stage, model) if group.rank == 0 else None,
+        validate=_validation(stage, model, group),
         log=_logs(stage, shard) if group.rank == 0 else None,
     )
 
@@ -108,10 +108,10 @@ def _logs(stage: Stage, shard: Shard) -> Logs:
     return Logs(stage.recipe.training.loggers, stage.run, stage.fingerprint(shard)[:12], values)
 
 
-def _validation(stage: Stage, model: LeanCLIP) -> Validation | None:
+def _validation(stage: Stage, model: LeanCLIP, group: Group) -> Validation | None:
     if stage.recipe.training.eval.every_epochs is None:
         return None
-    return Validation(stage.recipe, stage.run, model.architecture)
+    return Validation(stage.recipe, stage.run, model.architecture, group)
 
 
 def _check_sizes(architecture: dict[str, Any], config: TrainingConfig) -> None:

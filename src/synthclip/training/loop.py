@@ -59,13 +59,13 @@ class Trainer:
     log: Logs | None = None
     """Given to the first process; closed when `fit` returns."""
     validate: Validate | None = None
-    """Given to the first process where `config.eval` asks for figures."""
+    """Given where `config.eval` asks for figures; all processes call it together, and get the same."""
     curve: list[tuple[float, ...]] = field(default_factory=list)
     """One row a step: step, samples seen, loss, learning rate, samples a second, share of time waiting."""
     skipped: int = 0
     """Steps that changed nothing because their loss was not finite."""
     evaluated: list[dict[str, Any]] = field(default_factory=list)
-    """In the first process: the figures that `validate` gave, each with the steps done before."""
+    """The figures that `validate` gave, each with the steps done before."""
     best: "Best | None" = None
     """In the first process: the weights that `config.eval` chooses so far."""
     _grad_norm: Tensor | None = None
@@ -179,16 +179,16 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         """Take the figures, and the weights where they are the best so far."""
-        weights = whole(self.average or self.model.state_dict(), self.group)
-        if self.validate is None:
-            return
+        assert self.validate is not None
+        weights = whole(self.average or self.model.state_dict(), self.group, everywhere=True)
         rows = [{**row, "step": step} for row in self.validate(weights)]
         self.evaluated += rows
         figures = {figure_name(row): row["value"] for row in rows}
         value = figures[self.config.eval.metric]
         if self.log is not None:
             self.log("eval", step, figures)
-        if self.config.eval.keep == "best" and (self.best is None or value > self.best.value):
+        better = self.best is None or value > self.best.value
+        if self.group.rank == 0 and self.config.eval.keep == "best" and better:
             kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
             self.best = Best(step, value, kept)
 

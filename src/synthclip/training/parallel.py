@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,9 @@ from synthclip.models import default_device
 from synthclip.recipe.training import ParallelName
 
 _TIMEOUT = timedelta(hours=2)
-"""The other processes wait while the first evaluates; NCCL by itself gives up after ten minutes. A process
-that dies is noticed by torchrun at once."""
+"""The other processes wait while one fits a probe or writes to a slow disk; NCCL by itself gives up after ten
+minutes. A process that dies is noticed by torchrun at once."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ class Group:
 
     def union(self, mine: dict[str, str]) -> dict[str, str]:
         """The entries of all processes."""
+        return {name: value for part in self.all(mine) for name, value in part.items()}
+
+    def all(self, mine: Value) -> list[Value]:
+        """What each process gives, in rank order."""
         if self.world_size == 1:
-            return mine
+            return [mine]
         parts: list[Any] = [None] * self.world_size
         dist.all_gather_object(parts, mine)
-        return {name: value for part in parts for name, value in part.items()}
+        return parts
 
 
 class _Gather(torch.autograd.Function):
@@ -182,17 +187,17 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-def whole(state: dict[str, Any], group: Group) -> dict[str, Any]:
-    """A tree of tensors, those that are sharded put together on the CPU of the first process.
+def whole(state: dict[str, Any], group: Group, *, everywhere: bool = False) -> dict[str, Any]:
+    """A tree of tensors, those that are sharded put together on the CPU of the first process, or of all.
 
-    None stands in their place in the other processes, all of which must call it.
+    All must call it. Where a process does not get them, None stands in their place.
     """
 
     def together(value: Any) -> Any:
         if not isinstance(value, DTensor):
             return value
         full = value.full_tensor()
-        return full.cpu() if group.rank == 0 else None
+        return full.cpu() if everywhere or group.rank == 0 else None
 
     joined: dict[str, Any] = tree_map(together, state)
     return joined
