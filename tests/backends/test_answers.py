@@ -54,6 +54,17 @@ CAPTION: dict[str, Any] = {
     "MedGemma": message(f"<unused94>thought\n{T}<unused95>{A}"),
     "Granite": message(f"Here is my thought process:\n{T}\nHere is my response:\n{A}"),
     "harmony (gpt-oss)": message(HARMONY),
+    "harmony, JSON in its last channel": message(
+        f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>final "
+        f'<|constrain|>json<|message|>{{"caption": "{A}"}}<|return|>'
+    ),
+    "a turn that is opened again (HyperCLOVA)": message(
+        f"/think\n{T}<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>"
+    ),
+    "Apriel": message(
+        f"Here are my reasoning steps:\n{T}\n[BEGIN FINAL RESPONSE]\n{A}\n[END FINAL RESPONSE]\n<|end|>"
+    ),
+    "Open WebUI": message(f'<details type="reasoning" done="true">\n> {T}\n</details>\n{A}'),
     "harmony without its special tokens": message(f"analysis{T}assistantfinal{A}"),
     "answer in a frame (Hunyuan, R1)": message(f"<think>{T}</think>\n<answer>\n{A}\n</answer>"),
     "reasoning_content": message(A, reasoning_content=T),
@@ -63,14 +74,24 @@ CAPTION: dict[str, Any] = {
     ),
     "parts (Anthropic)": message([{"type": "thinking", "thinking": T}, {"type": "text", "text": A}]),
     "parts, reasoning with a text": message([{"type": "reasoning", "text": T}, {"type": "text", "text": A}]),
+    "parts (Gemini)": message([{"text": T, "thought": True}, {"text": A}]),
     "end tokens": message(f"{A}<|im_end|>\n<|endoftext|>"),
+    "end tokens of others": message(f"<s>{A}<seed:eos></s>"),
     "JSON": message(f'{{"caption": "{A}"}}'),
     "JSON after thinking": message(f'<think>{T}</think>{{"caption": "{A}", "words": 6}}'),
     "JSON in a block of code": message(f'```json\n{{"text": "{A}"}}\n```'),
+    "JSON in a block after a preamble": message(f'Here it is:\n```json\n{{"text": "{A}"}}\n```\nEnjoy!'),
+    "JSON in a block that is not closed": message(f'```json\n{{"text": "{A}"}}'),
+    "JSON after a preamble": message(f'Here you go: {{"caption": "{A}"}}'),
+    "JSON, then a remark": message(f'{{"caption": "{A}"}}\n\nShall I write another?'),
+    "JSON inside JSON": message(json.dumps(json.dumps({"caption": A}))),
     "JSON list of one": message(f'["{A}"]'),
     "JSON string": message(f'"{A}"'),
     "block of code": message(f"```\n{A}\n```"),
     "final answer": message(f"Final answer: {A}"),
+    "Markdown": message(f"**Image caption:** *{A}*"),
+    "a heading": message(f"## {A}"),
+    "quotation marks": message(f"'{A}'"),
 }
 REFUSED: dict[str, tuple[Any, str]] = {
     "thinking not closed": (message(f"<think>{T}"), NO_ANSWER),
@@ -82,8 +103,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "only parts of thinking": (message([{"type": "thinking", "thinking": A}]), "empty"),
     "cut": (message("A dog runs on the", "length"), UNFINISHED),
     "cut where a sentence ends": (message(A, "length"), UNFINISHED),
-    "cut, the server's own word": (message("A dog runs on the", "max_tokens"), UNFINISHED),
+    "cut, Anthropic's word": (message("A dog runs on the", "max_tokens"), UNFINISHED),
+    "cut, Mistral's word": (message("A dog runs on the", "model_length"), UNFINISHED),
+    "cut, Google's word": (message("A dog runs on the", "MAX_TOKENS"), UNFINISHED),
+    "cut, Zhipu's word": (message("A dog runs on the", "model_context_window_exceeded"), UNFINISHED),
+    "filtered, Zhipu's word": (message("A dog runs on the", "sensitive"), "content filter"),
+    "filtered, Google's word": (message("", "content_filter: PROHIBITED_CONTENT"), "content filter"),
+    "Apriel without an answer": (message(f"Here are my reasoning steps:\n{T}"), NO_ANSWER),
     "JSON list of several": (message(f'["{A}", "{A}"]'), "JSON"),
+    "JSON of no standard": (message("Here: {'caption': 'A dog runs on the beach.'}"), "markup"),
+    "LaTeX": (message("\\boxed{A dog runs on the beach.}"), "markup"),
+    "another family's token": (message(f"[INST]{A}"), "markup"),
     "JSON of other things": (message('{"concept": "dog", "words": 3}'), "JSON"),
     "broken JSON": (message(f'{{"caption": "{A}'), "JSON"),
     "nested deeply": (message("[" * 5000), "JSON"),

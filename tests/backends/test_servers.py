@@ -66,6 +66,10 @@ STOPS = {
     "rights": (Answer(error("Your account broke our content policy."), 403), "answered 403"),
     "model": (Answer(error("The model 'm' does not exist."), 404), "does not exist"),
     "error in 200": (Answer(error("The engine is gone.", code="no_engine")), "The engine is gone"),
+    "MiniMax's key": (
+        Answer({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}),
+        "login fail (1004)",
+    ),
     "old vLLM's error in 200": (Answer({"object": "error", "message": "No LoRA."}), "No LoRA"),
     "error as a text": (Answer({"error": "model is not loaded"}), "model is not loaded"),
     "web page": (
@@ -102,6 +106,10 @@ PASSING = {
     "server error in 200": Answer(error("upstream", code="server_error")),
     "number in 200": Answer(error("Provider returned error", code=502)),
     "cut short": Answer(b'{"choices": [', declared_bytes=500),
+    "in a choice": Answer(content("", error={"message": "Provider returned error", "code": 502})),
+    "broken off": Answer(content("A dog", finish_reason="abort")),
+    "broken off (DeepSeek)": Answer(content("A dog", finish_reason="insufficient_system_resource")),
+    "MiniMax": Answer({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}),
 }
 """A request is sent again, and the answer after it is taken."""
 
@@ -132,6 +140,7 @@ FILTERED = {
     "OpenRouter": Answer(error("Input was held back", metadata={"reasons": ["violence"]}), 403),
     "words alone": Answer(error("Blocked by our content policy."), 400),
     "in a 200": Answer(error("Held back.", code="content_filter")),
+    "MiniMax": Answer({"choices": None, "base_resp": {"status_code": 1026, "status_msg": "sensitive"}}),
 }
 
 

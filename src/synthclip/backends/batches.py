@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from synthclip.backends import Refused
-from synthclip.backends.faults import ServiceError
+from synthclip.backends.faults import ServiceError, failure
 from synthclip.backends.servers import Server
 from synthclip.errors import SynthClipError
 from synthclip.run.durable import replace_text, seal, unseal
@@ -164,7 +164,7 @@ class Batch:
                 return None
             response = {"status_code": 200, "body": {"error": error}}
         status, body = response.get("status_code"), response.get("body")
-        if status == 200 and isinstance(body, dict) and not body.get("error"):
+        if status == 200 and isinstance(body, dict) and failure(body) is None:
             return body if isinstance(body.get("choices"), list) else None
         try:
             return self._server.judged(status if isinstance(status, int) else 500, body)
@@ -178,8 +178,8 @@ class Batch:
         return {number: answer for number, answer in judged if answer is not None}
 
     def _missing(self) -> list[int]:
-        found = {line["custom_id"] for line in self._lines()}
-        return [number for number in range(len(self._bodies)) if str(number) not in found]
+        found = self._answered()
+        return [number for number in range(len(self._bodies)) if number not in found]
 
     def _lines(self) -> list[dict[str, Any]]:
         path = self._folder / "answers.jsonl"

@@ -1,11 +1,16 @@
 """What an answer in the form of OpenAI's API says: servers answer so, and llama.cpp inside this process."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from synthclip.backends import Refused, Tokens, Unfinished
+from synthclip.backends.faults import how_ended
 
 _TEXT_PARTS = ("text", "output_text")
+_CUT = re.compile(r"length|max|limit|window")
+"""In the reason for the end of a text, which every service words in its own way."""
+_FILTERED = re.compile(r"filter|safety|sensitive|recitation|prohibited|blocklist|spii|refusal")
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details")
 
 
@@ -15,16 +20,16 @@ def said(answer: dict[str, Any], chat: bool) -> str | Refused:
     Fields and parts that hold the model's thinking are left out; marks of thinking inside the text are not.
     Raises ValueError, which says where the answer is not of OpenAI's form.
     """
-    choice = first_choice(answer)
+    choice = _first_choice(answer)
     message: Any = (choice.get("message") or {}) if chat else choice
     if not isinstance(message, dict):
         raise ValueError("a message is no object")
     content = message.get("content" if chat else "text")
     text = "".join(_texts(content))
-    ended = choice.get("finish_reason")
-    if ended == "content_filter":
+    ended = how_ended(choice)
+    if _FILTERED.search(ended):
         return Refused("content filter", text)
-    if ended in ("length", "max_tokens"):
+    if _CUT.search(ended):
         return Unfinished(text)
     if text:
         return text
@@ -46,7 +51,7 @@ def count(answer: dict[str, Any], tokens: Tokens) -> None:
         tokens.written += written if isinstance(written, int) else 0
 
 
-def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
+def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
     """The first choice, empty where the list is. Raises ValueError as `said` does."""
     choices = answer.get("choices", answer)
     if choices is answer or not isinstance(choices, list | None):
@@ -67,7 +72,8 @@ def _texts(content: Any) -> Iterator[str]:
     for part in content:
         text = part
         if isinstance(part, dict):
-            text = part.get("text", "") if part.get("type", "text") in _TEXT_PARTS else ""
+            is_said = part.get("type", "text") in _TEXT_PARTS and not part.get("thought")
+            text = part.get("text", "") if is_said else ""
         if not isinstance(text, str):
             raise ValueError(f"a part of a text is of type {type(text).__name__}")
         yield text

@@ -49,6 +49,14 @@ _PASSING_CODES = {
     "toomanyrequests",
     "unavailable",
 }
+_BROKEN_OFF = re.compile(r"error|abort|cancel|insufficient|timeout|overload")
+"""In the reason for the end of a text: the service did not let the model finish it."""
+_MINIMAX_CODES = {
+    **dict.fromkeys((1000, 1001, 1013, 1024, 1033), "server_error"),
+    **dict.fromkeys((1002, 1039), "rate_limit"),
+    1008: "insufficient_quota",
+    **dict.fromkeys((1026, 1027), "content_filter"),
+}
 
 
 @dataclass(eq=False)
@@ -68,7 +76,31 @@ class ServiceError(Exception):
 def error_in(answer: Any) -> Any:
     """The error that an answer holds, or is."""
     answer = answer[0] if isinstance(answer, list) and answer else answer
-    return (answer.get("error") or answer) if isinstance(answer, dict) else answer
+    return (failure(answer) or answer) if isinstance(answer, dict) else answer
+
+
+def failure(answer: dict[str, Any]) -> Any:
+    """The error that an answer of status 200 holds in the place of a text or picture; None where it holds
+    none."""
+    if answer.get("error") or answer.get("object") == "error":
+        return answer.get("error") or answer
+    minimax = answer.get("base_resp")
+    if isinstance(minimax, dict) and minimax.get("status_code"):
+        code = _MINIMAX_CODES.get(minimax["status_code"], "")
+        return {"code": code, "message": f"{minimax.get('status_msg')} ({minimax['status_code']})"}
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(choice, dict):
+        if choice.get("error"):
+            return choice["error"]
+        if _BROKEN_OFF.search(ended := how_ended(choice)):
+            return {"code": "server_error", "message": f"the answer was broken off: {ended}"}
+    return None
+
+
+def how_ended(choice: dict[str, Any]) -> str:
+    """The reason why a choice's text ends, in lower case; empty where none is given."""
+    return str(choice.get("finish_reason") or "").lower()
 
 
 def refusal(

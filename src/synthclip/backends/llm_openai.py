@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from synthclip.backends import Refused, SamplingConfig, Tokens, caption_list
 from synthclip.backends.batches import MAX_REQUESTS, Batch
 from synthclip.backends.completions import count as count_tokens
-from synthclip.backends.completions import first_choice, said
+from synthclip.backends.completions import said
 from synthclip.backends.servers import Server, ServerConfig
 from synthclip.recipe.section import Section, later, runtime
 
@@ -117,8 +117,6 @@ class OpenAIServer:
             return answer
         count_tokens(answer, self.tokens)
         try:
-            if error := first_choice(answer).get("error"):
-                return self._server.fault_in(error)
             return said(answer, not self.continues)
         except ValueError as error:
             raise self._server.malformed(str(error)) from None

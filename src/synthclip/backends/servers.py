@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import model_validator
 
 from synthclip.backends import Refused
-from synthclip.backends.faults import ServiceError, error_in, refusal
+from synthclip.backends.faults import ServiceError, error_in, failure, refusal
 from synthclip.errors import SynthClipError, needs_extra
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import runtime
@@ -189,20 +189,13 @@ class Server:
             f"check {self._section}.base_url (it ends in /v1 as a rule)",
         )
 
-    def fault_in(self, error: Any) -> Refused:
-        """What an `error` inside an answer means. Raises SynthClipError where the service is at fault."""
-        try:
-            return self.judged(200, {"error": error})
-        except ServiceError as fault:
-            raise self.error(fault.what + fault.detail, fault.remedy) from None
-
     async def once(self, method: str, path: str, **options: Any) -> dict[str, Any] | Refused:
         """One request, `options` as httpx takes them. Raises ServiceError where the service is at fault."""
         status, raw, pause = await self._exchange(method, path, self._max_answer_bytes, **options)
         answer = _json(raw)
         if status == 200 and not isinstance(answer, dict):
             raise self.malformed("no JSON object")
-        if status == 200 and not answer.get("error") and answer.get("object") != "error":
+        if status == 200 and failure(answer) is None:
             return dict(answer)
         return self.judged(status, answer, pause)
 

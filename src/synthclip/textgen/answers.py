@@ -4,14 +4,17 @@ import json
 import re
 from typing import Any
 
-_NAMES = "think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad|inner_monologue"
+_NAMES = (
+    "think|thinking|thoughts?|reason|reasoning|rationale|reflection|analysis|scratchpad"
+    "|inner_monologue|details"
+)
 _BEGINS = (
     rf"<\|?(?:\w+[:_])?(?:{_NAMES})\b[^<>]*>",  # most families; <seed:think>, <|think|>
     r"\[(?:THINK|THINKING|REASONING)\]",  # Mistral
     r"◁think▷",  # Kimi
     r"<\|(?:START_THINKING|begin_of_thought|inner_prefix)\|>",  # Cohere, OpenThinker, Apertus
     r"<\|channel>\w*",  # Gemma
-    r"<unused94>",  # MedGemma
+    r"<(?:unused|ctrl)94>",  # MedGemma, Gemini
 )
 _ENDS = (
     rf"<\|?/(?:\w+[:_])?(?:{_NAMES})\s*\|?>",
@@ -19,21 +22,33 @@ _ENDS = (
     r"◁/think▷",
     r"<\|(?:END_THINKING|end_of_thought|inner_suffix|content)\|>",
     r"<channel\|>",
-    r"<unused95>",
+    r"<(?:unused|ctrl)95>",
 )
 _MARKS = re.compile(rf"(?P<end>{'|'.join(_ENDS)})|(?:{'|'.join(_BEGINS)})", re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|channel\|>([^<]*)<\|message\|>(.*?)(?=<\||\Z)", re.DOTALL)
+_CHANNEL = re.compile(r"<\|channel\|>([^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\||\Z)", re.DOTALL)
 """OpenAI's harmony format: (channel, text) of each message; the answer is in `final`."""
 _BARE_CHANNELS = re.compile(r"\s*(?:analysis|commentary).*assistantfinal", re.DOTALL)
 """The same where a server drops the special tokens and leaves the names between them."""
-_BARE_THINKING = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z])")
+_BARE_THINKING = re.compile(
+    r"\s*(?:(?:analysis|commentary)(?=[A-Z])"
+    r"|Here are my reasoning steps:(?!.*\[BEGIN FINAL RESPONSE\]))",  # Apriel
+    re.DOTALL,
+)
 _GRANITE = re.compile(r"\s*here is my thought process:.*?here is my response:", re.IGNORECASE | re.DOTALL)
 _FRAMES = re.compile(
-    r"<(?P<name>answer|final_answer|response|output|caption)>(.*?)(?:</(?P=name)>|\Z)"
-    r"|<\|(?:START_RESPONSE|begin_of_solution|begin_of_box)\|>(.*?)(?=<\||\Z)",
+    r"<(?P<name>answer|final_answer|final|response|output|caption)>(.*?)(?:</(?P=name)>|\Z)"
+    r"|<\|(?:START_RESPONSE|begin_of_solution|begin_of_box)\|>(.*?)(?=<\||\Z)"
+    r"|<\|(?:im_start|start)\|>assistant\s*(?:<\|message\|>)?(.*?)(?=<\||\Z)"
+    r"|\[BEGIN FINAL RESPONSE\](.*?)(?:\[END FINAL RESPONSE\]|\Z)",  # Apriel
     re.IGNORECASE | re.DOTALL,
 )
-_LAST_TOKEN = re.compile(r"(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>)\Z")
+_FIRST_TOKEN = re.compile(r"(?:\s|<s>|<bos>|<\|begin_of_text\|>|[\ufeff\u200b])*")
+_LAST_TOKEN = re.compile(
+    r"(?:<\|\w+\|>|</\w*s>|<(?:\w+:)?eos>|<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>"
+    r"|\[EOS\]|\[/INST\]|\[e~\[)\Z"
+)
+_FENCED = re.compile(r"(?:```|~~~)(?:[ \t]*\w*[ \t]*\r?\n)?(.*?)(?:```|~~~|\Z)", re.DOTALL)
+_JSON = re.compile(r"[{\[]\s*[\"{\[]")
 _GAP = re.compile(r"[\s,]*(?=[\"{])")
 """Between two items of a JSON list."""
 _MAX_TOKEN_CHARS = 40
@@ -62,27 +77,34 @@ def without_thinking(said: str) -> str:
         at, thinking = mark.end(), not mark["end"]
     text = "".join(kept if thinking else [*kept, said[at:]])
     for frame in _FRAMES.finditer(text):
-        text = frame[2] or frame[3] or ""
+        text = frame[frame.lastindex or 0]
     end = len(text.rstrip())
     while last := _LAST_TOKEN.search(text, max(0, end - _MAX_TOKEN_CHARS), end):
         end = last.start()
         while end and text[end - 1].isspace():
             end -= 1
-    return text[:end].lstrip()
+    begin = _FIRST_TOKEN.match(text)
+    return text[begin.end() if begin else 0 : end]
 
 
 def unwrapped(text: str) -> str | None:
-    """The one caption in an answer that is JSON or a block of code; another text as it is.
+    """The one caption in an answer that is, or holds, JSON or a block of code; another text as it is.
 
     None where it is JSON that holds no caption, or several.
     """
     text = _unfenced(text)
-    if text[:1] not in ("{", "[", '"'):
+    begun = _JSON.search(text)
+    if text[:1] not in ("{", '"') and begun is None:
         return text
+    at = 0 if text[:1] in ("{", '"') or begun is None else begun.start()
     try:
-        return _caption(json.loads(text))
+        value, end = json.JSONDecoder().raw_decode(text, at)
     except (ValueError, RecursionError):
-        return None if re.match(r'\{|\[\s*[\[{"]', text) else text
+        return None if begun or text[0] == "{" else text
+    if text[at] == '"' and end < len(text):
+        return text  # a quotation in a sentence
+    caption = _caption(value)
+    return unwrapped(caption) if caption and _JSON.match(caption) else caption
 
 
 def listed(text: str) -> list[str | None]:
@@ -117,11 +139,12 @@ def _items(text: str) -> list[str | None]:
 
 
 def _unfenced(text: str) -> str:
-    """What stands in a block of code, where that is all."""
-    if not (text.startswith("```") and text.endswith("```") and len(text) >= 6):
+    """What stands in the one block of code, where that is all or holds JSON."""
+    blocks = list(_FENCED.finditer(text))
+    if len(blocks) != 1:
         return text
-    language, newline, inside = text[3:-3].partition("\n")
-    return (inside if newline else language).strip()
+    inside = blocks[0][1].strip()
+    return inside if blocks[0].span() == (0, len(text)) or _JSON.match(inside) else text
 
 
 def _caption(value: Any) -> str | None:

@@ -19,12 +19,14 @@ from synthclip.textgen.answers import listed, unwrapped, without_thinking
 from synthclip.textgen.concepts import printable, unspaced
 
 _MAX_CHARS = 2_000  # beyond this nothing is a caption, and nothing below is worth running
-_QUOTES = str.maketrans("", "", '"“”„«»')
-_MARKUP = re.compile(r"</?[a-zA-Z!][^>]*>|&[a-z]+;|\]\(|https?://|```|\*\*|<\|")
+_QUOTES = str.maketrans("", "", '"“”„«»*')  # and Markdown's emphasis
+_WRAPPED = re.compile(r"([_`'])((?:(?!\1).)+)\1", re.DOTALL)
+_MARKUP = re.compile(r"</?[a-zA-Z!][^>]*>|&[a-z]+;|\]\(|https?://|```|<\||[{}]|\[/?[A-Z]{3,}\]")
 _LEAD = re.compile(
-    r"^(?:(?:\d{1,2}[.)]|[-*•])\s+"
+    r"^(?:(?:\d{1,2}[.)]|[-•>]|#{1,6})\s+"
     r"|(?:(?:sure|certainly|of course|okay|ok)\b[^:\n]{0,80}|here(?:'s| is| are)\b[^:\n]{0,80}"
-    r"|(?:image |photo |picture )?caption|(?:final )?answer)\s*:\s*)+",
+    r"|(?:(?:image|photo|picture) )?(?:caption|description|prompt)|photo|image|picture"
+    r"|assistant|(?:final )?(?:answer|response))\s*:\s*)+",
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
@@ -160,7 +162,9 @@ def clean(
     """(caption, None), or (what is left of the text, reason)."""
     if len(raw) > _MAX_CHARS:
         return raw, "too long"
-    text = _LEAD.sub("", unicodedata.normalize("NFC", raw).strip().translate(_QUOTES).strip()).strip()
+    text = _LEAD.sub("", unicodedata.normalize("NFC", raw).translate(_QUOTES).strip()).strip()
+    if wrapped := _WRAPPED.fullmatch(text):
+        text = wrapped[2].strip()
     if template.sentences is not None:
         text = _first_sentences(text, template.sentences)
     if not text:
