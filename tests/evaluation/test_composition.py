@@ -17,8 +17,9 @@ from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import UNTRAINED, Eval, metrics
 from synthclip.evaluation.data import Composition, open_dataset
-from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
+from synthclip.evaluation.features import Features
 from synthclip.imagegen import Images, composition_pairs
 from synthclip.keys import text_id
 from synthclip.models.load import load_model

@@ -18,8 +18,9 @@ from small_inputs import MODEL_CONFIG, save_model
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import Classification, open_dataset
-from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import Settings, parse_templates
+from synthclip.evaluation.features import Features
 from synthclip.evaluation.probes import fit_probe
 from synthclip.evaluation.suites import SuiteResult, evaluate, open_suite, plan_of, plan_of_names
 from synthclip.models.load import load_model, split_preprocess

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from synthclip import keys, schema
 from synthclip.evaluation.data import Classification, Composition, DataSet, Pictures, Retrieval, Split
-from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators, readable_pairs
+from synthclip.evaluation.features import Features
 from synthclip.evaluation.metrics import ranking
 from synthclip.evaluation.results import Tables
 from synthclip.imagegen import composition_pairs

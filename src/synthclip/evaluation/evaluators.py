@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import metrics
 from synthclip.evaluation.data import KNOWN, Classification, Composition, DataSet, Retrieval, read_lines
-from synthclip.evaluation.encoder import Encoded, Features
+from synthclip.evaluation.encoder import Encoded
+from synthclip.evaluation.features import Features
 from synthclip.evaluation.probes import EPISODES, Probe, few_shot, fit_probe, judge_probe
 from synthclip.evaluation.results import Evaluation, class_rows
 from synthclip.keys import digest

@@ -209,7 +209,7 @@ def compare_figures(run_a: Path, run_b: Path) -> list[Difference]:
 
 def not_current(run: Path) -> list[str]:
     """Figures of a run that do not follow from its recipe and its model as they are, a line each."""
-    from synthclip.evaluation.encoder import digest_of_files
+    from synthclip.evaluation.features import digest_of_files
     from synthclip.recipe import RECIPE_FILE, inspect_recipe
     from synthclip.run.pipeline import status
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import KNOWN, DataSet, MissingDataError, open_dataset, some, test_pictures
-from synthclip.evaluation.encoder import Features
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
+from synthclip.evaluation.features import Features
 from synthclip.evaluation.paper import cells
 from synthclip.evaluation.results import ON_PUBLIC_DATA, Tables
 from synthclip.keys import digest

@@ -12,8 +12,9 @@ from PIL import Image
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import own_datasets
 from synthclip.evaluation.data import DataSet, identity, open_dataset
-from synthclip.evaluation.encoder import Encoder, Features, digest_of_files
+from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
+from synthclip.evaluation.features import Features, digest_of_files
 from synthclip.evaluation.results import Tables
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.keys import digest

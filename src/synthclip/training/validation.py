@@ -13,8 +13,9 @@ from torch import Tensor
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import open_heldout
 from synthclip.evaluation.data import DataSet, open_dataset
-from synthclip.evaluation.encoder import Encoder, Features
+from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
+from synthclip.evaluation.features import Features
 from synthclip.evaluation.results import Tables, figure_name
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.models.build import LeanCLIP

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthclip.errors import SynthClipError, first_line, needs_extra
-from synthclip.evaluation.encoder import Features
+from synthclip.evaluation.features import Features
 from synthclip.models.load import local_path, model_folder
 from synthclip.recipe import load_saved_recipe
 from synthclip.recipe.training import EvaluationConfig
