@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Several tests run at once. With a thread a core in each of them, they wait more than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What is started in the background ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("synthclip", deadline=None, suppress_health_check=[HealthCheck.too_slow])
