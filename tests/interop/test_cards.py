@@ -63,7 +63,7 @@ def test_a_run_of_models_alone_is_synthetic(tmp_path: Path) -> None:
             {"images": {"imported": "/data/photos"}, "painter": "photos"},
             "imported as photos; this run did not",
         ),
-        ({"backend": "compositor", "painter": "compositor of glyphs"}, "which is no generative model"),
+        ({"backend": "compositor", "painter": "compositor of glyphs"}, "without a generative model"),
         ({"backend": "somebodys.package", "painter": "camera"}, "The images were made by camera."),
     ],
 )

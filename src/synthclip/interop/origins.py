@@ -97,7 +97,7 @@ class Origins:
             published = " That data set is published as synthetic." if self.painters == (_OFFICIAL,) else ""
             return f"The images were imported as {made_by}; this run did not make them.{published}"
         if self.composed:
-            return f"The images were composed of drawn glyphs by {made_by}, which is no generative model."
+            return f"The images were composed of drawn glyphs, without a generative model, by {made_by}."
         return f"The images were {'generated' if self.images_generated else 'made'} by {made_by}."
 
     def of_synthesis(self) -> str:
