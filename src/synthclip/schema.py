@@ -17,7 +17,8 @@ SPLITS = ("train", "heldout")
 """What the selected captions, and the images of them, are divided into: the folders of their shards."""
 HELDOUT_PAINTER = "heldout_painter"
 COMPOSITION = "composition"
-IMAGE_SPLITS = (*SPLITS, HELDOUT_PAINTER, COMPOSITION)
+EXCHANGED = "exchanged"
+IMAGE_SPLITS = (*SPLITS, HELDOUT_PAINTER, COMPOSITION, EXCHANGED)
 """The folders of images: the held-out captions may also be painted by a model that training never sees, and
 there may be captions of exchanged words."""
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from heldout_run import picture
 from hypothesis import given
@@ -20,13 +21,15 @@ from synthclip.evaluation.data import Composition, open_dataset
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.features import Features
-from synthclip.imagegen import Images, composition_pairs
+from synthclip.imagegen import Images, composition_pairs, to_train
 from synthclip.keys import text_id
 from synthclip.models.load import load_model
-from synthclip.recipe import load_recipe
+from synthclip.recipe import Recipe, load_recipe
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory
+from synthclip.samples import own_twins
 from synthclip.textgen.composition import exchanged_pairs
+from synthclip.training import Train
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 
@@ -152,30 +155,33 @@ def test_pairs_hold_the_same_words_and_say_another_thing() -> None:
     assert "a owl" not in said.lower()
 
 
-def test_a_run_is_judged_on_an_unseen_painter_and_on_exchanged_words_beside_random_weights(
-    tmp_path: Path,
-) -> None:
-    run = RunDirectory(tmp_path / "run")
-    concepts = ("dog", "cat", "apple", "guitar")
-    recipe = load_recipe(
+CONCEPTS = ("dog", "cat", "apple", "guitar")
+
+
+def small_recipe(*overrides: str) -> Recipe:
+    return load_recipe(
         "demo",
         [
             "text_to_image={backend: compositor, size_px: 32}",
-            "images={size_px: 32, per_caption: 1, composition: 30, jpeg_quality: 90, "
-            "heldout_painter: {backend: compositor, artist: noto, size_px: 32}}",
             "model.embed_dim=16",
             "model.vision={image_size_px: 32, layers: 1, width: 32, head_width: 16, patch_size_px: 16}",
             "model.text={context_length: 16, width: 32, heads: 2, layers: 1}",
             "evaluation.untrained=true",
+            *overrides,
         ],
     )
+
+
+def painted_run(path: Path, recipe: Recipe) -> RunDirectory:
+    """A run of a few captions up to its images."""
+    run = RunDirectory(path)
     with run.begin("concepts", "all", "x") as writer:
-        rows = [{"concept_id": n, "text": text, "source": "test"} for n, text in enumerate(concepts)]
+        rows = [{"concept_id": n, "text": text, "source": "test"} for n, text in enumerate(CONCEPTS)]
         writer.rows("00000.parquet", schema.CONCEPT, rows)
         writer.commit(Outcome(rows=len(rows)))
     with run.begin("balance", "all", "x") as writer:
         for split, words in (("train", ("runs", "shines")), ("heldout", ("waits",))):
-            texts = {f"A {name} {word}.": n for n, name in enumerate(concepts) for word in words}
+            texts = {f"A {name} {word}.": n for n, name in enumerate(CONCEPTS) for word in words}
             texts["A harp and a dog."] = 0
             rows = [
                 {"caption_id": text_id(text), "text": text, "concept_ids": [n], "keep_probability": 1.0}
@@ -187,9 +193,59 @@ def test_a_run_is_judged_on_an_unseen_painter_and_on_exchanged_words_beside_rand
         writer.commit(Outcome(rows=10))
     for shard in Images(recipe, run).shards():
         StageLoad(Images, recipe, run.path)()(shard, lambda rows, **figures: None)
+    return run
+
+
+def test_pairs_to_train_on_are_others_and_come_together(tmp_path: Path) -> None:
+    recipe = small_recipe(
+        "images={size_px: 32, per_caption: 2, composition: 12, exchanged: 10, jpeg_quality: 90, "
+        "captions_per_shard: 8}",
+        "training.sources=[{weight: 3}, {kind: exchanged, weight: 1}]",
+        "training.batch_size=8",
+        "training.epochs=3",
+        "training.mask_false_negatives=null",
+    )
+    run = painted_run(tmp_path / "run", recipe)
+    sidecars = schema.split_tables(run.stage("images"), schema.EXCHANGED)
+    assert len(sidecars) == 3
+    pairs = to_train(recipe, CONCEPTS)
+    evaluated = {text for pair in composition_pairs(recipe, CONCEPTS) for text in pair[1:3]}
+    assert 0 < len(pairs) <= 10
+    assert evaluated.isdisjoint(text for pair in pairs for text in pair[1:3])
+    source = own_twins(sidecars)
+    found = [(source.read(at).text, source.read(at + 1).text) for at in range(0, len(source), 2)]
+    said = {frozenset(pair[1:3]) for pair in pairs}
+    assert {frozenset(texts) for texts in found} == said
+    assert len(found) == 2 * len(said)
+    shard = Train(recipe, run).shards()[0]
+    outcome = StageLoad(Train, recipe, run.path)()(shard, lambda rows, **figures: None)
+    own = schema.split_tables(run.stage("images"), "train")
+    assert outcome.notes["pairs"] == [sum(len(schema.read_table(path)) for path in own), len(source)]
+    first = schema.read_table(sidecars[0])
+    pq.write_table(first.slice(1), sidecars[0])
+    fewer = own_twins(sidecars)
+    assert len(fewer) == len(source) - 2, "an image without its twin is left out"
+    keys = {fewer.name_of(at).split()[-1] for at in range(len(fewer))}
+    assert first["key"][0].as_py() not in keys
+
+
+def test_a_source_of_exchanged_pairs_needs_some() -> None:
+    recipe = small_recipe("training.sources=[{}, {kind: exchanged}]")
+    with pytest.raises(SynthClipError, match=r"kind exchanged needs images\.exchanged"):
+        Train(recipe, RunDirectory(Path("nowhere"))).check()
+
+
+def test_a_run_is_judged_on_an_unseen_painter_and_on_exchanged_words_beside_random_weights(
+    tmp_path: Path,
+) -> None:
+    recipe = small_recipe(
+        "images={size_px: 32, per_caption: 1, composition: 30, jpeg_quality: 90, "
+        "heldout_painter: {backend: compositor, artist: noto, size_px: 32}}"
+    )
+    run = painted_run(tmp_path / "run", recipe)
     painted = schema.read_table(run.file("images", "composition/00000.parquet")).to_pylist()
     seeds = {row["text"]: row["seed"] for row in painted}
-    for pair in composition_pairs(recipe, concepts):
+    for pair in composition_pairs(recipe, CONCEPTS):
         assert seeds[pair.caption] == seeds[pair.exchanged], "both from one seed"
     (unseen,) = [one for one in run.manifests("images") if one.shard.startswith("heldout_painter/")]
     assert (unseen.rows, unseen.rejected) == (4, {"painter cannot draw it": 1}), "Noto has no harp"

@@ -62,6 +62,28 @@ def test_a_batch_mixes_its_sources_in_proportion() -> None:
     assert order.batch(5).pass_B[order.batch(5).source_B == 1].tolist() == [1] * 10
 
 
+@given(pairs=st.integers(4, 60), of_batch=st.integers(1, 8), seed=st.integers(0, 9))
+def test_twins_come_together_and_each_once_a_pass(pairs: int, of_batch: int, seed: int) -> None:
+    if of_batch > pairs:
+        return
+    part, rest = 2 * of_batch, 10
+    order = Order([500, 2 * pairs], [rest, part], rest + part, seed, twins=[1])
+    seen: dict[int, list[int]] = {}
+    for step in range(12):
+        slots = order.batch(step)
+        index = slots.index_B[slots.source_B == 1]
+        assert sorted(index.tolist()) == sorted((index ^ 1).tolist())
+        assert len(index) == part
+        (pass_,) = set(slots.pass_B[slots.source_B == 1].tolist())
+        seen.setdefault(pass_, []).extend(index.tolist())
+    assert all(len(set(found)) == len(found) for found in seen.values())
+
+
+def test_a_source_of_pairs_that_gets_an_odd_number_is_refused() -> None:
+    with pytest.raises(SynthClipError, match="source 1 gets 15 samples of each batch, and holds pairs"):
+        Order([100, 100], [15, 15], 30, 0, twins=[1])
+
+
 def test_a_source_smaller_than_its_part_is_refused() -> None:
     with pytest.raises(SynthClipError, match="fewer than the 20 of each batch"):
         Order([1000, 10], [1, 1], 40, 0)

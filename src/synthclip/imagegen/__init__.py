@@ -57,11 +57,28 @@ class Images(Stage):
             for split in splits
             for shard in self._shards(split, balance, self._painter(split).inputs() | filters)
         ]
-        if images.composition:
+        if images.composition or images.exchanged:
             names = {f"concepts/{e.path}": e.sha256 for m in self.manifests_of("concepts") for e in m.files}
             inputs = names | self.recipe.text_to_image.inputs() | filters
-            shards.append(Shard(f"{schema.COMPOSITION}/00000", inputs, size=2 * images.composition))
+            shards += self._exchanged_shards(inputs)
         return shards
+
+    def _exchanged_shards(self, inputs: dict[str, str]) -> Iterator[Shard]:
+        """Those of the pairs of exchanged words, to evaluate on in one, and to train on."""
+        images = self.recipe.images
+        if images.composition:
+            payload = {"start": 0, "stop": images.composition, "variants": 1}
+            yield Shard(f"{schema.COMPOSITION}/00000", inputs, payload, size=2 * images.composition)
+        step = max(1, images.shard_captions(images.per_caption) // 2)
+        for number, start in enumerate(range(0, images.exchanged, step)):
+            stop = min(start + step, images.exchanged)
+            payload = {"start": start, "stop": stop, "variants": images.per_caption}
+            yield Shard(
+                f"{schema.EXCHANGED}/{number:05d}",
+                inputs | {"pairs": f"{start}:{stop}"},
+                payload,
+                size=2 * (stop - start) * images.per_caption,
+            )
 
     def _painter(self, split: str) -> BackendConfig:
         heldout = self.recipe.images.heldout_painter
@@ -71,7 +88,10 @@ class Images(Stage):
         split = _split_of(shard)
         if split not in self._values_of:
             images = self.recipe.images.results()
-            for other in {schema.HELDOUT_PAINTER, schema.COMPOSITION} - {split}:
+            others = {schema.HELDOUT_PAINTER, schema.COMPOSITION, schema.EXCHANGED} - {split}
+            if split == schema.EXCHANGED:  # its pairs are none of those that are evaluated on
+                others.remove(schema.COMPOSITION)
+            for other in others:
                 images.pop(other, None)
             self._values_of[split] = self.values | {"images": images}
         return self._values_of[split]
@@ -178,8 +198,8 @@ class Images(Stage):
         if self._seeds is not None:
             part, seed = shard.payload["part"], self.recipe.seed
             jobs, comparison = seeds.read_part(self._seeds, part, len(models), seed)
-        elif split == schema.COMPOSITION:
-            jobs = self._exchanged()
+        elif split in (schema.COMPOSITION, schema.EXCHANGED):
+            jobs = self._exchanged(shard)
         else:
             jobs, undrawable = self._jobs(shard, configs)
         kept: list[dict[str, Any]] = []
@@ -271,20 +291,24 @@ class Images(Stage):
                 (undrawable if unseen and not able else jobs).append(job)
         return jobs, undrawable
 
-    def _exchanged(self) -> list[Job]:
+    def _exchanged(self, shard: Shard) -> list[Job]:
         """Both images of every pair of captions: from one seed, by one painter."""
         recipe, painters = self.recipe, self.recipe.text_to_image.members
-        names = read_bank(self.run)
+        split, names = _split_of(shard), read_bank(self.run)
         number = {name: at for at, name in enumerate(names)}
-        jobs: dict[int, Job] = {}
-        for pair in composition_pairs(recipe, names):
+        pairs = composition_pairs(recipe, names) if split == schema.COMPOSITION else to_train(recipe, names)
+        jobs: dict[str, Job] = {}
+        for pair in pairs[shard.payload["start"] : shard.payload["stop"]]:
             said, first = (pair.caption, pair.exchanged), text_id(pair.caption)
             able = [at for at, one in enumerate(painters) if not one.undrawable(said)]
-            painter = chosen_painter(first, 0, recipe.text_to_image.shares, able, recipe.seed)
-            concept_ids = tuple(sorted(number[name] for name in pair.things))
-            for text in said:
-                job = Job(text_id(text), text, concept_ids, 0, recipe.seed, painter=painter, seed_id=first)
-                jobs.setdefault(job.caption_id, job)
+            # Where one trains on them, a pair is told apart by its words alone, whatever else it shares.
+            things = pair.things if split == schema.COMPOSITION else ()
+            concept_ids = tuple(sorted(number[name] for name in things))
+            for variant in range(shard.payload["variants"]):
+                by = chosen_painter(first, variant, recipe.text_to_image.shares, able, recipe.seed)
+                for text in said:
+                    one = Job(text_id(text), text, concept_ids, variant, recipe.seed, 0, by, seed_id=first)
+                    jobs.setdefault(one.key, one)
         return list(jobs.values())
 
     def finish(self, manifests: Sequence[Manifest]) -> None:
@@ -307,9 +331,20 @@ def _split_of(shard: Shard) -> str:
 
 def composition_pairs(recipe: Recipe, names: Sequence[str]) -> list[Pair]:
     """The pairs of captions of `images.composition`, over the concepts that the painters draw."""
+    return exchanged_pairs(_drawable(recipe, names), recipe.images.composition, recipe.seed)
+
+
+def _drawable(recipe: Recipe, names: Sequence[str]) -> list[str]:
     undrawable = set(recipe.text_to_image.undrawable(names))
-    able = [name for name in names if name not in undrawable]
-    return exchanged_pairs(able, recipe.images.composition, recipe.seed)
+    return [name for name in names if name not in undrawable]
+
+
+def to_train(recipe: Recipe, names: Sequence[str]) -> list[Pair]:
+    """The pairs of captions of `images.exchanged`, as many as are in no pair of `images.composition`."""
+    able = _drawable(recipe, names)
+    evaluated = {text for pair in composition_pairs(recipe, names) for text in (pair.caption, pair.exchanged)}
+    pairs = exchanged_pairs(able, recipe.images.exchanged, recipe.seed, schema.EXCHANGED)
+    return [pair for pair in pairs if evaluated.isdisjoint((pair.caption, pair.exchanged))]
 
 
 def _row(attempt: Attempt, model: TextToImage) -> dict[str, Any]:

@@ -17,6 +17,11 @@ from synthclip.training import MADE_WITH
 
 IMPORTED = "imported"
 _OFFICIAL = "SynthCI-30M"
+_OURS = {
+    "run": "the images of this run",
+    "exchanged": "the images of this run of captions of exchanged words",
+}
+"""The kinds of `training.sources` whose images the run made."""
 _GENERATORS = ("diffusers", "openai", "sdcpp")
 """The backends that are generative models; the compositor puts drawn glyphs together."""
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -158,13 +163,13 @@ def read_origins(run: RunDirectory) -> Origins:
     own_licences = _distinct(one.notes.get("licence") for one in own)
     used = [
         TrainedOn(
-            "the images of this run" if ours else f"{source['kind']}: {shareable(source['path'])}",
-            pairs[number] if pairs else own_pairs if ours else None,
+            _OURS.get(kind) or f"{kind}: {shareable(source['path'])}",
+            pairs[number] if pairs else own_pairs if kind == "run" else None,
             float(source.get("weight", 1.0)),
-            joined(own_licences) or None if ours else None,
+            joined(own_licences) or None if kind in _OURS else None,
         )
         for number, source in enumerate(sources)
-        for ours in [source.get("kind", "run") == "run"]
+        for kind in [source.get("kind", "run")]
     ]
     writers = tuple(shareable(sorted(llms - {IMPORTED})))
     source_type = None
@@ -184,7 +189,7 @@ def read_origins(run: RunDirectory) -> Origins:
         licences,
         (*(Generator("captions", name, None) for name in writers), *painted),
         tuple(used) if trained else (),
-        all(source.get("kind", "run") == "run" for source in sources),
+        all(source.get("kind", "run") in _OURS for source in sources),
         shareable(training.get("init")),
     )
 

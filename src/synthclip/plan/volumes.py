@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synthclip.imagegen.seeds import open_seeds
 from synthclip.recipe import Recipe
-from synthclip.schema import COMPOSITION, HELDOUT_PAINTER, SPLITS
+from synthclip.schema import COMPOSITION, EXCHANGED, HELDOUT_PAINTER, SPLITS
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Volumes:
     """Of all painters."""
     unseen_images: int
     """Those of them that `images.heldout_painter` paints."""
-    composition_images: int
-    """Those of captions of exchanged words."""
+    exchanged_images: int
+    """Those of captions of exchanged words, to train and to evaluate on."""
 
     @property
     def images(self) -> int:
-        return self.train_images + self.heldout_images + self.composition_images
+        return self.train_images + self.heldout_images + self.exchanged_images
 
 
 def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
@@ -55,7 +55,7 @@ def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
         round((selected - heldout) * images.per_caption),
         each + unseen,
         unseen,
-        2 * images.composition,
+        2 * (images.composition + images.exchanged * images.per_caption),
     )
 
 
@@ -66,4 +66,4 @@ def volumes_of_seeds(folder: str) -> Volumes:
         rows[part["path"].split("/")[1]] += part["rows"]
     train, heldout = (rows[split] for split in SPLITS)
     unseen = rows[HELDOUT_PAINTER]
-    return Volumes(0, 0, 0, train, train, heldout + unseen, unseen, rows[COMPOSITION])
+    return Volumes(0, 0, 0, train, train, heldout + unseen, unseen, rows[COMPOSITION] + rows[EXCHANGED])

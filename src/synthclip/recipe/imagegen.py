@@ -61,6 +61,9 @@ class ImagesConfig(Section):
     composition: int = later(0, ge=0)
     """How many pairs of captions that differ in how their words belong together (colours, numbers or places
     exchanged) to paint too, to evaluate on alone: does the model bind a colour to its object?"""
+    exchanged: int = later(0, ge=0)
+    """How many such pairs to paint to train on, `per_caption` times each; a source of kind `exchanged` in
+    `training.sources` puts both of a pair into one batch. None of them is in the set of `composition`."""
     captions_per_shard: int | None = Field(None, ge=1)
     """None: as many as fill about `shard_mb`."""
     shard_mb: float = Field(250.0, gt=0)

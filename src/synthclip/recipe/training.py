@@ -92,11 +92,16 @@ class ModelConfig(Section):
         return 224 if self.name == PAPER_MODEL else self.vision.image_size_px
 
 
+OWN = ("run", "exchanged")
+"""The kinds of sources whose images are the run's."""
+
+
 class SourceConfig(Section):
     """Where training pairs come from; batches mix the sources by weight."""
 
-    kind: Literal["run", "webdataset", "csv", "parquet"] = "run"
-    """`run`: the run's own images. `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: of
+    kind: Literal["run", "exchanged", "webdataset", "csv", "parquet"] = "run"
+    """`run`: the run's own images. `exchanged`: those of `images.exchanged`, both of a pair in one batch.
+    `webdataset`: tars of `KEY.jpg` and `KEY.txt`. `csv`: of
     image paths and captions. `parquet`: in Hugging Face's layout."""
     path: str | None = None
     """Files here or at a URL; `*` and WebDataset's braces (`{000..127}`) name several."""
@@ -118,8 +123,8 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _has_a_path(self) -> "SourceConfig":
-        if (self.kind == "run") != (self.path is None):
-            raise ValueError("a source of kind 'run' has no path, every other has one")
+        if (self.kind in OWN) != (self.path is None):
+            raise ValueError("a source of kind 'run' or 'exchanged' has no path, every other has one")
         return self
 
 

@@ -249,7 +249,8 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
         ("train", "Images to train on"),
         ("heldout", "Images to evaluate on"),
         (schema.HELDOUT_PAINTER, "Images of a painter kept from training"),
-        (schema.COMPOSITION, "Images of captions of exchanged words"),
+        (schema.EXCHANGED, "Images of captions of exchanged words, to train on"),
+        (schema.COMPOSITION, "Images of such captions, to evaluate on"),
     ):
         if shards := reader.shards(split):
             count = sum(manifest.rows for manifest in shards)

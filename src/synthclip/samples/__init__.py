@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -149,6 +150,18 @@ def own_shards(sidecars: Sequence[Path], share: float = 1.0, seed: int = 0) -> C
         indexes = [index.filter(pa.array(own < share)) for index, own in zip(indexes, drawn, strict=True)]
     parts = zip(sidecars, indexes, strict=True)
     return Concatenated([TarSource(str(_tar(path)), index) for path, index in parts])
+
+
+def own_twins(sidecars: Sequence[Path]) -> Concatenated:
+    """The images of a run that two captions were painted into from one seed: sample 2 i and sample 2 i + 1
+    are of one seed. Images without their twin, which was refused, are left out."""
+    parts = []
+    for path in sidecars:
+        index, seeds = _of_sidecar(path), schema.read_table(path, columns=["seed"])["seed"].to_numpy()
+        order = np.argsort(seeds, kind="stable")
+        first = np.flatnonzero(seeds[order][1:] == seeds[order][:-1])
+        parts.append(TarSource(str(_tar(path)), index.take(order[np.stack([first, first + 1], 1).ravel()])))
+    return Concatenated(parts)
 
 
 def any_shards(paths: Sequence[str], caption_key: str = "caption") -> Concatenated:

@@ -1,7 +1,7 @@
 """Captions in pairs that differ in how their words belong together: a colour, a number, a place exchanged.
 
 Painted by the run's own painter, each pair from one seed, they measure whether a CLIP binds words to
-objects (Winoground's task, arXiv 2204.03162, with captions of a template).
+objects (Winoground's task, arXiv 2204.03162, with captions of a template); others of them may teach it.
 """
 
 from collections.abc import Sequence
@@ -32,17 +32,17 @@ class Pair(NamedTuple):
     things: tuple[str, str]
 
 
-def exchanged_pairs(names: Sequence[str], count: int, seed: int) -> list[Pair]:
-    """`count` pairs over the names of things, the kinds in turn; the same for the same names and seed. None
-    where there are no two things to exchange."""
+def exchanged_pairs(names: Sequence[str], count: int, seed: int, stream: str = "composition") -> list[Pair]:
+    """`count` pairs over the names of things, the kinds in turn; the same for the same names, seed and
+    stream. None where there are no two things to exchange."""
     if len(names) < 2:
         return []
-    return [_pair(KINDS[number % len(KINDS)], names, number, seed) for number in range(count)]
+    return [_pair(KINDS[number % len(KINDS)], names, number, seed, stream) for number in range(count)]
 
 
-def _pair(kind: str, names: Sequence[str], number: int, seed: int) -> Pair:
+def _pair(kind: str, names: Sequence[str], number: int, seed: int, stream: str) -> Pair:
     def draw(most: int, what: str) -> int:
-        return seed_of(f"{number}/{what}", stream="composition", seed=seed) % most
+        return seed_of(f"{number}/{what}", stream=stream, seed=seed) % most
 
     if kind == "count":
         singular = [name for name in names if not name.endswith("s")]

@@ -14,13 +14,13 @@ from synthclip.evaluation.suites import open_suite, plan_of_names
 from synthclip.keys import digest
 from synthclip.models.load import local_path
 from synthclip.recipe import Recipe
-from synthclip.recipe.training import HELDOUT
+from synthclip.recipe.training import HELDOUT, OWN
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.samples import Source, files
-from synthclip.schema import EVAL_RESULT
+from synthclip.schema import EVAL_RESULT, EXCHANGED
 from synthclip.textgen.concepts import listed_bank
 from synthclip.training.order import Order
 from synthclip.training.tables import open_source
@@ -46,9 +46,19 @@ MADE_WITH = "recipe.json"
 
 def open_sources(recipe: Recipe, run: RunDirectory, shard: Shard) -> list[Source]:
     """What the pairs of the train stage's shard come from, in the recipe's order."""
-    own = [run.file("images", table) for table in shard.payload["tables"]]
     config = recipe.training
-    return [open_source(source, own, config.share, recipe.seed) for source in config.sources]
+    own = {kind: [run.file("images", table) for table in shard.payload["tables"][kind]] for kind in OWN}
+    return [
+        open_source(source, own.get(source.kind, ()), config.share, recipe.seed) for source in config.sources
+    ]
+
+
+def build_order(recipe: Recipe, sizes: Sequence[int]) -> Order:
+    """The order of the samples of all sources, which hold `sizes`."""
+    config = recipe.training
+    weights = [source.weight for source in config.sources]
+    twins = [number for number, source in enumerate(config.sources) if source.kind == "exchanged"]
+    return Order(sizes, weights, config.batch_size, recipe.training_seed, twins)
 
 
 class Train(Stage):
@@ -61,34 +71,36 @@ class Train(Stage):
         super().__init__(recipe, run)
         config = recipe.training
         judged = config.eval.every_epochs is not None and HELDOUT in config.eval.suite
-        if not judged and all(source.kind != "run" for source in config.sources):
+        if not judged and all(source.kind not in OWN for source in config.sources):
             self.reads = ()
 
     def shards(self) -> Sequence[Shard]:
+        config = self.recipe.training
+        splits = {"train": "run"}
+        if any(source.kind == "exchanged" for source in config.sources):
+            splits[EXCHANGED] = "exchanged"
         inputs: dict[str, str] = {}
-        tables: dict[str, int] = {}
+        tables: dict[str, dict[str, int]] = {kind: {} for kind in OWN}
         for manifest in self.manifests_of("images") if self.reads else self.run.manifests("images"):
-            if manifest.split == "train":
+            if manifest.split in splits:
                 table = f"{manifest.shard}.parquet"
                 inputs[table] = manifest.digest(table)
-                tables[table] = manifest.rows
+                tables[splits[manifest.split]][table] = manifest.rows
         inputs |= self._outside() | self._evaluated()
-        config = self.recipe.training
         if config.concept_prompts:
             for manifest in self.manifests_of("concepts"):
                 inputs |= {f"concepts/{entry.path}": entry.sha256 for entry in manifest.files}
         size = 0  # where another source comes first, only its index can tell
         if config.sources[0].kind == "run":
-            pairs = int(config.share * sum(tables.values()))
+            pairs = int(config.share * sum(tables["run"].values()))
             size = int(config.epochs * (pairs // config.batch_size)) * config.batch_size
-        return [Shard("all", inputs, {"tables": sorted(tables)}, size=size)]
+        named = {kind: sorted(of_kind) for kind, of_kind in tables.items()}
+        return [Shard("all", inputs, {"tables": named}, size=size)]
 
     def steps_per_epoch(self) -> int:
         """How many batches a pass over the first source takes. The images stage has to be there."""
-        config = self.recipe.training
         sizes = [len(source) for source in open_sources(self.recipe, self.run, self.shards()[0])]
-        weights = [source.weight for source in config.sources]
-        return Order(sizes, weights, config.batch_size, self.recipe.training_seed).steps_per_epoch
+        return build_order(self.recipe, sizes).steps_per_epoch
 
     def _outside(self) -> dict[str, str]:
         """What is read from outside the run, and digests that change when it does."""
@@ -122,6 +134,10 @@ class Train(Stage):
         config = self.recipe.training
         if config.eval.every_epochs is not None and config.eval.data_sets:
             open_suite(",".join(config.eval.data_sets), Path(config.eval.data or "").expanduser())
+        if any(one.kind == "exchanged" for one in config.sources) and not self.recipe.images.exchanged:
+            raise SynthClipError(
+                "training.sources: a source of kind exchanged needs images.exchanged, the number of its pairs"
+            )
         names = listed_bank(self.recipe) if self.recipe.images.imported is None else None
         if not names or any(source.kind != "run" for source in config.sources):
             return

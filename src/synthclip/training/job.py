@@ -31,13 +31,12 @@ from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
 from synthclip.run.store import RunDirectory
 from synthclip.textgen.concepts import read_bank
-from synthclip.training import Train, open_sources
+from synthclip.training import Train, build_order, open_sources
 from synthclip.training.checkpoint import Checkpoints
 from synthclip.training.flops import devices_here, training_pair
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
-from synthclip.training.order import Order
 from synthclip.training.parallel import Group, join
 from synthclip.training.validation import Validation
 
@@ -58,8 +57,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
     sources = open_sources(recipe, stage.run, shard)
     sizes = [len(source) for source in sources]
     bad_rows = {where: reason for source in sources for where, reason in source.bad_rows.items()}
-    weights = [source.weight for source in config.sources]
-    order = Order(sizes, weights, config.batch_size, recipe.training_seed)
+    order = build_order(recipe, sizes)
     steps = max(1, int(config.epochs * order.steps_per_epoch))
     model = untrained(recipe)
     if config.loss == "siglip" and model.logit_bias is None:

@@ -4,7 +4,7 @@ So a run that resumes at step n, with any number of processes, sees what the und
 but the step has to be saved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,11 +61,20 @@ class Order:
 
     A batch holds a fixed number of samples of each source, in proportion to the weights. A source begins its
     next pass when what is left of it does not fill its part of a batch. An epoch is a pass over the first.
+    Samples of the sources `twins` come as pairs, 2 i and 2 i + 1 in one batch.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        batch_size: int,
+        seed: int,
+        twins: Collection[int] = (),
+    ) -> None:
         self._sizes, self._seed = tuple(sizes), seed
         self._parts = apportion(weights, batch_size)
+        self._units = [1 + (number in twins) for number in range(len(self._sizes))]
         for number, (size, part) in enumerate(zip(self._sizes, self._parts, strict=True)):
             if size < part:
                 raise SynthClipError(
@@ -75,6 +84,11 @@ class Order:
             if part == 0:
                 raise SynthClipError(
                     f"training source {number} gets no sample of a batch of {batch_size}: raise its weight"
+                )
+            if part % self._units[number]:
+                raise SynthClipError(
+                    f"training source {number} gets {part} samples of each batch, and holds pairs: change "
+                    "its weight, so that the number is even"
                 )
         self.batch_size = batch_size
         self._held: tuple[int, tuple[I64, ...]] = (-1, ())
@@ -93,12 +107,16 @@ class Order:
         """Source, place and pass of the samples of some steps, each [S, B]."""
         source, index, passes = [], [], []
         for number, (size, part) in enumerate(zip(self._sizes, self._parts, strict=True)):
-            pass_S1, turn_S1 = np.divmod(step_S[:, None], size // part)
-            position_SP = turn_S1 * part + np.arange(part)
+            k = self._units[number]
+            units, drawn = size // k, part // k
+            pass_S1, turn_S1 = np.divmod(step_S[:, None], units // drawn)
+            position_SU = turn_S1 * drawn + np.arange(drawn)
             stream = f"order-{number}"
-            index.append(shuffled(position_SP, size, stream=stream, seed=self._seed, pass_=pass_S1))
-            source.append(np.full(position_SP.shape, number, dtype=np.int64))
-            passes.append(np.broadcast_to(pass_S1, position_SP.shape))
+            unit_SU = shuffled(position_SU, units, stream=stream, seed=self._seed, pass_=pass_S1)
+            index_SP = (k * unit_SU[:, :, None] + np.arange(k)).reshape(len(step_S), part)
+            index.append(index_SP)
+            source.append(np.full(index_SP.shape, number, dtype=np.int64))
+            passes.append(np.broadcast_to(pass_S1, index_SP.shape))
         B = self.batch_size
         place_SB = np.broadcast_to(np.arange(B), (len(step_S), B))
         place_SB = shuffled(place_SB, B, stream="place", seed=self._seed, pass_=step_S[:, None])

@@ -18,7 +18,16 @@ from synthclip.keys import digest
 from synthclip.recipe.section import nearest
 from synthclip.recipe.training import SourceConfig
 from synthclip.run.store import disk_errors
-from synthclip.samples import Concatenated, Sample, SampleError, Source, any_shards, files, own_shards
+from synthclip.samples import (
+    Concatenated,
+    Sample,
+    SampleError,
+    Source,
+    any_shards,
+    files,
+    own_shards,
+    own_twins,
+)
 from synthclip.samples.csv_rows import RowError, numbered_rows
 from synthclip.samples.pictures import MAX_BYTES
 from synthclip.schema import class_names
@@ -82,8 +91,10 @@ class TableSource:
 
 
 def open_source(config: SourceConfig, own: Sequence[Path], share: float = 1.0, seed: int = 0) -> Source:
-    """The samples of one of `training.sources`; `own` are the sidecars of the run's images, `share` and
-    `seed` say which of them (`samples.own_shards`)."""
+    """The samples of one of `training.sources`; `own` are the sidecars of the run's images for it, `share`
+    and `seed` say which of them (`samples.own_shards`)."""
+    if config.kind == "exchanged":
+        return own_twins(own)
     if config.path is None:
         return own_shards(own, share, seed)
     paths = files.expand(config.path)

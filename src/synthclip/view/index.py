@@ -219,7 +219,7 @@ class Index:
     def _concepts_of(self, split: str, contents: Sequence[int]) -> dict[int, list[int]]:
         """The concepts in captions of which no image was kept."""
         found: dict[int, list[int]] = {}
-        if contents and split != schema.COMPOSITION:
+        if contents and split not in (schema.COMPOSITION, schema.EXCHANGED):
             wanted = pa.array(contents, pa.uint64())
             folder = "train" if split == "train" else "heldout"
             for path in schema.split_tables(self.run.stage("balance"), folder):
