@@ -35,8 +35,10 @@ class _Handler(Handler):
     server: ImagesServer
 
     def get(self) -> None:
+        if self.path == "/moved":
+            return self.answer(302, {}, {"Location": "/picture"})
         self.server.keys.append(self.headers["Authorization"])
-        self.answer(200, self.server.file, {"Content-Type": "image/png"})
+        return self.answer(200, self.server.file, {"Content-Type": "image/png"})
 
     def post(self, raw: bytes) -> None:
         asked = json.loads(raw)

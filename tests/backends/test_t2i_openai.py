@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -64,17 +66,22 @@ def picture(form: str, *, transparent: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF"])
-@pytest.mark.parametrize("way", ["base64", "data", "data url", "url", "path"])
+@pytest.mark.parametrize(
+    "way", ["base64", "base64 of urls", "data", "data url", "data url, quoted", "url", "path", "moved"]
+)
 def test_a_picture_is_read_however_it_comes(form: str, way: str, server: ImagesServer) -> None:
     encoded = base64.b64encode(picture(form)).decode()
     data = f"data:image/{form.lower()};base64,{encoded}"
     server.file = picture(form)
     answers: dict[str, dict[str, Any]] = {
         "base64": {"b64_json": encoded},
+        "base64 of urls": {"b64_json": encoded.replace("+", "-").replace("/", "_").rstrip("=")},
         "data": {"b64_json": data},
         "data url": {"b64_json": None, "url": data},
+        "data url, quoted": {"url": quote(data.replace("data:", "DATA:"), safe=":;,")},
         "url": {"url": server.url.replace("/v1", "/files/picture")},
         "path": {"url": "/files/picture"},
+        "moved": {"url": "/moved"},
     }
     server.answer = answers[way]
     painted = client(server.url).generate(["a dog"], [1])
@@ -116,6 +123,16 @@ def test_openais_models_get_only_what_they_take_and_are_fitted(server: ImagesSer
     forbids, no_seed = config.notes()
     assert "compete with OpenAI" in forbids
     assert "takes no seed" in no_seed
+
+
+def test_stable_diffusion_cpps_server_is_told_seed_and_steps_inside_the_prompt(server: ImagesServer) -> None:
+    extra = {"sample_params": {"sample_steps": 4}, "response_format": None}
+    config = Config(backend="openai", model="sd-cpp-local", size_px=32, base_url=server.url, extra_body=extra)
+    build(config).generate(["a dog"], [2**64 - 1])
+    [asked] = server.requests
+    told = {"seed": (2**64 - 1) % 2**31, "sample_params": {"sample_steps": 4}}
+    assert asked["prompt"] == f"a dog<sd_cpp_extra_args>{json.dumps(told)}</sd_cpp_extra_args>"
+    assert asked.keys() == {"model", "prompt", "n", "size"}
 
 
 @pytest.mark.parametrize(

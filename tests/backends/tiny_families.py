@@ -345,10 +345,36 @@ def save_chroma(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def save_longcat(folder: Path) -> None:
+    """Its text encoder can write, and would write another prompt than the caption."""
+    processor = models.transformers.Qwen2VLProcessor(
+        models.transformers.Qwen2VLImageProcessor(),
+        tiny.qwen_tokenizer(),
+        models.transformers.Qwen2VLVideoProcessor(),
+        chat_template=tiny.CHAT,
+    )
+    models.diffusers.LongCatImagePipeline(
+        transformer=tiny.denoiser(
+            "LongCatImageTransformer2DModel",
+            in_channels=64,
+            num_single_layers=1,
+            attention_head_dim=16,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            axes_dims_rope=[4, 4, 8],
+        ),
+        vae=tiny.kl(),
+        text_encoder=tiny.qwen_vl(),
+        tokenizer=tiny.qwen_tokenizer(),
+        text_processor=processor,
+        scheduler=tiny.flow(use_dynamic_shifting=True),
+    ).save_pretrained(folder)
+
+
 _SAVERS = (
     save_sdxl, save_sd3, save_flux, save_lcm, save_z_image, save_qwen_image, save_flux2, save_flux2_klein,
     save_sana, save_sana_sprint, save_pixart_sigma, save_lumina2, save_hidream, save_kandinsky5,
-    save_cogview4, save_auraflow, save_chroma,
+    save_cogview4, save_auraflow, save_chroma, save_longcat,
 )  # fmt: skip
 FAMILIES: Mapping[str, Callable[[Path], None]] = {
     save.__name__.removeprefix("save_").replace("_", "-"): save for save in _SAVERS

@@ -67,7 +67,9 @@ def test_what_is_missing_is_one_command_each(birds: Path) -> None:
 
 class _Models(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = json.dumps({"data": [{"id": "Qwen3-4B"}, {"id": "flux.1-schnell"}]}).encode()
+        body = json.dumps(
+            {"data": [{"id": "Qwen3-4B"}, {"id": "flux.1-schnell"}, {"id": "sd-cpp-local"}]}
+        ).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)
@@ -97,6 +99,7 @@ def test_servers_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [(model.name, model.paints) for model in found.served] == [
         ("Qwen3-4B", False),
         ("flux.1-schnell", True),
+        ("sd-cpp-local", True),
     ]
     assert [file.name for file in found.language_files] == ["writer.gguf"]
     assert found.memory_gb > 0

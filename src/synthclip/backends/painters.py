@@ -68,7 +68,10 @@ PRESETS: Mapping[str, Preset] = {
     "sd35-large-turbo": Preset(
         "stabilityai/stable-diffusion-3.5-large-turbo", _STABILITY, 4, 0.0, weights_gb=27.0
     ),
-    "flux-schnell": Preset("black-forest-labs/FLUX.1-schnell", "Apache-2.0", 4, 0.0, weights_gb=33.7),
+    "flux-schnell": Preset(
+        "black-forest-labs/FLUX.1-schnell", "Apache-2.0", 4, 0.0, weights_gb=33.7,
+        more={"arguments": {"max_sequence_length": 256}},
+    ),
     "flux-dev": Preset("black-forest-labs/FLUX.1-dev", _FLUX, 50, 3.5, weights_gb=33.7),
     "flux2-dev": Preset("black-forest-labs/FLUX.2-dev", _FLUX, 50, 4.0, weights_gb=113.0),
     "flux2-klein": Preset("black-forest-labs/FLUX.2-klein-4B", "Apache-2.0", 4, 1.0, 1024, weights_gb=16.0),
@@ -105,7 +108,7 @@ PRESETS: Mapping[str, Preset] = {
         "kandinskylab/Kandinsky-5.0-T2I-Lite-sft-Diffusers", "MIT", 50, 3.5, 1024, weights_gb=29.0
     ),
     "cogview4": Preset("zai-org/CogView4-6B", "Apache-2.0", 50, 3.5, 1024, weights_gb=31.0),
-    "auraflow": Preset("fal/AuraFlow-v0.3", "Apache-2.0", 50, 3.5, 1024, "float16", 16.0),
+    "auraflow": Preset("fal/AuraFlow-v0.3", "Apache-2.0", 50, 3.5, 1024, "float16", 16.8, _FP16),
     "chroma": Preset("lodestones/Chroma1-HD", "Apache-2.0", 40, 3.0, 1024, weights_gb=27.5),
 }  # fmt: skip
 

@@ -214,7 +214,9 @@ class Server:
                 request = self._client.build_request(method, url, **options)
                 if urlsplit(url).netloc != urlsplit(base).netloc:
                     del request.headers["Authorization"]
-                response = await self._client.send(request, stream=True)
+                # Of pictures at an address, which may lie elsewhere; httpx sends the key to no other host.
+                follows = method == "GET"
+                response = await self._client.send(request, stream=True, follow_redirects=follows)
                 try:
                     raw = await self._read(response, max_bytes)
                 finally:

@@ -29,6 +29,8 @@ __all__ = ["Config", "Diffusers", "build"]
 _FIRST_BATCH = 32
 _ONE_BY_ONE = ("CogView4Pipeline", "Kandinsky5T2IPipeline")
 """Their denoisers attend to the padding of a prompt too, which reaches to the longest of its batch."""
+_REWRITES = ("enable_prompt_rewrite", "use_pe")
+"""Arguments that let a language model of the pipeline paint another prompt than the caption: off."""
 _LOG = logging.getLogger("synthclip.backends")
 
 
@@ -50,8 +52,8 @@ class Diffusers:
         if type(self._pipeline).__name__ in _ONE_BY_ONE:
             self.batch_size = 1
         self._sliced = self._saving = False
-        self._readers = _readers(self._pipeline)
         self._constant = _constant_arguments(config, self._pipeline)
+        self._readers = _readers(self._pipeline, self._constant.get("max_sequence_length"))
         self._empty_prompt = _empty_prompt(config, self._pipeline)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Painted:
@@ -160,6 +162,7 @@ def _constant_arguments(config: Config, pipeline: Any) -> dict[str, Any]:
     given = {"num_inference_steps": config.steps, "height": config.size_px, "width": config.size_px}
     known = {name: value for name, value in given.items() if value is not None and name in accepted}
     known |= _guidance(config, pipeline, accepted)
+    known |= {name: False for name in _REWRITES if name in accepted}
     if config.size_px is not None and "use_resolution_binning" in accepted:
         known["use_resolution_binning"] = False  # which paints at the trained size, and resizes
     if unknown := sorted(set(config.arguments) - set(accepted)):
@@ -234,18 +237,22 @@ def _shown(model: str) -> str:
     return Path(model).name if Path(model).expanduser().exists() else model
 
 
-def _readers(pipeline: Any) -> list[tuple[Any, int]]:
-    """Each tokenizer of the pipeline, and how many tokens of a prompt its encoder reads.
+def _readers(pipeline: Any, longest: int | None) -> list[tuple[Any, int]]:
+    """Each tokenizer of the pipeline, and how many tokens of a prompt its encoder reads: `longest`, or the
+    pipeline's own limit.
 
     Where a chat template goes around the prompt, as many fewer are read.
     """
-    longest = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    if longest is None and (
+        own := inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    ):
+        longest = own.default
     readers = []
     for name, tokenizer in pipeline.components.items():
         if not name.startswith("tokenizer") or tokenizer is None:
             continue
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor of pictures and texts
         is_clip = "CLIP" in type(tokenizer).__name__
-        limit = tokenizer.model_max_length if is_clip or longest is None else longest.default
+        limit = tokenizer.model_max_length if is_clip or longest is None else longest
         readers.append((tokenizer, int(limit) - tokenizer.num_special_tokens_to_add()))
     return readers

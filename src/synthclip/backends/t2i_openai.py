@@ -4,10 +4,11 @@ Servers that take no seed (OpenAI's own) cannot paint a picture twice.
 """
 
 import base64
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from synthclip.samples.pictures import decode_over_white, fit
 
 _OPENAI = re.compile(r"gpt-image|chatgpt-image", re.IGNORECASE)
 """Models that refuse `seed` and `response_format`."""
+_SD_SERVER = "sd-cpp-local"
+"""What stable-diffusion.cpp's server calls its model. It reads everything but prompt and size inside the
+prompt, and paints with one and the same seed where that names none."""
 _OPENAI_SIDE_PX = 1024
 """The only square that they paint."""
 
@@ -101,7 +105,7 @@ class OpenAIImages:
             raw = await self._server.download(urljoin(self._config.base_url, given))
         else:
             try:
-                raw = base64.b64decode(given.partition(",")[2] if given.startswith("data:") else given)
+                raw = _decoded(given)
             except ValueError:
                 return "no image in the answer"
         try:
@@ -114,12 +118,21 @@ class OpenAIImages:
         is_openai = _OPENAI.search(config.model) is not None
         side = _OPENAI_SIDE_PX if is_openai else config.size_px
         form = config.response_format
-        body = {
-            "model": config.model,
-            "prompt": prompt,
-            "n": 1,
-            "size": f"{side}x{side}",
+        asked: dict[str, Any] = {"model": config.model, "prompt": prompt, "n": 1, "size": f"{side}x{side}"}
+        more = {
             "response_format": form if form != "auto" else None if is_openai else "b64_json",
             "seed": seed % 2**31 if config.takes_seeds else None,  # of 32 bits at least where one is taken
+            **config.extra_body,
         }
-        return {name: value for name, value in (body | config.extra_body).items() if value is not None}
+        more = {name: value for name, value in more.items() if value is not None}
+        if config.model == _SD_SERVER:
+            return asked | {"prompt": f"{prompt}<sd_cpp_extra_args>{json.dumps(more)}</sd_cpp_extra_args>"}
+        return asked | more
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of a data URI, or of base64 in either alphabet, padded or not. Raises ValueError where it is
+    none of these."""
+    if text[:5].lower() == "data:":
+        text = unquote(text.partition(",")[2])
+    return base64.b64decode(text.translate(str.maketrans("-_", "+/")) + "==")

@@ -32,7 +32,9 @@ _GGUF_FOLDERS = (
 )  # fmt: skip
 _MAX_FILES = 10_000
 _PAINTS = re.compile(
-    r"image|flux|diffusion|sdxl|\bsd[-_.]?[123]|dreamshaper|sana[-_]|pixart|lumina|kandinsky", re.IGNORECASE
+    r"image|flux|diffusion|sdxl|\bsd[-_.]?(?:[123]|cpp|turbo)|dreamshaper|sana[-_]|pixart|lumina|kandinsky"
+    r"|hidream|cogview|chroma",
+    re.IGNORECASE,
 )
 _NO_WRITER = re.compile(r"flux|sd\d|sdxl|lumina|qwen_image|hidream|aura|ltxv|wan|cosmos|clip|t5|whisper|bert")
 
