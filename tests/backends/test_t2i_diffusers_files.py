@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_families import FAMILIES
+from tiny_pipeline import save_tiny_pipeline
 
 from synthclip.backends.t2i_diffusers import Config, build
 from synthclip.errors import SynthClipError
@@ -74,9 +76,33 @@ def test_a_part_from_a_file_takes_the_place_of_the_pipelines_own(flux: Path, exp
     assert model.name.endswith(f"+ {file.name}")
 
 
-def test_weights_in_eight_bits_paint_nearly_the_same(flux: Path, expected: Any) -> None:
+@pytest.mark.parametrize("quantize", ["torchao-int8", "torchao-fp8"])
+def test_weights_in_eight_bits_paint_nearly_the_same(quantize: str, flux: Path, expected: Any) -> None:
     pytest.importorskip("torchao")
-    assert 0 < np.abs(painted(flux, quantize="torchao-int8") - expected).mean() < 20
+    assert 0 < np.abs(painted(flux, quantize=quantize) - expected).mean() < 20
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU can do it")
+def test_bitsandbytes_without_a_gpu_is_refused_before_a_download() -> None:
+    with pytest.raises(SynthClipError, match="nf4 is bitsandbytes', which needs a GPU"):
+        build(config("someone/large", quantize="nf4"))
+
+
+def test_with_a_cache_a_picture_still_depends_on_nothing_but_its_prompt_and_seed(flux: Path) -> None:
+    cached, plain = (build(config(flux, steps=6, cache=cache)) for cache in (0.5, None))
+    together = cached.generate(["a dog", "two red apples"], [1, 2]).images
+    assert (cached.generate(["two red apples"], [2]).images[0] == together[1]).all()
+    assert (plain.generate(["two red apples"], [2]).images[0] != together[1]).any(), "blocks are left out"
+
+
+def test_a_cache_where_there_is_none_is_one_line(tmp_path: Path) -> None:
+    tiny = save_tiny_pipeline(tmp_path / "tiny")
+    with pytest.raises(SynthClipError, match=r"cache: diffusers' StableDiffusionPipeline cannot use it"):
+        build(config(tiny, cache=0.1))
+
+
+def test_offloaded_parts_paint_the_same(flux: Path, expected: Any) -> None:
+    assert (painted(flux, device="cpu", offload="model") == expected).all()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ def load(config: Config) -> tuple[Any, str]:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    if config.quantize in ("int8", "nf4") and not torch.accelerator.is_available():
+        raise SynthClipError(
+            f"text_to_image.quantize: {config.quantize} is bitsandbytes', which needs a GPU: "
+            "take torchao-int8"
+        )
     device = str(default_device()) if config.device == "auto" else config.device
     dtype = getattr(torch, config.dtype)
     with loading(f"text_to_image.model: {config.model}"):
@@ -45,7 +50,7 @@ def load(config: Config) -> tuple[Any, str]:
         else:
             pipeline.enable_sequential_cpu_offload(device=device)
         if config.cache is not None:
-            denoiser(pipeline).enable_cache(diffusers.FirstBlockCacheConfig(threshold=config.cache))
+            _cache(pipeline, config.cache)
     pipeline.set_progress_bar_config(disable=True)
     if config.compile:
         denoiser(pipeline).compile()
@@ -55,6 +60,23 @@ def load(config: Config) -> tuple[Any, str]:
 def denoiser(pipeline: Any) -> Any:
     """The model that is evaluated in every step."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None) or pipeline.decoder
+
+
+def _cache(pipeline: Any, threshold: float) -> None:
+    """Raise SynthClipError where this pipeline cannot use the first-block cache."""
+    from synthclip.models import diffusers
+
+    # Between its evaluations with and without the prompt a pipeline has to change caches.
+    usable = "cache_context" in inspect.getsource(type(pipeline).__call__)
+    try:
+        if usable:
+            denoiser(pipeline).enable_cache(diffusers.FirstBlockCacheConfig(threshold=threshold))
+    except (AttributeError, IndexError, ValueError):
+        usable = False
+    if not usable:
+        raise SynthClipError(
+            f"text_to_image.cache: diffusers' {type(pipeline).__name__} cannot use it: leave it out"
+        )
 
 
 def _assembled(config: Config, folder: str, whole: Path | None, dtype: Any) -> Any:

@@ -1,6 +1,6 @@
 """What is known of text-to-image models before one is loaded: settings, size, licence.
 
-Settings are those of the models' own cards; docs/models.md lists them for readers.
+docs/models.md lists them for readers, and says what the settings were compared with.
 """
 
 import re

@@ -49,8 +49,8 @@ class Diffusers:
             self.name += f" + {_shown(added)}" if added else ""
         self.licence = config.licence or f"see {config.model}"
         self.batch_size = _FIRST_BATCH if config.batch_size == "auto" else config.batch_size
-        if type(self._pipeline).__name__ in _ONE_BY_ONE:
-            self.batch_size = 1
+        if config.cache is not None or type(self._pipeline).__name__ in _ONE_BY_ONE:
+            self.batch_size = 1  # the cache looks at the mean change of a batch
         self._sliced = self._saving = False
         self._constant = _constant_arguments(config, self._pipeline)
         self._readers = _readers(self._pipeline, self._constant.get("max_sequence_length"))
