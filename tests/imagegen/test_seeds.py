@@ -40,8 +40,8 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     recipe = recipe_of(
         "text_to_image=[{backend: compositor, size_px: 64},"
         " {backend: compositor, size_px: 64, artist: noto}]",
-        "images={size_px: 48, per_caption: 4, captions_per_shard: 3, composition: 2, max_lost: 1,"
-        " heldout_painter: {backend: compositor, artist: openmoji-black, size_px: 64},"
+        "images={size_px: 48, per_caption: 4, captions_per_shard: 3, composition: 2, exchanged: 2,"
+        " max_lost: 1, heldout_painter: {backend: compositor, artist: openmoji-black, size_px: 64},"
         " filters: {max_duplicate_bits: 12}}",
         *HERE,
     )
