@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from loopback import Handler, Loopback
 
+from loopback import Handler, Loopback
 from synthclip.backends import Refused, Unfinished, build_llm
 from synthclip.backends.llm_openai import Config, build
 from synthclip.errors import SynthClipError
