@@ -113,28 +113,36 @@ def listed(text: str) -> list[str | None]:
     None stands for an item that is no caption. What a list that is cut short holds of its last item is left
     out.
     """
+    items = json_items(text)
+    if items is None:
+        lines = map(str.strip, _unfenced(text).splitlines())
+        return [line for line in lines if line and line[-1] != ":"]
+    return [_caption(item) for item in items]
+
+
+def json_items(text: str) -> list[Any] | None:
+    """The items of an answer that is, or holds, a JSON list; of one that is cut short, the complete ones.
+    Another JSON value is its own item. None where the answer holds no JSON."""
     text = _unfenced(text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        if "[" in text:
-            return _items(text)
-        return [line for line in map(str.strip, text.splitlines()) if line and line[-1] != ":"]
+        return _items(text) if "[" in text else None
     if isinstance(value, dict):
         value = next((inner for inner in value.values() if isinstance(inner, list)), [value])
-    return [_caption(item) for item in (value if isinstance(value, list) else [value])]
+    return value if isinstance(value, list) else [value]
 
 
-def _items(text: str) -> list[str | None]:
+def _items(text: str) -> list[Any]:
     """Those of the first list in the text that are complete."""
-    decoder, items = json.JSONDecoder(), list[str | None]()
+    decoder, items = json.JSONDecoder(), list[Any]()
     at = text.index("[") + 1
     while begun := _GAP.match(text, at):
         try:
             value, at = decoder.raw_decode(text, begun.end())
         except (ValueError, RecursionError):
             break
-        items.append(_caption(value))
+        items.append(value)
     return items
 
 

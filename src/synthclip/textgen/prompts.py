@@ -120,13 +120,19 @@ def answered(llm: LLM, prompts: Sequence[Prompt], config: CaptionsConfig) -> Ite
     takes_counts = config.per_request > 1 and "counts" in inspect.signature(llm.generate).parameters
     said_all = llm.generate(texts, seeds, counts) if takes_counts else llm.generate(texts, seeds)
     for prompt, answer in zip(prompts, said_all, strict=True):
-        if isinstance(answer, Refused):
-            judged: list[Judged] = [(answer.text, answer.reason)]
-        else:
-            said = (prompt.prefill if llm.continues else "") + answer.encode("utf-8", "replace").decode()
-            judged = judge(said, prompt, config, not isinstance(answer, Unfinished))
+        judged = judge_answer(answer, prompt, config, llm.continues)
         missing = judged[-1][1] or "missing from the list"
         yield judged + [("", missing)] * (prompt.count - len(judged))
+
+
+def judge_answer(
+    answer: str | Refused, prompt: Prompt, config: CaptionsConfig, continues: bool = False
+) -> list[Judged]:
+    """As `judge`, of what a language model gives; one that `continues` leaves the prefill out."""
+    if isinstance(answer, Refused):
+        return [(answer.text, answer.reason)]
+    said = (prompt.prefill if continues else "") + answer.encode("utf-8", "replace").decode()
+    return judge(said, prompt, config, not isinstance(answer, Unfinished))
 
 
 def requests(prompts: Sequence[Prompt], continues: bool) -> tuple[list[str], list[int], list[int]]:
