@@ -117,6 +117,25 @@ class LLM(Protocol):
 
 
 @runtime_checkable
+class Sees(LLM, Protocol):
+    """A language model that looks at pictures, too."""
+
+    pictures_at_once: int
+    """How many are best under way at once. `look` may be called by several threads."""
+
+    def look(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[bytes],
+        seeds: Sequence[int],
+        items: Mapping[str, Any] | None = None,
+    ) -> Sequence[str | Refused]:
+        """As `generate`, each prompt with a picture (JPEG) before it. A model that can is bound to `items`,
+        the JSON schema of a list, whose `title` is its name."""
+        ...
+
+
+@runtime_checkable
 class Deferred(Protocol):
     """A language model that is asked first and answers hours later, such as a batch endpoint."""
 

@@ -3,10 +3,11 @@
 Servers that batch requests do not promise the same text twice, whatever the seed.
 """
 
+import base64
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,6 +33,7 @@ class Prices(Section):
 class Config(SamplingConfig, ServerConfig):
     """`chat` asks `chat/completions`, else `completions`."""
 
+    sees: ClassVar[bool] = True
     max_completion_tokens: int | None = later(None, ge=1)
     """Sent in the place of `max_tokens`, for models that refuse that."""
     seeded: bool = later(True)
@@ -76,6 +78,7 @@ class OpenAIServer:
     def __init__(self, config: Config) -> None:
         self.name = config.model
         self.batch_size = 8 * config.concurrency
+        self.pictures_at_once = config.concurrency
         self.continues = not config.chat
         self._server = Server(config, "llm", _MAX_ANSWER_BYTES)
         self._config = config
@@ -91,23 +94,43 @@ class OpenAIServer:
         """
         return self._server.all(self._one, prompts, seeds, counts or [1] * len(prompts))
 
-    async def _one(self, prompt: str, seed: int, count: int) -> str | Refused:
-        return self._completion(await self._server.post(self._path, self._body(prompt, seed, count)))
+    def look(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[bytes],
+        seeds: Sequence[int],
+        items: Mapping[str, Any] | None = None,
+    ) -> list[str | Refused]:
+        """As `generate`, each prompt with its picture before it."""
+        count = 1 if items is None else int(items.get("maxItems", 1))
+        same = [count] * len(prompts), [items] * len(prompts)
+        return self._server.all(self._one, prompts, seeds, *same, pictures)
+
+    async def _one(self, *asked: Any) -> str | Refused:
+        return self._completion(await self._server.post(self._path, self._body(*asked)))
 
     @property
     def _path(self) -> str:
         return "completions" if self.continues else "chat/completions"
 
-    def _body(self, prompt: str, seed: int, count: int) -> dict[str, Any]:
+    def _body(
+        self,
+        prompt: str,
+        seed: int,
+        count: int,
+        items: Mapping[str, Any] | None = None,
+        picture: bytes | None = None,
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self._config.model, **self._config.sampling(count)}
         if self._config.seeded:
             body["seed"] = seed % 2**31  # which every server takes
         if self.continues:
             body["prompt"] = prompt
         else:
-            body["messages"] = [{"role": "user", "content": prompt}]
-        if count > 1 and self._config.guide is not None:
-            body[self._config.guide] = _guide(self._config.guide, count)
+            content = prompt if picture is None else _with_picture(prompt, picture)
+            body["messages"] = [{"role": "user", "content": content}]
+        if (count > 1 or items is not None) and self._config.guide is not None:
+            body[self._config.guide] = _guide(self._config.guide, items or caption_list(count))
         body |= self._config.extra_body
         return {name: value for name, value in body.items() if value is not None}
 
@@ -156,13 +179,18 @@ class BatchServer(OpenAIServer):
         return Batch(self._server, self._path, folder, bodies)
 
 
-def _guide(field: str, count: int) -> dict[str, Any]:
-    """What the field takes to bind an answer to a list of captions."""
-    listed = caption_list(count)
+def _with_picture(prompt: str, picture: bytes) -> list[dict[str, Any]]:
+    url = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt}]
+
+
+def _guide(field: str, items: Mapping[str, Any]) -> dict[str, Any]:
+    """What the field takes to bind an answer to a list of that schema."""
     if field == "structured_outputs":
-        return {"json": listed}
+        return {"json": items}
     if field != "response_format":
-        return listed
-    named = {"captions": listed}  # OpenAI takes objects alone
-    schema = {"type": "object", "properties": named, "required": list(named), "additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": "captions", "strict": True, "schema": schema}}
+        return dict(items)
+    name = items.get("title", "captions")
+    named = {name: items}  # OpenAI takes objects alone
+    schema = {"type": "object", "properties": named, "required": [name], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}

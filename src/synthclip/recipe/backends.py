@@ -46,6 +46,8 @@ class BackendConfig(Section):
     """GPUs that one worker is given, where the machine has any."""
     packages: ClassVar[dict[str, str]] = {}
     """What `build` imports beyond a plain installation: import name -> extra of this package."""
+    sees: ClassVar[bool] = False
+    """Of a language model: whether it looks at pictures, too."""
 
     @property
     def needs(self) -> dict[str, str]:
@@ -264,11 +266,13 @@ def what_needs_trust(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _backends_in(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The sections of an unchecked recipe that are read as backends, with their dotted keys."""
     images = raw.get("images")
-    heldout = images.get("heldout_painter") if isinstance(images, dict) else None
+    images = images if isinstance(images, dict) else {}
+    vision = images.get("vision")
     found = {
         "llm": raw.get("llm"),
         "text_to_image": raw.get("text_to_image"),
-        "images.heldout_painter": heldout,
+        "images.heldout_painter": images.get("heldout_painter"),
+        "images.vision.llm": vision.get("llm") if isinstance(vision, dict) else None,
     }
     for key, value in found.items():
         if isinstance(value, list):
