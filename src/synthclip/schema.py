@@ -95,6 +95,9 @@ IMAGE = _schema(
     ("length", pa.int64()),
 )
 
+CAPTIONED_IMAGE = IMAGE.append(pa.field("other_texts", pa.list_(pa.string())))
+"""Where a vision model was asked for further captions of the images."""
+
 SEED = _schema(
     ("key", pa.string()),
     ("text", pa.string()),

@@ -214,7 +214,8 @@ def test_an_index_that_lies_cannot_reach_beyond_the_file(tmp_path: Path) -> None
     path = tmp_path / "0.tar"
     path.write_bytes(tar_of(("a.jpg", picture()), ("a.txt", b"one")))
     for offset, length in ((0, 2**40), (-5, 10), (2**40, 10), (10, -3)):
-        row = {"key": "a", "offset": offset, "length": length, "text": "x", "concept_ids": [], "sha256": None}
+        row = {"key": "a", "offset": offset, "length": length, "text": "x", "concept_ids": []}
+        row |= {"sha256": None, "other_texts": None}
         index = pa.Table.from_pylist([row])
         with pytest.raises(SampleError, match="unreadable shard"):
             TarSource(str(path), index).read(0)

@@ -214,6 +214,10 @@ def status(
             bank = next(state for state in found.stages if state.stage == "concepts")
             recipe = load_saved_recipe(directory, trust=trust)
             typer.echo(f"language model: {spent_and_planned(recipe, bank.rows, found.tokens)}")
+        if found.vision_tokens:
+            from synthclip.textgen.spending import said_of
+
+            typer.echo(f"vision model: {said_of(found.vision_tokens)}")
     elif sys.stdout.isatty():
         Console(sys.stdout).watch(lambda: status_of(directory, trust=trust))
     else:

@@ -13,6 +13,7 @@ from synthclip.errors import SynthClipError
 from synthclip.imagegen import imported, seeds
 from synthclip.imagegen.filters import load_filters
 from synthclip.imagegen.painting import Attempt, Job, Painting, chosen_painter
+from synthclip.imagegen.vision import Looks, Vision
 from synthclip.keys import text_id
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
@@ -20,9 +21,11 @@ from synthclip.run.durable import FileEntry
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
+from synthclip.samples import OTHER_TEXTS
 from synthclip.samples.tars import TarWriter
 from synthclip.textgen.composition import Pair, exchanged_pairs
 from synthclip.textgen.concepts import listed_bank, read_bank
+from synthclip.textgen.spending import Account
 
 _MAX_NAMED = 5
 
@@ -45,12 +48,12 @@ class Images(Stage):
         if self._imported is not None:
             return imported.shards(self._imported)
         if self._seeds is not None:
-            known = self.recipe.images.filters.inputs()
+            known = self.recipe.images.inputs()
             painters = {split: self._painter(split).inputs() | known for split in schema.IMAGE_SPLITS}
             return seeds.shards(self._seeds, painters)
         (balance,) = self.manifests_of("balance")
-        filters = self.recipe.images.filters.inputs()
         images = self.recipe.images
+        filters = images.inputs()
         splits = [*schema.SPLITS] + [schema.HELDOUT_PAINTER] * (images.heldout_painter is not None)
         shards = [
             shard
@@ -93,6 +96,10 @@ class Images(Stage):
                 others.remove(schema.COMPOSITION)
             for other in others:
                 images.pop(other, None)
+            if split != "train" and (vision := self.recipe.images.vision):
+                del images["vision"]
+                if vision.judge:
+                    images["vision"] = vision.model_copy(update={"recaption": False}).results()
             self._values_of[split] = self.values | {"images": images}
         return self._values_of[split]
 
@@ -133,7 +140,7 @@ class Images(Stage):
         if self._imported is not None:
             return
         names, painter = listed_bank(self.recipe), self.recipe.text_to_image
-        _ = painter.inputs() | self.recipe.images.filters.inputs()
+        _ = painter.inputs() | self.recipe.images.inputs()
         if self.recipe.engine.kind == "local":
             painter.check()
         if heldout := self.recipe.images.heldout_painter:
@@ -168,6 +175,8 @@ class Images(Stage):
     def prepare(self) -> None:
         if self._imported is not None:
             imported.split_csv(self._imported, self._csv_captions)
+        if self.recipe.images.vision is not None:
+            Vision(self.recipe.images.vision).check()
 
     @property
     def _csv_captions(self) -> Path:
@@ -178,6 +187,8 @@ class Images(Stage):
         if self._imported is not None:
             return
         self._filters = load_filters(self.recipe.images.filters)
+        config = self.recipe.images.vision
+        self._vision = None if config is None else Vision(config)
         self._loaded: dict[str, list[TextToImage]] = {}
         self._models("train")
 
@@ -206,9 +217,17 @@ class Images(Stage):
         lost: list[int] = []
         cut = 0
         tar_name = f"{shard.name}.tar"
-        painting = Painting(jobs, models, self._filters(), self.recipe.images)
-        with TarWriter(writer.path(tar_name)) as tar:
+        vision = self._vision
+        looks = None if vision is None else Looks(vision, train=split == "train")
+        recaption = looks is not None and looks.recaption
+        painting = Painting(jobs, models, self._filters(), self.recipe.images, looks)
+        asked = (None, None) if vision is None else (vision.llm, vision.config.llm)
+        with (
+            TarWriter(writer.path(tar_name)) as tar,
+            Account(self.run, self.name, shard.name, *asked) as account,
+        ):
             for attempt in painting:
+                account.note()
                 job, model = attempt.job, models[attempt.job.painter]
                 row = _row(attempt, model)
                 if attempt.reason is not None:
@@ -220,19 +239,23 @@ class Images(Stage):
                         job.key,
                         attempt.jpeg,
                         job.caption,
-                        self._metadata(attempt, model, configs[job.painter]),
+                        self._metadata(attempt, model, configs[job.painter], recaption),
                     )
                     size_px = self.recipe.images.size_px
                     row |= {"concept_ids": job.concept_ids, "width_px": size_px, "height_px": size_px}
+                    row[OTHER_TEXTS] = attempt.other_texts
                     kept.append({**row, "sha256": attempt.sha256, "shard": tar_name, **place._asdict()})
                     cut += bool(attempt.unread)
+                    if looks is not None:
+                        looks.count(attempt.scores, attempt.other_texts, attempt.unusable)
                     if comparison is not None:
                         comparison.add(attempt)
                     tick(1, idle=painting.idle, cut=cut)
             for job in undrawable:
                 writer.reject({**_row(Attempt(job, {}), models[0]), "attempt": 0}, "painter cannot draw it")
                 tick(1, refused=writer.rejected.total())
-        writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
+        columns = schema.CAPTIONED_IMAGE if recaption else schema.IMAGE
+        writer.rows(f"{shard.name}.parquet", columns, kept)
         # One caption alone stops no run: its content may be what a filter refuses.
         if len(set(lost)) > 1 and len(lost) > self.recipe.images.max_lost * len(jobs):
             reason, count = writer.rejected.most_common(1)[0]
@@ -246,15 +269,20 @@ class Images(Stage):
             "licence": licences if len(licences) > 1 else licences[0],
             "lost": len(lost),
             "cut_prompts": cut,
+            **(looks.notes(shard.name) if looks else {}),
         }
         if comparison is not None:
             writer.rows(f"compared/{shard.name}.parquet", schema.COMPARED, comparison.rows)
             notes |= comparison.notes
         return Outcome(len(kept), notes=notes)
 
-    def _metadata(self, attempt: Attempt, model: TextToImage, config: BackendConfig) -> dict[str, Any]:
+    def _metadata(
+        self, attempt: Attempt, model: TextToImage, config: BackendConfig, recaption: bool
+    ) -> dict[str, Any]:
         """All that is needed to paint this one sample again. JSON readers know no numbers above 2^63."""
         job, images = attempt.job, self.recipe.images
+        # Never an empty list: readers infer the type of what it holds from the first samples.
+        more = {OTHER_TEXTS: attempt.other_texts or ("",)} if recaption else {}
         return {
             "key": job.key,
             "caption": job.caption,
@@ -270,6 +298,7 @@ class Images(Stage):
             "text_to_image": config.results(),
             "size_px": images.size_px,
             "jpeg_quality": images.jpeg_quality,
+            **more,
         }
 
     def _jobs(self, shard: Shard, painters: Sequence[BackendConfig]) -> tuple[list[Job], list[Job]]:

@@ -22,6 +22,10 @@ class Verdict:
     scores: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
     """Why it is refused; None where it is kept."""
+    other_texts: tuple[str, ...] = ()
+    """Further captions, of what a vision model sees in it."""
+    unusable: list[str] = field(default_factory=list)
+    """Why answers of a vision model could not be used."""
 
 
 class Filter(Protocol):

@@ -1,4 +1,4 @@
-"""The loop of ImageGen: the model paints while the batch before is judged, encoded and written.
+"""The loop of ImageGen: the model paints while the batches before are judged, encoded, looked at and written.
 
 Paintings that are refused are tried again, with their next seed, after the shard's first round; so the order
 of the samples follows from the captions alone.
@@ -6,13 +6,14 @@ of the samples follows from the captions alone.
 
 import hashlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from synthclip.backends import Painted, TextToImage
 from synthclip.imagegen.filters import Filter, Verdict
+from synthclip.imagegen.vision import Looks
 from synthclip.keys import image_key, seeds, uniform
 from synthclip.recipe.imagegen import MAX_VARIANTS, ImagesConfig
 from synthclip.run.threads import in_order
@@ -72,17 +73,30 @@ class Attempt:
     """What became of a job: an image, or the reason why it was refused."""
 
     job: Job
-    scores: dict[str, float]
+    scores: Mapping[str, float]
     reason: str | None = None
     final: bool = True
     """Whether no attempt is left of one that was refused."""
     jpeg: bytes = b""
     unread: str = ""
     """The end of the prompt that the model did not read."""
+    other_texts: tuple[str, ...] = ()
+    """As `Verdict` has them, and the next one."""
+    unusable: Sequence[str] = ()
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.jpeg).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A painted batch after the filters; what they refuse has no JPEG."""
+
+    batch: Sequence[Job]
+    verdicts: Sequence[Verdict]
+    jpegs: Sequence[bytes]
+    cut: Mapping[int, str]
 
 
 class Painting:
@@ -98,8 +112,10 @@ class Painting:
         models: Sequence[TextToImage],
         filters: Sequence[Filter],
         config: ImagesConfig,
+        looks: Looks | None = None,
     ) -> None:
         self._jobs, self._models, self._filters, self._config = jobs, models, filters, config
+        self._looks = looks
         self._calls = min(getattr(model, "calls_at_once", 1) for model in models)
         self._busy_seconds = 0.0
         self._wall_seconds = 0.0
@@ -120,10 +136,8 @@ class Painting:
             now = [job for job in jobs if job.attempt == round_]
             again = [job for job in jobs if job.attempt > round_]
             batches = [batch for at in range(len(self._models)) for batch in self._batches(now, at)]
-            began = time.monotonic() - self._wall_seconds
-            for batch, painted in in_order(self._paint, batches, threads=self._calls, ahead=_DEPTH):
-                self._wall_seconds = time.monotonic() - began
-                for attempt in self._finished(batch, painted):
+            for judged in self._seen(self._judged(batches)):
+                for attempt in self._attempts(judged):
                     if not attempt.final:
                         again.append(replace(attempt.job, attempt=attempt.job.attempt + 1))
                     yield attempt
@@ -146,16 +160,42 @@ class Painting:
         self._busy_seconds += time.monotonic() - began
         return batch, painted
 
-    def _finished(self, batch: Sequence[Job], painted: Painted) -> Iterator[Attempt]:
-        images, config = painted.images, self._config
-        if images.shape[1:3] != (config.size_px, config.size_px):
-            images = np.stack([fit(image, config.size_px) for image in images])
-        verdicts = [Verdict(reason=painted.refused.get(at)) for at in range(len(batch))]
-        for filter_ in self._filters:
-            filter_.judge(images, [job.caption for job in batch], verdicts)
-        for at, (job, image, verdict) in enumerate(zip(batch, images, verdicts, strict=True)):
+    def _judged(self, batches: Sequence[Sequence[Job]]) -> Iterator[_Judged]:
+        """The batches, painted and through the filters."""
+        began, config = time.monotonic() - self._wall_seconds, self._config
+        for batch, painted in in_order(self._paint, batches, threads=self._calls, ahead=_DEPTH):
+            self._wall_seconds = time.monotonic() - began
+            images = painted.images
+            if images.shape[1:3] != (config.size_px, config.size_px):
+                images = np.stack([fit(image, config.size_px) for image in images])
+            verdicts = [Verdict(reason=painted.refused.get(at)) for at in range(len(batch))]
+            for filter_ in self._filters:
+                filter_.judge(images, [job.caption for job in batch], verdicts)
+            jpegs = [
+                b"" if verdict.reason else encode(image, config.jpeg_quality)
+                for image, verdict in zip(images, verdicts, strict=True)
+            ]
+            yield _Judged(batch, verdicts, jpegs, painted.cut)
+
+    def _seen(self, judged: Iterator[_Judged]) -> Iterator[_Judged]:
+        """The same after the vision model, which is kept busy by as many batches as it takes."""
+        looks = self._looks
+        if looks is None:
+            return judged
+
+        def look(one: _Judged) -> _Judged:
+            captions, seeds = [job.caption for job in one.batch], [job.seed for job in one.batch]
+            looks.judge(one.jpegs, captions, seeds, one.verdicts)
+            return one
+
+        most = -(-looks.pictures_at_once // min(model.batch_size for model in self._models))
+        return in_order(look, judged, threads=1 + most)
+
+    def _attempts(self, judged: _Judged) -> Iterator[Attempt]:
+        for at, (job, verdict) in enumerate(zip(judged.batch, judged.verdicts, strict=True)):
             if verdict.reason is not None:
-                yield Attempt(job, verdict.scores, verdict.reason, final=job.attempt >= config.retries)
+                final = job.attempt >= self._config.retries
+                yield Attempt(job, verdict.scores, verdict.reason, final)
             else:
-                jpeg = encode(image, config.jpeg_quality)
-                yield Attempt(job, verdict.scores, jpeg=jpeg, unread=painted.cut.get(at, ""))
+                cut, more = judged.cut.get(at, ""), verdict.other_texts
+                yield Attempt(job, verdict.scores, None, True, judged.jpegs[at], cut, more, verdict.unusable)

@@ -16,7 +16,7 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, load_saved_recipe
 from synthclip.recipe.backends import backend_config
 from synthclip.run.store import RunDirectory
-from synthclip.samples import read_metadata
+from synthclip.samples import OTHER_TEXTS, read_metadata
 from synthclip.samples.pictures import encode, fit
 from synthclip.schema import IMAGE_SPLITS
 from synthclip.textgen.concepts import read_bank
@@ -60,6 +60,7 @@ class Trace:
             "scores": ", ".join(f"{name} {score:.4g}" for name, score in image["scores"]) or None,
             "from": json.dumps(image["text"], ensure_ascii=False),
             "unread": image.get("unread") or None,
+            "seen in it": "; ".join(filter(None, image.get(OTHER_TEXTS) or ())) or None,
             "caption": f"{image['caption_id']:016x}",
             "concept": self.concept,
             "found in it": ", ".join(self.concepts) or None,

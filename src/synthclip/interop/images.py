@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from synthclip.errors import SynthClipError
 from synthclip.run.durable import new_folder
-from synthclip.samples import images
+from synthclip.samples import OTHER_TEXTS, images
 from synthclip.schema import IMAGE_SPLITS, split_tables
 
 ImageFormat = Literal["synthci", "parquet"]
@@ -23,6 +23,7 @@ _PARQUET = pa.schema(
         ("key", pa.string()),
         ("caption_id", pa.uint64()),
         ("concept_ids", pa.list_(pa.int32())),
+        ("captions", pa.list_(pa.string())),
     ]
 ).with_metadata(
     {
@@ -35,6 +36,7 @@ _PARQUET = pa.schema(
                         "key": {"dtype": "string", "_type": "Value"},
                         "caption_id": {"dtype": "uint64", "_type": "Value"},
                         "concept_ids": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "Sequence"},
+                        "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"},
                     }
                 }
             }
@@ -48,7 +50,8 @@ def export_images(run: Path, folder: Path, format: ImageFormat) -> int:
 
     - `synthci`: `SynthCI-30/data/<n>.zip` and the tab-separated CSV of the official data set. It holds the
       split `train` alone, as that data set has no other.
-    - `parquet`: `data/<split>-<i>-of-<n>.parquet`, which `datasets.load_dataset(folder)` reads.
+    - `parquet`: `data/<split>-<i>-of-<n>.parquet`, which `datasets.load_dataset(folder)` reads; `captions`
+      are all that an image has, `caption` the one that it was painted from.
 
     Raises SynthClipError where there are no images, a shard is damaged, or `folder` is not empty.
     """
@@ -86,7 +89,8 @@ def _write_parquet(split: str, shards: list[Path], folder: Path) -> int:
         path = folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
         with pq.ParquetWriter(path, _PARQUET, compression="zstd") as out:
             rows: list[dict[str, Any]] = []
-            for row in images([sidecar], ["text", "caption_id", "concept_ids"]):
+            more = {OTHER_TEXTS} & set(pq.read_schema(sidecar).names)
+            for row in images([sidecar], ["text", "caption_id", "concept_ids", *more]):
                 rows.append(
                     {
                         "image": {"bytes": row["jpeg"], "path": f"{row['key']}.jpg"},
@@ -94,6 +98,7 @@ def _write_parquet(split: str, shards: list[Path], folder: Path) -> int:
                         "key": row["key"],
                         "caption_id": row["caption_id"],
                         "concept_ids": row["concept_ids"],
+                        "captions": [row["text"], *(row.get(OTHER_TEXTS) or ())],
                     }
                 )
                 count += 1

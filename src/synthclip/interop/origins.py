@@ -143,6 +143,8 @@ def read_origins(run: RunDirectory) -> Origins:
     if isinstance(again, dict) and not llms:
         llms.update(again.get("captions_by", ()))
     manifests = run.manifests("images")
+    looked = [one.notes.get("vision", {}) for one in manifests]
+    llms.update(one["model"] for one in looked if one.get("recaptioned"))
     painters = _distinct(manifest.notes.get("backend") for manifest in manifests)
     licences = _distinct(manifest.notes.get("licence") for manifest in manifests)
     made = made_with(run, "images")

@@ -32,6 +32,8 @@ from synthclip.textgen.concepts import read_bank
 
 _PAINTS = ("synthclip", "numpy", "opencv-python-headless", "simplejpeg")
 """The packages that every picture goes through; those of its model are added."""
+_JUDGING = ("filters", "retries", "vision")
+"""Keys of `images` that decided which picture was kept: its seed says that already."""
 _REVISION = re.compile(r"@([0-9a-f]{40})\b")
 
 
@@ -180,7 +182,7 @@ def _recipe(recipe: Recipe, made: dict[str, Any], painters: dict[str, list[dict[
         weights = _painted_by(made, split).get("weights", [1.0])
         return [{**one, "weight": weight} for one, weight in zip(values, weights, strict=True)]
 
-    painted = {key: value for key, value in made["images"].items() if key not in ("filters", "retries")}
+    painted = {key: value for key, value in made["images"].items() if key not in _JUDGING}
     painted |= {"filters": {"min_contrast": 0}, "retries": 0}
     if schema.HELDOUT_PAINTER in painters:
         painted[schema.HELDOUT_PAINTER] = section(schema.HELDOUT_PAINTER)

@@ -1,12 +1,13 @@
 """Estimates a run before it starts: tokens, images, device-hours, time, disk and money."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import plan_of_names
+from synthclip.imagegen.vision import expected
 from synthclip.models.load import local_path
 from synthclip.plan.diffusion import diffusion_image
 from synthclip.plan.volumes import Volumes, volumes_of, volumes_of_seeds
@@ -261,9 +262,27 @@ class _Planner:
                 f"images: {jpeg / 1e3:.0f} kB as JPEG of quality {recipe.images.jpeg_quality}"
             )
         if rate:
-            return self._stage("images", makes, count / rate, disk, "measured")
-        device_s = sum(images * self._image_s(one, image_flops) for one, images in self._painters())
-        return self._stage("images", makes, device_s, disk, "estimate")
+            device_s, basis = count / rate, "measured"
+        else:
+            device_s = sum(images * self._image_s(one, image_flops) for one, images in self._painters())
+            basis = "estimate"
+        looked, money = self._vision()
+        return replace(self._stage("images", makes + looked, device_s, disk, basis), money=money)
+
+    def _vision(self) -> tuple[str, float | None]:
+        """What the vision model is asked, in words, and what that costs where it has prices."""
+        images, volumes = self._recipe.images, self.volumes
+        if images.vision is None:
+            return "", None
+        found = expected(images.vision, images.size_px, volumes.images, volumes.train_images)
+        read, written = (rounded(found.tokens[name]) for name in ("read", "written"))
+        money = cost_of(images.vision.llm, found.tokens)
+        priced = "with no prices" if money is None else "at images.vision.llm.prices"
+        self._assume(
+            f"vision: {rounded(found.requests)} requests, {read} tokens read, {written} written, {priced}; "
+            "what is painted again is asked again on top; the server's devices and its time are not counted"
+        )
+        return f", {rounded(found.requests)} vision requests", money
 
     def _painters(self) -> list[tuple[BackendConfig, float]]:
         """Each text-to-image model, and how many images it paints."""

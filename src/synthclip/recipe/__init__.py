@@ -392,6 +392,8 @@ def _section_at(path: Sequence[str], raw: dict[str, Any]) -> type[Section]:
             found = config_class(BACKEND_KINDS[part], str(raw[part]["backend"]))
         elif part == "heldout_painter":
             found = config_class("t2i", str(raw["images"][part]["backend"]))
+        elif part == "llm":  # of images.vision
+            found = config_class("llm", str(raw["images"]["vision"][part]["backend"]))
         elif part in found.model_fields:
             found = next(sections_in(found.model_fields[part].annotation), found)
     return found

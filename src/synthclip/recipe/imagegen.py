@@ -1,12 +1,13 @@
 """The recipe's section for ImageGen."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthclip.errors import SynthClipError
 from synthclip.keys import quick_digest
-from synthclip.recipe.backends import TextToImageConfig
+from synthclip.recipe.backends import LLMConfig, TextToImageConfig, is_custom
 from synthclip.recipe.section import Section, later, runtime
 
 TAR_BYTES = 3500
@@ -45,6 +46,39 @@ class FiltersConfig(Section):
         return {f"clip_model/{path.name}": quick_digest(path) for path in files}
 
 
+class VisionModelConfig(Section):
+    """A model that looks at every picture that the filters keep."""
+
+    llm: LLMConfig
+    """As the recipe's `llm`: a server with OpenAI's API that has a vision model."""
+    judge: bool = False
+    """Ask whether the picture shows what its caption says, claim by claim: objects, numbers, colours,
+    relations. `judge_score` is the share of the claims that it shows."""
+    min_judge_score: float = Field(0.0, ge=0, le=1)
+    """Refuse a picture with a lower `judge_score`; it is painted again with the next seed."""
+    recaption: bool = False
+    """Ask for a caption of what is seen, as a second caption of each picture to train on: training draws one
+    of the two each time."""
+    min_words: int = Field(3, ge=1)
+    """Such captions of fewer words are not taken."""
+    max_words: int = Field(30, ge=1)
+    """Such captions of more words are not taken."""
+    max_unusable: float = runtime(0.5, ge=0, le=1)
+    """The stage stops where a larger share of a shard's answers cannot be used. Below it, a picture whose
+    answer cannot be used is kept without a score, or with its one caption."""
+
+    @model_validator(mode="after")
+    def _can_look(self) -> Self:
+        if not (self.judge or self.recaption):
+            raise ValueError("has nothing to do: set judge or recaption")
+        if not (self.llm.sees or is_custom(self.llm.backend)):
+            raise ValueError(f"llm: backend {self.llm.backend!r} takes no pictures: choose 'openai'")
+        for key, needed in (("chat", True), ("batch", False)):
+            if getattr(self.llm, key, needed) != needed:
+                raise ValueError(f"llm.{key}: must be {str(needed).lower()} for pictures")
+        return self
+
+
 class ImagesConfig(Section):
     imported: str | None = None
     """Take the images and captions from the official SynthCI-30M files in this folder, and paint none."""
@@ -76,8 +110,22 @@ class ImagesConfig(Section):
     """Which paintings are refused."""
     retries: int = Field(2, ge=0, le=20)
     """How often a refused painting is tried again, each time with the next seed."""
+    vision: VisionModelConfig | None = later(None)
+    """A model that looks at the pictures: does one show what its caption says, and what does it show?"""
     max_lost: float = Field(0.5, ge=0, le=1)
     """The stage stops where a larger share of a shard's images was refused for good."""
+
+    @model_validator(mode="after")
+    def _looks_at_paintings(self) -> Self:
+        if self.imported is not None and self.vision is not None:
+            raise ValueError("vision: looks at what is painted, and images.imported paints nothing")
+        return self
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the local files that decide which paintings are kept. Raises SynthClipError where one is
+        missing."""
+        seen = {} if self.vision is None else self.vision.llm.inputs()
+        return self.filters.inputs() | {f"vision/{name}": known for name, known in seen.items()}
 
     @property
     def jpeg_bytes(self) -> float:

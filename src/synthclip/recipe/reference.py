@@ -174,6 +174,9 @@ def json_schema() -> dict[str, Any]:
         schema["properties"][key] |= choices
     heldout = definitions["ImagesConfig"]["properties"]["heldout_painter"]
     heldout["anyOf"] = [*painter["anyOf"], {"type": "null"}]
+    vision = definitions["VisionModelConfig"]["properties"]["llm"]
+    vision.pop("$ref")
+    vision["anyOf"] = of["llm"]
     training = schema["properties"]["training"]
     training |= {"anyOf": [{"$ref": training.pop("$ref")}, {"const": "paper"}]}
     captions = definitions["CaptionsConfig"]["properties"]

@@ -49,7 +49,7 @@ class Report(Stage):
         page = self.run.file(self.name, FILE).read_text(encoding="utf-8")
         metrics = self.run.metrics()
         concepts = sum(manifest.rows for manifest in self.run.manifests("concepts"))
-        spent = tokens_spent(metrics)
+        spent = tokens_spent(metrics, "captions")
         said = spent_and_planned(self.recipe, concepts, spent) if spent else ""
         self.run.write_text(FILE, with_log(page, self.recipe, metrics, said))
 

@@ -254,7 +254,20 @@ def _funnel(reader: _Reader) -> Iterator[Step]:
     ):
         if shards := reader.shards(split):
             count = sum(manifest.rows for manifest in shards)
-            yield Step(label, count, note=f"{len(shards)} shard{'s' if len(shards) > 1 else ''}")
+            notes = [f"{len(shards)} shard{'s' if len(shards) > 1 else ''}", *_looked_at(shards)]
+            yield Step(label, count, note="; ".join(notes))
+
+
+def _looked_at(shards: Sequence[Manifest]) -> Iterator[str]:
+    """What a vision model found in images, over all shards."""
+    found = [notes for one in shards if (notes := one.notes.get("vision"))]
+    if judged := sum(one.get("judged", 0) for one in found):
+        scores = (one["judge_score"] * one["judged"] for one in found if one.get("judged"))
+        yield f"{sum(scores) / judged:.0%} of what the captions of {judged:,} say is shown"
+    if captioned := sum(one.get("recaptioned", 0) for one in found):
+        yield f"{captioned:,} have a second caption"
+    if unusable := sum(sum(one["unusable"].values()) for one in found):
+        yield f"{unusable:,} answers of the vision model could not be used"
 
 
 def _caption_words(reader: _Reader) -> dict[int, int]:

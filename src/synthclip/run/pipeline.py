@@ -114,7 +114,7 @@ def status(out: RunDirectory | Path | str, recipe: Recipe | None = None, *, trus
     evaluated = error = None
     metrics = directory.metrics()
     at = activity(directory.path, metrics, time.time())
-    tokens = tokens_spent(metrics)
+    tokens, looked = tokens_spent(metrics, "captions"), tokens_spent(metrics, "images")
     for line in metrics:
         event = line.pop("event", None)
         if event == "stage":
@@ -127,9 +127,8 @@ def status(out: RunDirectory | Path | str, recipe: Recipe | None = None, *, trus
             evaluated = {name: value for name, value in line.items() if name != "time"}
     with directory.cached_manifests():
         states = tuple(survey(recipe, directory))
-    return Status(
-        directory.path, states, seconds, evaluated, failed, tokens, holder(directory.path), at, error
-    )
+    held = holder(directory.path)
+    return Status(directory.path, states, seconds, evaluated, failed, tokens, looked, held, at, error)
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:

@@ -12,7 +12,8 @@ _TRAIN = {"torch": "train", "torchvision": "train", "open_clip": "train", "timm"
 
 def refuse_untrusted(recipe: Recipe) -> None:
     """Raise SynthClipError where the recipe was only loaded to be looked at, and names code of its own."""
-    for config in (recipe.llm, *_painters(recipe)):
+    vision = recipe.images.vision
+    for config in (recipe.llm, *_painters(recipe), *([vision.llm] if vision else [])):
         if isinstance(config, CustomCode):
             config.refuse()
 
@@ -55,6 +56,8 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
             yield from painter.needs.items()
         if recipe.images.filters.clip_model is not None:
             yield from _TRAIN.items()
+        if recipe.images.vision is not None:
+            yield from recipe.images.vision.llm.needs.items()
     elif stage in ("train", "eval"):
         yield from _TRAIN.items()
         if stage == "train":

@@ -164,6 +164,8 @@ class Status:
     tokens: Mapping[str, float] = field(default_factory=dict)
     """What the language model has `read` and `written`, and its `cost` where the recipe has prices: of all
     attempts, also those that failed or were made again."""
+    vision_tokens: Mapping[str, float] = field(default_factory=dict)
+    """The same of the vision model that looked at the images."""
     holder: str | None = None
     """Who writes to the run just now, such as `process 12 on node3`."""
     activity: Activity | None = None
@@ -205,16 +207,18 @@ class Status:
             "stages": stages,
             "evaluated": self.evaluated,
             "tokens": dict(self.tokens),
+            "vision_tokens": dict(self.vision_tokens),
             "error": self.error,
             "next": self.next,
         }
 
 
-def tokens_spent(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """What the lines of `metrics.jsonl` say of a language model's tokens, summed: see `Status.tokens`."""
+def tokens_spent(metrics: Iterable[Mapping[str, Any]], stage: str | None = None) -> dict[str, float]:
+    """What the lines of `metrics.jsonl` say of tokens, summed over all stages or of one: see
+    `Status.tokens`."""
     total: Counter[str] = Counter()
     for line in metrics:
-        if line.get("event") == "tokens":
+        if line.get("event") == "tokens" and stage in (None, line["stage"]):
             total.update({name: line[name] for name in ("read", "written", "cost") if name in line})
     return dict(total)
 

@@ -26,6 +26,8 @@ from synthclip.samples import files
 from synthclip.samples.pictures import MAX_BYTES
 from synthclip.samples.tars import Entry, entries, members
 
+OTHER_TEXTS = "other_texts"
+"""Further captions of an image: a column of a sidecar that has some, and a key of the JSON in its tar."""
 _INDEX = pa.schema(
     [
         ("key", pa.string()),
@@ -34,10 +36,11 @@ _INDEX = pa.schema(
         ("text", pa.string()),
         ("concept_ids", pa.list_(pa.int32())),
         ("sha256", pa.string()),
+        (OTHER_TEXTS, pa.list_(pa.string())),
     ]
 )
 """What an index says of each sample: the columns of a sidecar that training reads."""
-_FORMAT = "3"
+_FORMAT = "4"
 """Raised when the same tar would be indexed otherwise."""
 _BAD_ROWS = b"bad_rows"
 _MAX_TEXT_BYTES = 2**20
@@ -117,7 +120,7 @@ class TarSource:
         self.path = path
         self.bad_rows: dict[str, str] = json.loads((index.schema.metadata or {}).get(_BAD_ROWS, b"{}"))
         (batch,) = index.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=_INDEX)]
-        self._keys, offset, length, self._texts, self._concepts, self._digests = batch.columns
+        self._keys, offset, length, self._texts, self._concepts, self._digests, self._others = batch.columns
         self._start, self._length = offset.to_numpy(), length.to_numpy()
         self._has_digests = self._digests.null_count < len(batch)
 
@@ -135,7 +138,7 @@ class TarSource:
         text = self._texts[row].as_py()
         if not text or not text.strip():
             raise SampleError("empty caption", self.name_of(row))
-        return Sample(image, text, self._concepts[row])
+        return Sample(image, text, self._concepts[row], tuple(self._others[row].as_py() or ()))
 
     def name_of(self, row: int) -> str:
         return f"{self.path} sample {self._keys[row]}"
@@ -226,17 +229,26 @@ def _tar(sidecar: Path) -> Path:
 
 def _of_sidecar(path: Path) -> pa.Table:
     try:
-        if not set(_INDEX.names) <= set(pq.read_schema(path).names):  # of an older version
+        there = pq.read_schema(path).names
+        if not set(_INDEX.names) - {OTHER_TEXTS} <= set(there):  # of an older version
             return _of_tar(str(_tar(path)), "caption")
         name = f"{path.stem}.{digest(str(path), files.identity(str(path)), _FORMAT)[:32]}.index"
         return files.derived(
             name,
             [files.cache_folder() / "index"],
-            lambda: schema.read_table(path, columns=_INDEX.names).cast(_INDEX),
+            lambda: _indexed(schema.read_table(path, columns=[n for n in _INDEX.names if n in there])),
         )
     except (OSError, pa.ArrowException) as error:
         reason = first_line(error)
         raise SynthClipError(f"{path}: cannot be read ({reason}): run `synthclip images` again") from None
+
+
+def _indexed(sidecar: pa.Table) -> pa.Table:
+    """Columns of a sidecar as an index; only one of an image with further captions has these."""
+    if OTHER_TEXTS not in sidecar.column_names:
+        none = pa.nulls(len(sidecar), _INDEX.field(OTHER_TEXTS).type)
+        sidecar = sidecar.append_column(OTHER_TEXTS, none)
+    return sidecar.cast(_INDEX)
 
 
 def _of_tar(path: str, caption_key: str) -> pa.Table:
@@ -306,8 +318,18 @@ def _row(entry: Entry, handle: Any, caption_key: str) -> dict[str, Any]:
             raise ValueError(f"no caption{beside}")
         if not isinstance(text, str):
             raise ValueError(f"no caption: {caption_key!r} in its .json is no text")
-    ids = about.get("concept_ids") if isinstance(about, dict) else None
-    return {"key": entry.key, "text": text, "concept_ids": _concept_ids(ids), **place._asdict()}
+    known = about if isinstance(about, dict) else {}
+    return {
+        "key": entry.key,
+        "text": text,
+        "concept_ids": _concept_ids(known.get("concept_ids")),
+        OTHER_TEXTS: _texts(known.get(OTHER_TEXTS)),
+        **place._asdict(),
+    }
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str) and one.strip()] if isinstance(value, list) else []
 
 
 def _concept_ids(value: object) -> list[int]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from synthclip.backends import LLM, Tokens
@@ -11,11 +11,11 @@ from synthclip.recipe.backends import BackendConfig
 from synthclip.run.store import RunDirectory
 
 _NOTE_SECONDS = 10.0
-_TOKENS_PER_WORD = 4 / 3
-_CHARS_PER_TOKEN = 4
+TOKENS_PER_WORD = 4 / 3
+CHARS_PER_TOKEN = 4
 
 
-def cost_of(config: BackendConfig, tokens: Mapping[str, float]) -> float | None:
+def cost_of(config: BackendConfig | None, tokens: Mapping[str, float]) -> float | None:
     """Of tokens `read` and `written` at the recipe's prices; None where it has none."""
     prices: Any = getattr(config, "prices", None)
     if prices is None:
@@ -26,19 +26,27 @@ def cost_of(config: BackendConfig, tokens: Mapping[str, float]) -> float | None:
 def caption_tokens(recipe: Recipe, asked: float) -> dict[str, float]:
     """What `asked` captions may take: tokens `read` and `written`, of a model that does not think."""
     words = (recipe.captions.min_words + recipe.captions.max_words) / 2
-    written = min(words * _TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
-    prompt = max(len(template.text) for template in recipe.captions.templates) / _CHARS_PER_TOKEN
+    written = min(words * TOKENS_PER_WORD, getattr(recipe.llm, "max_tokens", None) or math.inf)
+    prompt = max(len(template.text) for template in recipe.captions.templates) / CHARS_PER_TOKEN
     return {"read": asked * prompt / recipe.captions.per_request, "written": asked * written}
 
 
 def spent_and_planned(recipe: Recipe, concepts: int, spent: Mapping[str, float]) -> str:
     """What a model has `read` and `written`, and its `cost`, beside what was to be expected of `concepts`."""
     planned = caption_tokens(recipe, concepts * recipe.captions.per_concept)
-    said = [
-        f"{spent[name]:,.0f} tokens {name} (plan: {rounded(planned[name])})" for name in ("read", "written")
-    ]
+    money = cost_of(recipe.llm, planned)
+    return said_of(spent, planned if money is None else planned | {"cost": money})
+
+
+def said_of(spent: Mapping[str, float], planned: Mapping[str, float] | None = None) -> str:
+    """Tokens `read` and `written`, and their `cost`, in words; beside what was to be expected of them."""
+
+    def plan(name: str, shown: Callable[[float], str]) -> str:
+        return f" (plan: {shown(planned.get(name, 0))})" if planned else ""
+
+    said = [f"{spent[name]:,.0f} tokens {name}{plan(name, rounded)}" for name in ("read", "written")]
     if "cost" in spent:
-        said.append(f"{spent['cost']:,.2f} spent (plan: {cost_of(recipe.llm, planned) or 0:,.2f})")
+        said.append(f"{spent['cost']:,.2f} spent{plan('cost', '{:,.2f}'.format)}")
     return ", ".join(said)
 
 
@@ -53,10 +61,12 @@ def rounded(number: float) -> str:
 class Account:
     """Adds what a model reads and writes to `metrics.jsonl`, as it happens and also where a shard fails.
 
-    Use as a context manager around one shard. A model that counts no tokens has nothing to note.
+    Use as a context manager around one shard. No model, or one that counts no tokens, has nothing to note.
     """
 
-    def __init__(self, run: RunDirectory, stage: str, shard: str, llm: LLM, config: BackendConfig) -> None:
+    def __init__(
+        self, run: RunDirectory, stage: str, shard: str, llm: LLM | None, config: BackendConfig | None
+    ) -> None:
         self._run, self._names, self._config = run, {"stage": stage, "shard": shard}, config
         self._tokens: Tokens | None = getattr(llm, "tokens", None)
 
