@@ -44,6 +44,7 @@ def hub_errors(repo: str, where: str = "") -> Iterator[None]:
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        LocalEntryNotFoundError,
         LocalTokenNotFoundError,
         RepositoryNotFoundError,
     )
@@ -69,9 +70,16 @@ def hub_errors(repo: str, where: str = "") -> Iterator[None]:
         raise SynthClipError(
             f"{where}{repo}: not found on the hub, or private and HF_TOKEN is not set"
         ) from None
+    except LocalEntryNotFoundError:
+        raise SynthClipError(
+            f"{where}{repo}: is not on this machine, and the hub cannot be reached: {again}, or name a "
+            "file or folder of yours"
+        ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        remedy = "set HF_TOKEN to a token that may do this" if status in (401, 403) else again
+        remedies = {404: "check the name of the file or revision"}
+        remedies |= dict.fromkeys((401, 403), "set HF_TOKEN to a token that may do this")
+        remedy = remedies.get(status, again)
         raise SynthClipError(f"{where}{repo}: the hub answered {status}: {remedy}") from None
     except Exception as error:  # the client's HTTP libraries share no base class, and change
         raise SynthClipError(

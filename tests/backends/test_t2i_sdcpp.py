@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_values_go_to_the_library_under_its_names(weights: Path, monkeypatch: py
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SynthClipError, match="no such folder or file"):
         Config(backend="sdcpp", model=str(tmp_path / "none.gguf")).inputs()
+
+
+def test_a_file_that_does_not_fit_is_refused_before_it_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = SimpleNamespace(rfilename="big.gguf", size=10**15)
+    info = SimpleNamespace(sha="0" * 40, siblings=[file, SimpleNamespace(rfilename="other.gguf", size=1)])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, model, **values: info)
+    Config(backend="sdcpp", model="some/one/other.gguf").check()
+    with pytest.raises(SynthClipError, match=r"parts\.vae: some/one/big\.gguf: 1000000\.0 GB to download"):
+        Config(backend="sdcpp", model="some/one/other.gguf", parts={"vae": "some/one/big.gguf"}).check()
 
 
 def test_a_recipe_without_a_model_is_refused() -> None:

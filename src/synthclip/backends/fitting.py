@@ -6,17 +6,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from synthclip.backends.single_files import is_local, repository_and_file
 from synthclip.errors import SynthClipError
 
 
 def refuse_too_large(
     key: str, model: str, revision: str | None, variant: str | None, *, share: float, device: str, remedy: str
 ) -> None:
-    """Raise SynthClipError where the disk does not hold the download of a pipeline, or `device` not `share`
-    of the bytes of its weights. `key` names the value of the recipe.
+    """Raise SynthClipError where the disk does not hold the download of a pipeline or single file of the hub,
+    or `device` not `share` of the bytes of its weights. `key` names the value of the recipe.
 
     What is not known is not refused: where the hub cannot be reached, say, the download will tell.
     """
+    if is_local(model):
+        return
     from huggingface_hub.constants import HF_HUB_CACHE
 
     sizes = list(_weights(model, revision, variant))
@@ -39,24 +42,26 @@ def refuse_too_large(
 
 def _memory(device: str) -> tuple[float, str]:
     """Bytes, and what they are."""
-    import torch
+    if device.startswith("cuda"):
+        import torch
 
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info(device)[0]), "free on the GPU"
+        if torch.cuda.is_available():
+            return float(torch.cuda.mem_get_info(device)[0]), "free on the GPU"
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine's memory"
 
 
 def _weights(model: str, revision: str | None, variant: str | None) -> Iterator[tuple[int, bool]]:
-    """(bytes, whether it is here) of each file of weights that a pipeline of the hub consists of."""
+    """(bytes, whether it is here) of each file of weights that a model of the hub consists of."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
-        found = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10)
+        repository, name = repository_and_file(model)
+        found = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=10)
     except Exception:
         return
     for file in found.siblings or ():
-        if file.size and _is_component(file.rfilename, variant):
-            cached = try_to_load_from_cache(model, file.rfilename, revision=found.sha)
+        if file.size and (file.rfilename == name if name else _is_component(file.rfilename, variant)):
+            cached = try_to_load_from_cache(repository, file.rfilename, revision=found.sha)
             yield file.size, isinstance(cached, str)
 
 

@@ -19,6 +19,8 @@ from synthclip.recipe.backends import BackendConfig
 from synthclip.recipe.section import nearest, runtime
 from synthclip.run.threads import cores
 
+_BITS = {"f16": 16.0, "q8_0": 8.5, "q5_0": 5.5, "q4_0": 4.5, "q4_k": 4.5, None: 32.0}
+"""Of a weight in memory, of 32 at most in the file."""
 _ERROR = 3
 """The library's level of log lines that say what failed."""
 
@@ -63,6 +65,23 @@ class Config(BackendConfig):
 
     def notes(self) -> list[str]:
         return terms_note(self.main)
+
+    def check(self) -> None:
+        """Ask the hub for the sizes of the files, and compare them with what is free here."""
+        from synthclip.backends.fitting import refuse_too_large
+
+        named = {"model": self.model} | {f"parts.{name}": source for name, source in self.parts.items()}
+        for key, source in named.items():
+            if source:
+                refuse_too_large(
+                    f"text_to_image.{key}",
+                    source,
+                    None,
+                    None,
+                    share=_BITS[self.quantize] / 32,
+                    device="cpu",
+                    remedy="take a smaller model, or fewer bits (text_to_image.quantize)",
+                )
 
     @property
     def main(self) -> str:

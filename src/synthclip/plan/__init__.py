@@ -36,6 +36,7 @@ _CHECKPOINT_BYTES = 12
 _DAY_S = 86_400.0
 """Within which a batch endpoint answers."""
 _START_S = 5.0
+_NOT_COUNTED = "the work of a server whose model is not known is not counted"
 """Until the workers of a stage have imported their libraries and loaded a small model."""
 
 
@@ -222,7 +223,15 @@ class _Planner:
             return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
         if recipe.llm.backend == "llamacpp":
             return self._by_memory(makes, asked, written, _gguf_bytes(recipe, llm_params), disk)
-        params = llm_params or llm_parameters(recipe.llm)
+        try:
+            params = llm_params or llm_parameters(recipe.llm)
+        except SynthClipError:
+            if not _is_served(recipe.llm):
+                raise
+            self.assumed.append(
+                f"{each}; {_NOT_COUNTED}: --llm-params or --probe counts it, llm.prices its money"
+            )
+            return StageCost("captions", makes, 0.0, _START_S, disk, "not counted")
         flops = asked * transformer(params, read + written)
         self.assumed.append(
             f"{each}; {params / 1e9:.3g}B parameters at {_LLM_UTILISATION:.0%} of the peak, as of vLLM with "
@@ -265,7 +274,7 @@ class _Planner:
             device_s, basis = count / rate, "measured"
         else:
             device_s = sum(images * self._image_s(one, image_flops) for one, images in self._painters())
-            basis = "estimate"
+            basis = "estimate" if device_s else "not counted"
         looked, money = self._vision()
         return replace(self._stage("images", makes + looked, device_s, disk, basis), money=money)
 
@@ -303,7 +312,13 @@ class _Planner:
             rate = _COMPOSITOR_PIXELS_PER_S / size**2
             self._assume(f"images: {rate:.0f} a second and core, composed of glyphs on the CPU")
             return 1 / rate
-        flops = image_flops or diffusion_image(painter)
+        try:
+            flops = image_flops or diffusion_image(painter)
+        except SynthClipError:
+            if not _is_served(painter):
+                raise
+            self._assume(f"images: {_NOT_COUNTED}: --image-flops or --probe counts it")
+            return 0.0
         precision = getattr(painter, "dtype", "float16")
         self._assume(
             f"images: {flops / 1e12:.3g} TFLOP each at {_DIFFUSION_UTILISATION:.0%} of the peak in "
@@ -363,6 +378,11 @@ def _gguf_bytes(recipe: Recipe, llm_params: float | None) -> float:
 def transformer(parameters: float, tokens: float) -> float:
     """FLOPs of a forward pass: two for each parameter and token (Kaplan et al., 2020, section 2.1)."""
     return 2 * parameters * tokens
+
+
+def _is_served(config: BackendConfig) -> bool:
+    """Whether the model runs on a server, which may be elsewhere."""
+    return hasattr(config, "base_url")
 
 
 def llm_parameters(config: BackendConfig) -> float:

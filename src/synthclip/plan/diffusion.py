@@ -61,10 +61,13 @@ _DIFFUSION = {
 def diffusion_image(config: BackendConfig) -> float:
     """FLOPs of one image of a diffusion model, by its name. Raises SynthClipError where that is not known."""
     model = str(getattr(config, "model", ""))
+    sent: dict[str, Any] = getattr(config, "extra_body", {})  # to a server
     for part, known in _DIFFUSION.items():
-        if part in model:
-            settings: Any = config
-            return known.image(settings.size_px, settings.steps, settings.guidance)
+        if part.lower() in model.lower():
+            size_px, steps, guidance = (
+                getattr(config, name, None) for name in ("size_px", "steps", "guidance")
+            )
+            return known.image(size_px, steps or sent.get("num_inference_steps"), guidance)
     raise SynthClipError(
         f"text_to_image.model {model!r}: its arithmetic is not known: give --image-flops, or measure with "
         "--probe"

