@@ -76,7 +76,7 @@ class VLLM:
         self.tokens.read += sum(len(answer.prompt_token_ids) for answer in answers)
         self.tokens.written += sum(len(answer.outputs[0].token_ids) for answer in answers)
         said = [answer.outputs[0] for answer in answers]
-        return [Unfinished(one.text) if one.finish_reason == "length" else one.text for one in said]
+        return [one.text if one.finish_reason == "stop" else Unfinished(one.text) for one in said]
 
     def _sampling(self, seed: int, count: int) -> Any:
         # Some families mark their thinking by special tokens.

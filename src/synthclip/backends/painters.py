@@ -76,7 +76,9 @@ PRESETS: Mapping[str, Preset] = {
     "flux2-dev": Preset("black-forest-labs/FLUX.2-dev", _FLUX, 50, 4.0, weights_gb=113.0),
     "flux2-klein": Preset("black-forest-labs/FLUX.2-klein-4B", "Apache-2.0", 4, 1.0, 1024, weights_gb=16.0),
     "z-image-turbo": Preset("Tongyi-MAI/Z-Image-Turbo", "Apache-2.0", 9, 0.0, 1024, weights_gb=20.6),
+    "z-image": Preset("Tongyi-MAI/Z-Image", "Apache-2.0", 50, 4.0, 1024, weights_gb=20.6),
     "qwen-image": Preset("Qwen/Qwen-Image", "Apache-2.0", 50, 4.0, 1328, weights_gb=57.7),
+    "qwen-image-2512": Preset("Qwen/Qwen-Image-2512", "Apache-2.0", 50, 4.0, 1328, weights_gb=57.7),
     "qwen-image-lightning": Preset(
         "Qwen/Qwen-Image", "Apache-2.0", 8, 1.0, 1328, weights_gb=57.7,
         more={
