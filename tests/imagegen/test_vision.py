@@ -210,6 +210,8 @@ def test_a_server_that_takes_no_pictures_is_one_line_before_anything_is_painted(
     assert "\n" not in str(caught.value)
     assert "images.vision: llm: " in str(caught.value)
     assert "image_url is not supported by this model" in str(caught.value)
+    # The workers of a cluster may reach a server that this machine does not.
+    Images(looking(server.url, "engine.kind=slurm"), RunDirectory(tmp_path)).prepare()
     with VisionServer() as gone:
         url = gone.url
     with pytest.raises(SynthClipError, match=r"images\.vision: llm: .* cannot be reached .* check llm"):
@@ -264,7 +266,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(painter: Path, server: VisionSer
     process.wait()
     assert 0 < len(killed.manifests("images")) < 4
     server.pause_seconds = 0
-    make_images(killed, looking(server.url, *overrides))
+    with killed.lock():
+        make_images(killed, looking(server.url, *overrides))
     assert files(killed) == files(undisturbed)
 
 
@@ -273,6 +276,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(painter: Path, server: VisionSer
     [
         ("{llm: {backend: openai, model: m}}", "images.vision: has nothing to do: set judge or recaption"),
         ("{judge: true}", "images.vision.llm: is required"),
+        (
+            "{llm: {backend: openai, model: m}, recaption: true, min_judge_score: 1}",
+            "images.vision: min_judge_score: needs judge: true",
+        ),
+        (
+            "{llm: {backend: openai, model: m}, recaption: true, min_words: 31}",
+            "images.vision: min_words: more than max_words",
+        ),
         ("{llm: {backend: llamacpp}, judge: true}", "backend 'llamacpp' takes no pictures"),
         ("{llm: {backend: openai, model: m, chat: false}, judge: true}", "llm.chat: must be true"),
         ("{llm: {backend: openai, model: m, batch: true}, judge: true}", "llm.batch: must be false"),

@@ -175,7 +175,8 @@ class Images(Stage):
     def prepare(self) -> None:
         if self._imported is not None:
             imported.split_csv(self._imported, self._csv_captions)
-        if self.recipe.images.vision is not None:
+        # The workers of a cluster may reach a server that this machine does not.
+        if self.recipe.images.vision is not None and self.recipe.engine.kind == "local":
             Vision(self.recipe.images.vision).check()
 
     @property

@@ -71,6 +71,10 @@ class VisionModelConfig(Section):
     def _can_look(self) -> Self:
         if not (self.judge or self.recaption):
             raise ValueError("has nothing to do: set judge or recaption")
+        if self.min_judge_score and not self.judge:
+            raise ValueError("min_judge_score: needs judge: true")
+        if self.min_words > self.max_words:
+            raise ValueError("min_words: more than max_words")
         if not (self.llm.sees or is_custom(self.llm.backend)):
             raise ValueError(f"llm: backend {self.llm.backend!r} takes no pictures: choose 'openai'")
         for key, needed in (("chat", True), ("batch", False)):
