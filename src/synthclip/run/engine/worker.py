@@ -191,8 +191,12 @@ def worker_count(config: EngineConfig, resources: Resources, shards: int, cpus: 
 
 
 def thread_counts(threads: int) -> dict[str, str]:
-    """The environment that gives a worker this number of threads; a value that the user exported stays."""
-    return {name: os.environ.get(name, str(threads)) for name in _THREAD_COUNTS}
+    """The environment that gives a worker this number of threads; a value that the user exported stays.
+
+    What is exported for OpenMP holds for the others too: where MKL has another, PyTorch follows MKL.
+    """
+    for_all = os.environ.get(_THREAD_COUNTS[0], str(threads))
+    return {name: os.environ.get(name, for_all) for name in _THREAD_COUNTS}
 
 
 def memory_settings(keep_memory: bool) -> dict[str, str]:
