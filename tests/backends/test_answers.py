@@ -159,6 +159,17 @@ LISTS: dict[str, tuple[Any, list[str | None]]] = {
         [None, None, None],
     ),
     "after a preamble": (message(f'Here you are: ["{A}", "{B}", "{C}"] Enjoy!'), [None, None, None]),
+    "after a preamble with a bracket": (
+        message(f'Three [as asked]: ["{A}", "{B}", "{C}"]'),
+        [None, None, None],
+    ),
+    "JSON inside JSON": (message(json.dumps(json.dumps([A, B, C]))), [None, None, None]),
+    "JSON of numbered texts": (message(json.dumps({"1": A, "2": B, "3": C})), [None, None, None]),
+    "JSON on each line": (
+        message("\n".join(json.dumps({"caption": text}) for text in (A, B, C))),
+        [None, None, None],
+    ),
+    "quoted lines": (message(f'"{A}",\n"{B}",\n"{C}"'), [None, None, None]),
     "numbered lines": (message(f"Here are 3 captions:\n\n1. {A}\n2. {B}\n3. {C}"), [None, None, None]),
     "cut short": (message(f'["{A}", "{B}", "A small', "length"), [None, None, UNFINISHED]),
     "cut in the first": (message('["A dog', "length"), [UNFINISHED] * 3),

@@ -49,6 +49,7 @@ _LAST_TOKEN = re.compile(
 )
 _FENCED = re.compile(r"(?:```|~~~)(?:[ \t]*\w*[ \t]*\r?\n)?(.*?)(?:```|~~~|\Z)", re.DOTALL)
 _JSON = re.compile(r"[{\[]\s*[\"{\[]")
+_LIST = re.compile(r"\A\[|\[(?=\s*[\"{])")
 _GAP = re.compile(r"[\s,]*(?=[\"{])")
 """Between two items of a JSON list."""
 _MAX_TOKEN_CHARS = 40
@@ -115,8 +116,12 @@ def listed(text: str) -> list[str | None]:
     """
     items = json_items(text)
     if items is None:
-        lines = map(str.strip, _unfenced(text).splitlines())
-        return [line for line in lines if line and line[-1] != ":"]
+        lines = (line.strip().removesuffix(",") for line in _unfenced(text).splitlines())
+        return [unwrapped(line) for line in lines if line and line[-1] != ":"]
+    if len(items) == 1 and isinstance(items[0], dict) and not items[0].keys() & set(_CAPTION_KEYS):
+        values = list(items[0].values())
+        if all(isinstance(value, str) for value in values):
+            items = values  # an object of numbered texts
     return [_caption(item) for item in items]
 
 
@@ -127,16 +132,18 @@ def json_items(text: str) -> list[Any] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return _items(text) if "[" in text else None
+        begun = _LIST.search(text)
+        return _items(text, begun.end()) if begun else None
+    if isinstance(value, str) and _JSON.match(value):
+        return json_items(value)
     if isinstance(value, dict):
         value = next((inner for inner in value.values() if isinstance(inner, list)), [value])
     return value if isinstance(value, list) else [value]
 
 
-def _items(text: str) -> list[Any]:
-    """Those of the first list in the text that are complete."""
+def _items(text: str, at: int) -> list[Any]:
+    """Those of the list that begins before `at` that are complete."""
     decoder, items = json.JSONDecoder(), list[Any]()
-    at = text.index("[") + 1
     while begun := _GAP.match(text, at):
         try:
             value, at = decoder.raw_decode(text, begun.end())
