@@ -219,6 +219,7 @@ def test_pairs_to_train_on_are_others_and_come_together(tmp_path: Path) -> None:
     assert len(found) == 2 * len(said)
     shard = Train(recipe, run).shards()[0]
     outcome = StageLoad(Train, recipe, run.path)()(shard, lambda rows, **figures: None)
+    assert outcome.rows == shard.size
     own = schema.split_tables(run.stage("images"), "train")
     assert outcome.notes["pairs"] == [sum(len(schema.read_table(path)) for path in own), len(source)]
     first = schema.read_table(sidecars[0])

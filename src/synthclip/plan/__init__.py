@@ -197,8 +197,10 @@ class _Planner:
 
     @property
     def pairs(self) -> float:
-        """That training sees in one epoch."""
-        return self._recipe.training.share * self.volumes.train_images
+        """That training sees in one epoch, a pass over the first source; those of other sources included."""
+        config = self._recipe.training
+        weights = [source.weight for source in config.sources]
+        return config.share * self.volumes.train_images * sum(weights) / weights[0]
 
     def captions(self, llm_params: float | None) -> StageCost:
         recipe, asked = self._recipe, self.volumes.asked

@@ -22,7 +22,7 @@ from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.samples import Source, files
 from synthclip.schema import EVAL_RESULT, EXCHANGED
 from synthclip.textgen.concepts import listed_bank
-from synthclip.training.order import Order
+from synthclip.training.order import Order, apportion
 from synthclip.training.tables import open_source
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class Train(Stage):
         size = 0  # where another source comes first, only its index can tell
         if config.sources[0].kind == "run":
             pairs = int(config.share * sum(tables["run"].values()))
-            size = int(config.epochs * (pairs // config.batch_size)) * config.batch_size
+            part = apportion([source.weight for source in config.sources], config.batch_size)[0]
+            size = int(config.epochs * (pairs // max(1, part))) * config.batch_size
         named = {kind: sorted(of_kind) for kind, of_kind in tables.items()}
         return [Shard("all", inputs, {"tables": named}, size=size)]
 
