@@ -48,7 +48,9 @@ def fetch_synthci(folder: Path, parts: Sequence[int] = ()) -> int:
     with needs_extra("interop", "fetch"):
         from huggingface_hub import HfApi, snapshot_download
     with hub_errors(SYNTHCI_REPO):
-        files = HfApi().list_repo_files(SYNTHCI_REPO, repo_type="dataset")
+        # Without a network this fails at once, where listing the files is tried again for half a minute.
+        found = HfApi().dataset_info(SYNTHCI_REPO).siblings or ()
+        files = [file.rfilename for file in found]
         zips = {
             name.removeprefix(f"{SUBFOLDER}/data/").removesuffix(".zip"): name
             for name in files
