@@ -18,12 +18,24 @@ settings.register_profile("synthclip", deadline=None, suppress_health_check=[Hea
 settings.load_profile("synthclip")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = (
+            False  # it would start files of few tests last, however long these are
+        )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist, the tests of a file share a process, which makes their fixtures once."""
+    """With pytest-xdist, the tests of a file share a process, which makes their fixtures once.
+
+    Files with slow tests come first, so that no process waits at the end for one of them.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

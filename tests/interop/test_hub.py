@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import yaml
 from image_runs import CAPTIONS, make_images, recipe_of, selected
 from safetensors.torch import load_file, save, save_file
 
+from synthclip.errors import SynthClipError
 from synthclip.imagegen.imported import import_synthci
 from synthclip.imagegen.seeds import materialize
 from synthclip.interop import hub as interop_hub
@@ -64,6 +66,16 @@ def _synthclip(
     return subprocess.run(
         [command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.fixture
+def in_process(hub: fake_hub.FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client in this process talks to the hub, for what is not about the command line."""
+    file = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", file)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
 
 
 def test_fetch_some_parts_then_all_and_import(
@@ -177,6 +189,7 @@ def _official_state() -> dict[str, torch.Tensor]:
     return {name: torch.full(value.shape, 0.5, dtype=value.dtype) for name, value in shapes.items()}
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("layout", ["official", "safetensors"])
 def test_fetch_a_model_by_name_whatever_its_files_are_called(
     hub: fake_hub.FakeHub, tmp_path: Path, layout: str
@@ -190,13 +203,14 @@ def test_fetch_a_model_by_name_whatever_its_files_are_called(
     name = "run/synthci-30m.pt" if layout == "official" else "model.safetensors"
     hub.files["models/hammh0a/SynthCLIP-30M"] = {name: path.read_bytes(), "README.md": b"#"}
     hub.collection = ["hammh0a/SynthCLIP-10M", "hammh0a/SynthCLIP-30M"]
-    done = _synthclip(hub, tmp_path, "fetch", "model", "synthclip_30m", "--out", str(tmp_path / "m"))
-    assert done.returncode == 0, done.stderr
-    model = load_model(tmp_path / "m" / "checkpoint_best.pt").model
+    fetched = interop_hub.fetch_model("synthclip_30m", tmp_path / "m")
+    assert fetched == tmp_path / "m" / "checkpoint_best.pt"
+    model = load_model(fetched).model
     assert float(model.token_embedding.weight.detach().mean()) == 0.5
     assert not (tmp_path / "m" / "README.md").exists()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_model_that_is_not_known_is_one_line(hub: fake_hub.FakeHub, tmp_path: Path) -> None:
     hub.collection = ["hammh0a/SynthCLIP-10M"]
     hub.files["models/me/empty"] = {"config.json": b"{}"}
@@ -204,22 +218,23 @@ def test_a_model_that_is_not_known_is_one_line(hub: fake_hub.FakeHub, tmp_path: 
     for name, reason in (
         ("SynthCLIP-99M", "not among the official models on the hub (SynthCLIP-10M)"),
         ("me/empty", "holds no weights that can be read"),
-        ("me/other", "not the weights of synthclip-vitb16"),
         ("me/absent", "not found on the hub"),
     ):
-        done = _synthclip(hub, tmp_path, "fetch", "model", name, "--out", str(tmp_path / name))
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert reason in done.stderr.splitlines()[-1]  # what comes before shows the download
+        with pytest.raises(SynthClipError, match=re.escape(reason)) as error:
+            interop_hub.fetch_model(name, tmp_path / name)
+        assert "\n" not in str(error.value)
+    done = _synthclip(hub, tmp_path, "fetch", "model", "me/other", "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    # What comes before shows the download.
+    assert "not the weights of synthclip-vitb16" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_many_tars_are_several_commits(
     hub: fake_hub.FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interop_hub, "_FILES_A_COMMIT", 3)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
     folder = tmp_path / "images" / "train"
     folder.mkdir(parents=True)
     for number in range(7):
@@ -229,12 +244,8 @@ def test_many_tars_are_several_commits(
     assert len(hub.files["datasets/me/many"]) == 8
 
 
-def test_seeds_go_to_the_hub_and_come_back_to_be_painted(
-    hub: fake_hub.FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
+@pytest.mark.usefixtures("in_process")
+def test_seeds_go_to_the_hub_and_come_back_to_be_painted(hub: fake_hub.FakeHub, tmp_path: Path) -> None:
     run = selected(tmp_path / "run", CAPTIONS[:3])
     run.write_stage_values("images", make_images(run, recipe_of("engine.workers=0")).values)
     export_seeds(run.path, tmp_path / "seeds")
