@@ -46,7 +46,7 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_recipe: Recipe) -> None:
 
 
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path, tiny_recipe: Recipe) -> None:
-    two = with_training(tiny_recipe, epochs=10, processes=2, checkpoint_steps=5)
+    two = with_training(tiny_recipe, epochs=5, processes=2, checkpoint_steps=5)
     undisturbed, killed = twin_runs(tmp_path)
     for run in (undisturbed, killed):
         run.write_text("recipe.yaml", two.to_yaml())
@@ -78,10 +78,10 @@ def kill_second_process(recipe: Recipe, run: RunDirectory) -> None:
 def test_processes_that_do_not_share_the_batch_evenly_are_refused_in_one_line(
     run: RunDirectory, tiny_recipe: Recipe
 ) -> None:
-    run.write_text("recipe.yaml", tiny_recipe.to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    run.write_text("recipe.yaml", with_training(tiny_recipe, batch_size=15).to_yaml())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "synthclip.training.job", str(run.path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0
-    assert "training.batch_size=16 is no multiple of the 3 processes" in result.stdout
+    assert "training.batch_size=15 is no multiple of the 2 processes" in result.stdout
     assert "Traceback" not in result.stdout
