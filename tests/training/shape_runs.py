@@ -1,6 +1,9 @@
 """Makes runs whose images stage is there: pictures of one coloured shape each, with captions that say so."""
 
 import hashlib
+import multiprocessing
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
+import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 from synthclip.keys import image_key, sha256_of, text_id
@@ -155,6 +160,28 @@ def train(recipe: Recipe, run: RunDirectory) -> Outcome:
     """Run the train stage in this process."""
     shard = Train(recipe, run).shards()[0]
     return StageLoad(Train, recipe, run.path)()(shard, lambda rows, **figures: None)
+
+
+def in_processes(processes: int, work: Callable[[int], object]) -> None:
+    """Call `work` with its rank in each of several forks that see what torchrun would tell them."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+
+    def member(rank: int) -> None:
+        torch.set_num_threads(1)
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+        work(rank)
+        dist.destroy_process_group()
+
+    context = multiprocessing.get_context("fork")
+    members = [context.Process(target=member, args=(rank,)) for rank in range(processes)]
+    for process in members:
+        process.start()
+    for process in members:
+        process.join()
+        assert process.exitcode == 0
 
 
 def weights(run: RunDirectory) -> str:

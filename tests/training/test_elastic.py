@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from shape_runs import losses, train, twin_runs, weights, with_training
+from shape_runs import in_processes, losses, train, twin_runs, weights, with_training
 
 from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe
@@ -48,9 +48,11 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_recipe: Recipe) -> None:
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path, tiny_recipe: Recipe) -> None:
     two = with_training(tiny_recipe, epochs=5, processes=2, checkpoint_steps=5)
     undisturbed, killed = twin_runs(tmp_path)
-    for run in (undisturbed, killed):
-        run.write_text("recipe.yaml", two.to_yaml())
-    train(two, undisturbed)
+    killed.write_text("recipe.yaml", two.to_yaml())
+    stage = Train(two, undisturbed)
+    shard = stage.shards()[0]
+    in_processes(2, lambda rank: build_trainer(stage, shard, lambda rows, figures: None, lambda: False).fit())
+    train(with_training(two, processes=1), undisturbed)  # writes what the two have made
     killer = threading.Thread(target=kill_second_process, args=(two, killed))
     killer.start()
     with pytest.raises(SynthClipError, match=r"a training process died .*: the same command resumes"):

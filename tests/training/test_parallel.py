@@ -1,15 +1,11 @@
 """FSDP trains as one process does, holds less in each, and goes on from the same checkpoints."""
 
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from shape_runs import twin_runs, with_training, write_heldout, write_images
+from shape_runs import in_processes, twin_runs, with_training, write_heldout, write_images
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -31,35 +27,19 @@ def fit(recipe: Recipe, run: RunDirectory, processes: int = 1, stop: bool = Fals
     if processes == 1:
         build_trainer(stage, stage.shards()[0], lambda rows, figures: None, lambda: stop).fit()
     else:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        context = multiprocessing.get_context("fork")
-        members = [
-            context.Process(target=_member, args=(stage, rank, processes, port, stop))
-            for rank in range(processes)
-        ]
-        for member in members:
-            member.start()
-        for member in members:
-            member.join()
-            assert member.exitcode == 0
+        in_processes(processes, lambda rank: _member(stage, rank, stop))
     state = Checkpoints(stage.partial(stage.shards()[0]), keep=1).latest()
     assert state is not None
     return state
 
 
-def _member(stage: Train, rank: int, processes: int, port: int, stop: bool) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+def _member(stage: Train, rank: int, stop: bool) -> None:
     trainer = build_trainer(stage, stage.shards()[0], lambda rows, figures: None, lambda: stop)
     trainer.fit()
     held = _held(trainer.model.parameters()) + _held(
         value for values in trainer.optimizer.state.values() for value in values.values()
     )
     stage.run.write_text(f"held-{rank}.txt", str(held))
-    dist.destroy_process_group()
 
 
 def _held(tensors: Any) -> int:
