@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthclip.errors import SynthClipError
-from synthclip.training.order import Order, apportion, shuffled
+from synthclip.training.order import Order, apportion, parts, shuffled
 
 
 @given(n=st.integers(1, 5000), seed=st.integers(0, 2**32), pass_=st.integers(0, 1000))
@@ -79,9 +79,11 @@ def test_twins_come_together_and_each_once_a_pass(pairs: int, of_batch: int, see
     assert all(len(set(found)) == len(found) for found in seen.values())
 
 
-def test_a_source_of_pairs_that_gets_an_odd_number_is_refused() -> None:
-    with pytest.raises(SynthClipError, match="source 1 gets 15 samples of each batch, and holds pairs"):
-        Order([100, 100], [15, 15], 30, 0, twins=[1])
+def test_a_source_of_pairs_gets_an_even_number() -> None:
+    assert parts([15, 15], 30, twins=[1]) == (14, 16)
+    assert parts([3, 1, 8], 4, twins=[1]) == (1, 0, 3)
+    with pytest.raises(SynthClipError, match="source 0 gets 5 samples of each batch, and holds pairs"):
+        Order([100], [1], 5, 0, twins=[0])
 
 
 def test_a_source_smaller_than_its_part_is_refused() -> None:

@@ -14,7 +14,7 @@ from synthclip.evaluation.suites import open_suite, plan_of_names
 from synthclip.keys import digest
 from synthclip.models.load import local_path
 from synthclip.recipe import Recipe
-from synthclip.recipe.training import HELDOUT, OWN
+from synthclip.recipe.training import HELDOUT, OWN, TrainingConfig
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
@@ -22,7 +22,7 @@ from synthclip.run.store import Outcome, RunDirectory, ShardWriter
 from synthclip.samples import Source, files
 from synthclip.schema import EVAL_RESULT, EXCHANGED
 from synthclip.textgen.concepts import listed_bank
-from synthclip.training.order import Order, apportion
+from synthclip.training.order import Order, parts
 from synthclip.training.tables import open_source
 
 if TYPE_CHECKING:
@@ -55,10 +55,14 @@ def open_sources(recipe: Recipe, run: RunDirectory, shard: Shard) -> list[Source
 
 def build_order(recipe: Recipe, sizes: Sequence[int]) -> Order:
     """The order of the samples of all sources, which hold `sizes`."""
-    config = recipe.training
-    weights = [source.weight for source in config.sources]
+    weights, batch_size, twins = _mixing(recipe.training)
+    return Order(sizes, weights, batch_size, recipe.training_seed, twins)
+
+
+def _mixing(config: TrainingConfig) -> tuple[list[float], int, list[int]]:
+    """The weights of the sources, the size of a batch, and which sources hold pairs."""
     twins = [number for number, source in enumerate(config.sources) if source.kind == "exchanged"]
-    return Order(sizes, weights, config.batch_size, recipe.training_seed, twins)
+    return [source.weight for source in config.sources], config.batch_size, twins
 
 
 class Train(Stage):
@@ -93,7 +97,7 @@ class Train(Stage):
         size = 0  # where another source comes first, only its index can tell
         if config.sources[0].kind == "run":
             pairs = int(config.share * sum(tables["run"].values()))
-            part = apportion([source.weight for source in config.sources], config.batch_size)[0]
+            part = parts(*_mixing(config))[0]
             size = int(config.epochs * (pairs // max(1, part))) * config.batch_size
         named = {kind: sorted(of_kind) for kind, of_kind in tables.items()}
         return [Shard("all", inputs, {"tables": named}, size=size)]

@@ -73,7 +73,7 @@ class Order:
         twins: Collection[int] = (),
     ) -> None:
         self._sizes, self._seed = tuple(sizes), seed
-        self._parts = apportion(weights, batch_size)
+        self._parts = parts(weights, batch_size, twins)
         self._units = [1 + (number in twins) for number in range(len(self._sizes))]
         for number, (size, part) in enumerate(zip(self._sizes, self._parts, strict=True)):
             if size < part:
@@ -84,11 +84,6 @@ class Order:
             if part == 0:
                 raise SynthClipError(
                     f"training source {number} gets no sample of a batch of {batch_size}: raise its weight"
-                )
-            if part % self._units[number]:
-                raise SynthClipError(
-                    f"training source {number} gets {part} samples of each batch, and holds pairs: change "
-                    "its weight, so that the number is even"
                 )
         self.batch_size = batch_size
         self._held: tuple[int, tuple[I64, ...]] = (-1, ())
@@ -124,6 +119,26 @@ class Order:
             np.take_along_axis(np.concatenate(p, axis=1), place_SB, axis=1) for p in (source, index, passes)
         ]
         return mixed[0], mixed[1], mixed[2]
+
+
+def parts(weights: Sequence[float], batch_size: int, twins: Collection[int] = ()) -> tuple[int, ...]:
+    """How many samples of each source a batch holds: in proportion to the weights, of `twins` an even number.
+
+    Raises SynthClipError where there is none to give or take the odd one.
+    """
+    found = list(apportion(weights, batch_size))
+    others = [number for number in range(len(found)) if number not in twins]
+    for number in twins:
+        if found[number] % 2:
+            if not others:
+                raise SynthClipError(
+                    f"training source {number} gets {found[number]} samples of each batch, and holds pairs: "
+                    "make training.batch_size even"
+                )
+            most = max(others, key=found.__getitem__)
+            found[number] += 1
+            found[most] -= 1
+    return tuple(found)
 
 
 def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
