@@ -31,6 +31,7 @@ SMALL = [
     "images.captions_per_shard=8",
     "images.per_caption=3",
     "images.composition=6",
+    "images.exchanged=4",
     "training.batch_size=8",
     "training.epochs=3",
 ]

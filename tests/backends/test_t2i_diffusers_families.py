@@ -92,6 +92,7 @@ def test_a_preset_paints_what_the_pipeline_itself_paints(
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="np",
         **guidance,
+        **config.arguments,
     ).images
     assert ours.shape == (len(PROMPTS), 32, 32, 3)
     assert len({image.tobytes() for image in ours}) == len(PROMPTS)

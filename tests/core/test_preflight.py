@@ -12,7 +12,7 @@ from synthclip.run.store import RunDirectory
 HOPELESS = {
     "a batch above all pairs": (
         ["training.batch_size=30000"],
-        r"training\.batch_size=30000 is above the 22344 pairs that this recipe can make \(228 concepts",
+        r"batch_size=30000 takes 22500 pairs of the source 'run', and this recipe can make 22344 \(228 con",
     ),
     "concepts that the painter has no drawing of": (
         ["concepts.sources=[{kind: text, path: LIST}]"],

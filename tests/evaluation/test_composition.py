@@ -231,7 +231,7 @@ def test_pairs_to_train_on_are_others_and_come_together(tmp_path: Path) -> None:
 
 
 def test_a_source_of_exchanged_pairs_needs_some() -> None:
-    recipe = small_recipe("training.sources=[{}, {kind: exchanged}]")
+    recipe = small_recipe("images.exchanged=0", "training.sources=[{}, {kind: exchanged}]")
     with pytest.raises(SynthClipError, match=r"kind exchanged needs images\.exchanged"):
         Train(recipe, RunDirectory(Path("nowhere"))).check()
 

@@ -144,16 +144,21 @@ class Train(Stage):
                 "training.sources: a source of kind exchanged needs images.exchanged, the number of its pairs"
             )
         names = listed_bank(self.recipe) if self.recipe.images.imported is None else None
-        if not names or any(source.kind != "run" for source in config.sources):
+        if not names or any(source.kind not in OWN for source in config.sources):
             return
+        images = self.recipe.images
         captions, target = len(names) * self.recipe.captions.per_concept, self.recipe.balance.target
-        pairs = int(min(captions, target or captions) * self.recipe.images.per_caption * config.share)
-        if pairs < config.batch_size:
-            of = f" x training.share={config.share:g}" if config.share < 1 else ""
-            raise SynthClipError(
-                f"training.batch_size={config.batch_size} is above the {pairs} pairs that this recipe can "
-                f"make ({len(names)} concepts x captions.per_concept x images.per_caption{of}): lower it"
-            )
+        pairs = int(min(captions, target or captions) * images.per_caption * config.share)
+        can = {"run": pairs, "exchanged": 2 * images.exchanged * images.per_caption}
+        for source, part in zip(config.sources, parts(*_mixing(config)), strict=True):
+            if part > can[source.kind]:
+                of = f" x training.share={config.share:g}" if config.share < 1 else ""
+                how = f"{len(names)} concepts x captions.per_concept x images.per_caption{of}"
+                how = how if source.kind == "run" else "2 x images.exchanged x images.per_caption"
+                raise SynthClipError(
+                    f"training.batch_size={config.batch_size} takes {part} pairs of the source "
+                    f"{source.kind!r}, and this recipe can make {can[source.kind]} ({how}): lower it"
+                )
 
     def resources(self) -> Resources:
         config = self.recipe.training
