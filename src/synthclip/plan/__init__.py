@@ -340,11 +340,10 @@ class _Planner:
         disk = params * (4 + _CHECKPOINT_BYTES * recipe.training.keep_checkpoints)
         makes = f"{rounded(pairs)} pairs seen"
         seen = mean_pair(recipe.model, recipe.training)
-        others = volumes.images - volumes.train_images
         judged = self._by_flops(
             "eval",
-            f"{rounded(others)} images judged",
-            others * forward,
+            f"{rounded(volumes.judged_images)} images judged",
+            volumes.judged_images * forward,
             precision,
             _TRAINING_UTILISATION,
             0.0,

@@ -23,12 +23,18 @@ class Volumes:
     """Of all painters."""
     unseen_images: int
     """Those of them that `images.heldout_painter` paints."""
+    composition_images: int
+    """Those of captions of exchanged words, to evaluate on."""
     exchanged_images: int
-    """Those of captions of exchanged words, to train and to evaluate on."""
+    """Others of them, to train on."""
 
     @property
     def images(self) -> int:
-        return self.train_images + self.heldout_images + self.exchanged_images
+        return self.train_images + self.exchanged_images + self.judged_images
+
+    @property
+    def judged_images(self) -> int:
+        return self.heldout_images + self.composition_images
 
 
 def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
@@ -55,7 +61,8 @@ def volumes_of(recipe: Recipe, concepts: int, kept_share: float) -> Volumes:
         round((selected - heldout) * images.per_caption),
         each + unseen,
         unseen,
-        2 * (images.composition + images.exchanged * images.per_caption),
+        2 * images.composition,
+        2 * images.exchanged * images.per_caption,
     )
 
 
@@ -66,4 +73,4 @@ def volumes_of_seeds(folder: str) -> Volumes:
         rows[part["path"].split("/")[1]] += part["rows"]
     train, heldout = (rows[split] for split in SPLITS)
     unseen = rows[HELDOUT_PAINTER]
-    return Volumes(0, 0, 0, train, train, heldout + unseen, unseen, rows[COMPOSITION] + rows[EXCHANGED])
+    return Volumes(0, 0, 0, train, train, heldout + unseen, unseen, rows[COMPOSITION], rows[EXCHANGED])

@@ -167,7 +167,7 @@ def _funnel(
     matched = made["captions"].rows - lost if balanced else made["match"].rows
     yield step("matched", "match", matched, "distinct, and name a concept" if balanced else "")
     yield step("selected", "balance", made["balance"].rows)
-    train = sum(one.rows for one in manifests["images"] if one.split == "train")
+    train = sum(one.rows for one in manifests["images"] if one.split in ("train", schema.EXCHANGED))
     others = made["images"].rows - train
     yield step("images", "images", train, f"and {others:,} to evaluate on" if others else "")
     seen = made["train"].rows
