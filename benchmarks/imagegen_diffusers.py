@@ -302,7 +302,7 @@ def gpu(images: int, tiny: bool) -> Table:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape, dtype = (TINY, "float32") if tiny else (SD15, "float16")
-    settings: dict[str, dict[str, object]] = {
+    settings: dict[str, dict[str, Any]] = {
         "50 steps": {"steps": 50},
         "4 steps without guidance (as sd15-lcm)": {"steps": 4, "guidance": 1.0, "scheduler": "LCMScheduler"},
         "1 step without guidance (as Turbo models)": {
@@ -316,6 +316,7 @@ def gpu(images: int, tiny: bool) -> Table:
     table = Table(
         "", "images/s", "ratio", "device idle", "peak GiB", title=f"{what}, {name}, {images} images"
     )
+    first = 0.0
 
     def add(row: str, count: int, clock: Clock, idle: Idle) -> None:
         nonlocal first
