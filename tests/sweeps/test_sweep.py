@@ -158,7 +158,7 @@ def test_what_cannot_work_is_named_before_anything_is_made(recipe: str, tmp_path
     out = tmp_path / "x"
     with pytest.raises(SynthClipError) as error:
         run(bad, out)
-    assert "variant 'b': training.batch_size=4096 is above" in str(error.value)
+    assert "variant 'b': training.batch_size=4096 takes 4096 pairs of the source 'run'" in str(error.value)
     assert not out.exists()
     out.mkdir()
     (out / "notes.txt").touch()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from synthclip.errors import SynthClipError
@@ -33,6 +33,8 @@ VALUES = st.recursive(
 
 
 @given(st.lists(VALUES, min_size=1, max_size=5))
+@example(['":', 0])
+@example(["\\", 0])
 def test_values_between_commas_come_back(values: list[Any]) -> None:
     """Whatever can stand in a recipe, written as JSON, which is YAML: commas inside it part nothing."""
     text = ", ".join(json.dumps(value, ensure_ascii=False) for value in values)

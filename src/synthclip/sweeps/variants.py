@@ -216,10 +216,11 @@ def _plain(value: str) -> str:
 
 def split_values(text: str) -> list[str]:
     """The values between the commas that stand outside brackets and quotes, as YAML reads them."""
-    values, start, depth, quote, before = [], 0, 0, "", ","
+    values, start, depth, quote, before, escaped = [], 0, 0, "", ",", False
     for at, char in enumerate(text):
         if quote:
-            quote = "" if char == quote else quote
+            quote = "" if char == quote and not escaped else quote
+            escaped = char == "\\" and quote == '"' and not escaped
         elif char in "'\"" and before in ",[{:":  # elsewhere it is an apostrophe
             quote = char
         elif char == "," and not depth:
