@@ -331,7 +331,7 @@ class Images(Stage):
         for pair in pairs[shard.payload["start"] : shard.payload["stop"]]:
             said, first = (pair.caption, pair.exchanged), text_id(pair.caption)
             able = [at for at, one in enumerate(painters) if not one.undrawable(said)]
-            # Where one trains on them, a pair is told apart by its words alone, whatever else it shares.
+            # Without concepts, no pair is masked or given a prompt in training: only its words differ.
             things = pair.things if split == schema.COMPOSITION else ()
             concept_ids = tuple(sorted(number[name] for name in things))
             for variant in range(shard.payload["variants"]):

@@ -36,8 +36,8 @@ _CHECKPOINT_BYTES = 12
 _DAY_S = 86_400.0
 """Within which a batch endpoint answers."""
 _START_S = 5.0
-_NOT_COUNTED = "the work of a server whose model is not known is not counted"
 """Until the workers of a stage have imported their libraries and loaded a small model."""
+_NOT_COUNTED = "the work of a server whose model is not known is not counted"
 
 
 @dataclass(frozen=True)

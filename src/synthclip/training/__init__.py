@@ -149,15 +149,20 @@ class Train(Stage):
         images = self.recipe.images
         captions, target = len(names) * self.recipe.captions.per_concept, self.recipe.balance.target
         pairs = int(min(captions, target or captions) * images.per_caption * config.share)
-        can = {"run": pairs, "exchanged": 2 * images.exchanged * images.per_caption}
+        of = f" x training.share={config.share:g}" if config.share < 1 else ""
+        can = {
+            "run": (pairs, f"{len(names)} concepts x captions.per_concept x images.per_caption{of}"),
+            "exchanged": (
+                2 * images.exchanged * images.per_caption,
+                "2 x images.exchanged x images.per_caption",
+            ),
+        }
         for source, part in zip(config.sources, parts(*_mixing(config)), strict=True):
-            if part > can[source.kind]:
-                of = f" x training.share={config.share:g}" if config.share < 1 else ""
-                how = f"{len(names)} concepts x captions.per_concept x images.per_caption{of}"
-                how = how if source.kind == "run" else "2 x images.exchanged x images.per_caption"
+            most, how = can[source.kind]
+            if part > most:
                 raise SynthClipError(
                     f"training.batch_size={config.batch_size} takes {part} pairs of the source "
-                    f"{source.kind!r}, and this recipe can make {can[source.kind]} ({how}): lower it"
+                    f"{source.kind!r}, and this recipe can make {most} ({how}): lower it"
                 )
 
     def resources(self) -> Resources:
