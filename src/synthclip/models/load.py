@@ -105,25 +105,30 @@ def split_preprocess(
 ) -> "tuple[Callable[[Image], Tensor], Callable[[Tensor], Tensor]]":
     """A preprocessing as what each image takes, and what a batch of the results takes: the same pixels to the
     last bit. torchvision's last steps, to float and normalised, are cheaper for a batch, and one of uint8
-    [B, H, W, 3] is a quarter of the bytes. Others are taken as they are.
+    [B, H, W, 3] is a quarter of the bytes; its pixels are laid out as `torch.channels_last`. Others are taken
+    as they are.
     """
     import torch
 
-    from synthclip.models import torchvision
+    from synthclip.models import open_clip, torchvision
 
-    transforms = torchvision.transforms
+    transforms, to_mode = torchvision.transforms, open_clip.transform.MaybeConvertMode
     match getattr(preprocess, "transforms", ()):
         case [*steps, transforms.ToTensor(), transforms.Normalize() as normalise]:
-            to_rgb = transforms.Compose(steps)
+            mean_311, std_311 = (torch.tensor(one).view(3, 1, 1) for one in (normalise.mean, normalise.std))
         case _:
             return preprocess, lambda pixels_B3HW: pixels_B3HW
-    mean_311, std_311 = (torch.tensor(value).view(3, 1, 1) for value in (normalise.mean, normalise.std))
 
     def one(image: "Image") -> "Tensor":
-        return torch.from_numpy(np.array(to_rgb(image)))
+        for step in steps:
+            # Pillow copies what has the size and the mode already.
+            cropped = isinstance(step, transforms.CenterCrop) and step.size == (image.height, image.width)
+            if not cropped and not (isinstance(step, to_mode) and step.mode == image.mode):
+                image = step(image)
+        return torch.from_numpy(np.array(image))
 
     def batch(rgb_BHW3: "Tensor") -> "Tensor":
-        pixels_B3HW = rgb_BHW3.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        pixels_B3HW = rgb_BHW3.permute(0, 3, 1, 2).float().div_(255)
         device = pixels_B3HW.device
         return pixels_B3HW.sub_(mean_311.to(device)).div_(std_311.to(device))
 
