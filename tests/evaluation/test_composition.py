@@ -21,7 +21,8 @@ from synthclip.evaluation.data import Composition, open_dataset
 from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.features import Features
-from synthclip.imagegen import Images, composition_pairs, to_train
+from synthclip.imagegen import Images
+from synthclip.imagegen.jobs import composition_pairs, training_pairs
 from synthclip.keys import text_id
 from synthclip.models.load import load_model
 from synthclip.recipe import Recipe, load_recipe
@@ -208,7 +209,7 @@ def test_pairs_to_train_on_are_others_and_come_together(tmp_path: Path) -> None:
     run = painted_run(tmp_path / "run", recipe)
     sidecars = schema.split_tables(run.stage("images"), schema.EXCHANGED)
     assert len(sidecars) == 3
-    pairs = to_train(recipe, CONCEPTS)
+    pairs = training_pairs(recipe, CONCEPTS)
     evaluated = {text for pair in composition_pairs(recipe, CONCEPTS) for text in pair[1:3]}
     assert 0 < len(pairs) <= 10
     assert evaluated.isdisjoint(text for pair in pairs for text in pair[1:3])

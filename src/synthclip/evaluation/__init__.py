@@ -20,7 +20,7 @@ from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluator
 from synthclip.evaluation.features import Features
 from synthclip.evaluation.metrics import ranking
 from synthclip.evaluation.results import Tables
-from synthclip.imagegen import composition_pairs
+from synthclip.imagegen.jobs import composition_pairs
 from synthclip.recipe import Recipe
 from synthclip.recipe.training import HELDOUT, EvaluationConfig
 from synthclip.run.engine import Resources, Shard, Tick

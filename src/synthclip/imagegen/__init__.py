@@ -1,30 +1,26 @@
 """Stage images: paint the selected captions into WebDataset shards."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from synthclip import schema
 from synthclip.backends import TextToImage, build_text_to_image
 from synthclip.errors import SynthClipError
 from synthclip.imagegen import imported, seeds
 from synthclip.imagegen.filters import load_filters
-from synthclip.imagegen.painting import Attempt, Job, Painting, chosen_painter
+from synthclip.imagegen.jobs import caption_shards, exchanged_shards, jobs_of, painter_of, split_of
+from synthclip.imagegen.painting import Attempt, Job, Painting
 from synthclip.imagegen.vision import Looks, Vision
-from synthclip.keys import text_id
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
-from synthclip.run.durable import FileEntry
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
 from synthclip.samples import OTHER_TEXTS
 from synthclip.samples.tars import TarWriter
-from synthclip.textgen.composition import Pair, exchanged_pairs
-from synthclip.textgen.concepts import listed_bank, read_bank
+from synthclip.textgen.concepts import listed_bank
 from synthclip.textgen.spending import Account
 
 _MAX_NAMED = 5
@@ -49,46 +45,16 @@ class Images(Stage):
             return imported.shards(self._imported)
         if self._seeds is not None:
             known = self.recipe.images.inputs()
-            painters = {split: self._painter(split).inputs() | known for split in schema.IMAGE_SPLITS}
-            return seeds.shards(self._seeds, painters)
+            inputs = {split: painter_of(self.recipe, split).inputs() | known for split in schema.IMAGE_SPLITS}
+            return seeds.shards(self._seeds, inputs)
         (balance,) = self.manifests_of("balance")
-        images = self.recipe.images
-        filters = images.inputs()
-        splits = [*schema.SPLITS] + [schema.HELDOUT_PAINTER] * (images.heldout_painter is not None)
-        shards = [
-            shard
-            for split in splits
-            for shard in self._shards(split, balance, self._painter(split).inputs() | filters)
-        ]
-        if images.composition or images.exchanged:
-            names = {f"concepts/{e.path}": e.sha256 for m in self.manifests_of("concepts") for e in m.files}
-            inputs = names | self.recipe.text_to_image.inputs() | filters
-            shards += self._exchanged_shards(inputs)
+        shards = list(caption_shards(self.recipe, self.run, balance))
+        if self.recipe.images.composition or self.recipe.images.exchanged:
+            shards += exchanged_shards(self.recipe, self.manifests_of("concepts"))
         return shards
 
-    def _exchanged_shards(self, inputs: dict[str, str]) -> Iterator[Shard]:
-        """Those of the pairs of exchanged words, to evaluate on in one, and to train on."""
-        images = self.recipe.images
-        if images.composition:
-            payload = {"start": 0, "stop": images.composition, "variants": 1}
-            yield Shard(f"{schema.COMPOSITION}/00000", inputs, payload, size=2 * images.composition)
-        step = max(1, images.shard_captions(images.per_caption) // 2)
-        for number, start in enumerate(range(0, images.exchanged, step)):
-            stop = min(start + step, images.exchanged)
-            payload = {"start": start, "stop": stop, "variants": images.per_caption}
-            yield Shard(
-                f"{schema.EXCHANGED}/{number:05d}",
-                inputs | {"pairs": f"{start}:{stop}"},
-                payload,
-                size=2 * (stop - start) * images.per_caption,
-            )
-
-    def _painter(self, split: str) -> BackendConfig:
-        heldout = self.recipe.images.heldout_painter
-        return heldout if split == schema.HELDOUT_PAINTER and heldout else self.recipe.text_to_image
-
     def values_of(self, shard: Shard) -> dict[str, object]:
-        split = _split_of(shard)
+        split = split_of(shard)
         if split not in self._values_of:
             images = self.recipe.images.results()
             others = {schema.HELDOUT_PAINTER, schema.COMPOSITION, schema.EXCHANGED} - {split}
@@ -102,38 +68,6 @@ class Images(Stage):
                     images["vision"] = vision.model_copy(update={"recaption": False}).results()
             self._values_of[split] = self.values | {"images": images}
         return self._values_of[split]
-
-    def _shards(self, split: str, balance: Manifest, model: dict[str, str]) -> Iterator[Shard]:
-        images = self.recipe.images
-        variants = images.per_caption if split == "train" else images.heldout_per_caption
-        most = images.shard_captions(variants)
-        number = 0
-        for entry, rows in self._captions("train" if split == "train" else "heldout", balance):
-            # Tars of one file are of even size, unless the recipe says how many captions each has.
-            step = most if images.captions_per_shard else -(-rows // max(1, -(-rows // most)))
-            for start in range(0, rows, step or 1):
-                stop = min(start + step, rows)
-                yield Shard(
-                    f"{split}/{number:05d}",
-                    inputs={entry.path: entry.sha256, "rows": f"{start}:{stop}", **model},
-                    payload={"path": entry.path, "start": start, "stop": stop, "variants": variants},
-                    size=(stop - start) * variants,
-                )
-                number += 1
-
-    def _captions(self, split: str, balance: Manifest) -> Iterator[tuple[FileEntry, int]]:
-        """The files of the selected captions, and how many each holds: all but the last one are full."""
-        files = [
-            entry
-            for entry in balance.files
-            if entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")
-        ]
-        total, full = balance.notes.get(split), self.recipe.balance.captions_per_shard
-        for number, entry in enumerate(files):
-            if total is not None and len(files) == -(-total // full):
-                yield entry, min(full, total - number * full)
-            else:  # written by other means
-                yield entry, pq.read_metadata(self.run.file("balance", entry.path)).num_rows
 
     def check(self) -> None:
         """Refuse models that are not there, and concepts that the painter cannot draw."""
@@ -169,7 +103,8 @@ class Images(Stage):
         if self._imported is not None:
             return Resources()
         filters = self.recipe.images.filters
-        gpus = [painter.gpus for split in schema.IMAGE_SPLITS for painter in self._painter(split).members]
+        painters = [painter_of(self.recipe, split) for split in schema.IMAGE_SPLITS]
+        gpus = [member.gpus for painter in painters for member in painter.members]
         return Resources(gpus=max(*gpus, int(filters.clip_model is not None)))
 
     def prepare(self) -> None:
@@ -197,23 +132,22 @@ class Images(Stage):
         """The models that paint a split. That of `images.heldout_painter` is loaded at its first shard."""
         key = split if split == schema.HELDOUT_PAINTER else "train"
         if key not in self._loaded:
-            self._loaded[key] = [build_text_to_image(config) for config in self._painter(split).members]
+            members = painter_of(self.recipe, split).members
+            self._loaded[key] = [build_text_to_image(config) for config in members]
         return self._loaded[key]
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
         if self._imported is not None:
             return imported.make(shard, writer, tick, self._csv_captions)
-        split = _split_of(shard)
-        models, configs = self._models(split), self._painter(split).members
+        split = split_of(shard)
+        models, configs = self._models(split), painter_of(self.recipe, split).members
         undrawable: list[Job] = []
         comparison = None
         if self._seeds is not None:
             part, seed = shard.payload["part"], self.recipe.seed
             jobs, comparison = seeds.read_part(self._seeds, part, len(models), seed)
-        elif split in (schema.COMPOSITION, schema.EXCHANGED):
-            jobs = self._exchanged(shard)
         else:
-            jobs, undrawable = self._jobs(shard, configs)
+            jobs, undrawable = jobs_of(self.recipe, self.run, shard)
         kept: list[dict[str, Any]] = []
         lost: list[int] = []
         cut = 0
@@ -302,45 +236,6 @@ class Images(Stage):
             **more,
         }
 
-    def _jobs(self, shard: Shard, painters: Sequence[BackendConfig]) -> tuple[list[Job], list[Job]]:
-        """The images to paint, and those of captions that the held-out painter is known not to draw."""
-        table = schema.read_table(self.run.file("balance", shard.payload["path"]))
-        part = table.slice(shard.payload["start"], shard.payload["stop"] - shard.payload["start"])
-        jobs: list[Job] = []
-        undrawable: list[Job] = []
-        split, seed = _split_of(shard), self.recipe.seed
-        shares, unseen = self._painter(split).shares, split == schema.HELDOUT_PAINTER
-        # Numbered after the others, so that no two images of a run share a key.
-        first = self.recipe.images.heldout_per_caption if unseen else 0
-        for row in part.to_pylist():
-            able = [at for at, one in enumerate(painters) if not one.undrawable([row["text"]])]
-            for variant in range(first, first + shard.payload["variants"]):
-                painter = chosen_painter(row["caption_id"], variant, shares, able, seed)
-                concept_ids = tuple(row["concept_ids"])
-                job = Job(row["caption_id"], row["text"], concept_ids, variant, seed, painter=painter)
-                (undrawable if unseen and not able else jobs).append(job)
-        return jobs, undrawable
-
-    def _exchanged(self, shard: Shard) -> list[Job]:
-        """Both images of every pair of captions: from one seed, by one painter."""
-        recipe, painters = self.recipe, self.recipe.text_to_image.members
-        split, names = _split_of(shard), read_bank(self.run)
-        number = {name: at for at, name in enumerate(names)}
-        pairs = composition_pairs(recipe, names) if split == schema.COMPOSITION else to_train(recipe, names)
-        jobs: dict[str, Job] = {}
-        for pair in pairs[shard.payload["start"] : shard.payload["stop"]]:
-            said, first = (pair.caption, pair.exchanged), text_id(pair.caption)
-            able = [at for at, one in enumerate(painters) if not one.undrawable(said)]
-            # Without concepts, no pair is masked or given a prompt in training: only its words differ.
-            things = pair.things if split == schema.COMPOSITION else ()
-            concept_ids = tuple(sorted(number[name] for name in things))
-            for variant in range(shard.payload["variants"]):
-                by = chosen_painter(first, variant, recipe.text_to_image.shares, able, recipe.seed)
-                for text in said:
-                    one = Job(text_id(text), text, concept_ids, variant, recipe.seed, 0, by, seed_id=first)
-                    jobs.setdefault(one.key, one)
-        return list(jobs.values())
-
     def finish(self, manifests: Sequence[Manifest]) -> None:
         """`sizes.json`: how many samples each tar holds, as webdataset's users expect it."""
         shutil.rmtree(self._csv_captions, ignore_errors=True)
@@ -352,29 +247,6 @@ class Images(Stage):
             }
             if sizes or split in schema.SPLITS:
                 self.run.write_json(f"{self.name}/{split}/sizes.json", sizes)
-
-
-def _split_of(shard: Shard) -> str:
-    """One of `schema.IMAGE_SPLITS`."""
-    return shard.name.partition("/")[0]
-
-
-def composition_pairs(recipe: Recipe, names: Sequence[str]) -> list[Pair]:
-    """The pairs of captions of `images.composition`, over the concepts that the painters draw."""
-    return exchanged_pairs(_drawable(recipe, names), recipe.images.composition, recipe.seed)
-
-
-def _drawable(recipe: Recipe, names: Sequence[str]) -> list[str]:
-    undrawable = set(recipe.text_to_image.undrawable(names))
-    return [name for name in names if name not in undrawable]
-
-
-def to_train(recipe: Recipe, names: Sequence[str]) -> list[Pair]:
-    """The pairs of captions of `images.exchanged`, as many as are in no pair of `images.composition`."""
-    able = _drawable(recipe, names)
-    evaluated = {text for pair in composition_pairs(recipe, names) for text in (pair.caption, pair.exchanged)}
-    pairs = exchanged_pairs(able, recipe.images.exchanged, recipe.seed, schema.EXCHANGED)
-    return [pair for pair in pairs if evaluated.isdisjoint((pair.caption, pair.exchanged))]
 
 
 def _row(attempt: Attempt, model: TextToImage) -> dict[str, Any]:
