@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -37,6 +39,7 @@ from synthclip.run.pipeline import status
 from synthclip.run.preflight import refuse_missing_packages
 from synthclip.run.store import Outcome, RunDirectory
 from synthclip.samples import any_shards, own_shards, read_metadata
+from synthclip.samples.pictures import encode
 from synthclip.training.flops import parse_devices
 from synthclip.training.tables import open_source
 
@@ -147,6 +150,33 @@ def test_a_caption_of_what_is_seen_is_a_second_caption_to_train_on(
         samples = [source.read(at) for at in range(len(source))]
         assert {sample.text for sample in samples} == set(CAPTIONS[:5])
         assert {sample.other_texts for sample in samples} == {(BLUE,)}
+
+
+def test_imported_pictures_are_judged_and_captioned_as_well(server: VisionServer, tmp_path: Path) -> None:
+    data, lines = tmp_path / "synthci/SynthCI-30/data", ["image_path\tcaption"]
+    data.mkdir(parents=True)
+    with zipfile.ZipFile(data / "0.zip", "w") as archive:
+        for at in range(20):
+            colour = np.full((48, 48, 3), (20, 20, 200) if at % 4 else (200, 20, 20), np.uint8)
+            archive.writestr(f"0/{at}_0.jpeg", encode(colour, 90))
+            lines.append(f"0/{at}_0.jpeg\tPicture {at} is blue.")
+    (data.parent / "combined_images_and_captions.csv").write_text("\n".join(lines))
+    source = f"images.imported={tmp_path / 'synthci'}"
+    run = RunDirectory(tmp_path / "run")
+    Images(looking(server.url, source), run).prepare()
+    make_images(run, looking(server.url, source, "images.vision.min_judge_score=0.9"))
+    kept, refused = rows(run), rows(run, "rejected/train/00000.parquet")
+    assert [row["text"] for row in kept] == [f"Picture {at} is blue." for at in range(20) if at % 4]
+    assert [(row["key"], row["reason"]) for row in refused] == [
+        (f"0/{at}_0.jpeg", "judge score") for at in range(0, 20, 4)
+    ]
+    assert all(row["other_texts"] == [BLUE] and dict(row["scores"])["judge_colour"] == 1 for row in kept)
+    tar = run.stage("images") / "train/00000.tar"
+    assert read_metadata(tar, kept[0]["key"])["other_texts"] == [BLUE]
+    samples = own_shards([tar.with_suffix(".parquet")])
+    assert {samples.read(at).other_texts for at in range(len(samples))} == {(BLUE,)}
+    notes = {manifest.shard: manifest.notes for manifest in run.manifests("images")}["train/00000"]["vision"]
+    assert (notes["judged"], notes["recaptioned"]) == (15, 15)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from synthclip.imagegen import imported, seeds
 from synthclip.imagegen.filters import load_filters
 from synthclip.imagegen.jobs import caption_shards, exchanged_shards, jobs_of, painter_of, split_of
 from synthclip.imagegen.painting import Attempt, Job, Painting
-from synthclip.imagegen.vision import Looks, Vision
+from synthclip.imagegen.vision import Looks, Vision, columns
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
 from synthclip.run.engine import Resources, Shard, Tick
@@ -120,11 +120,11 @@ class Images(Stage):
         return self.run.file(self.name, "partial/csv")
 
     def load(self) -> None:
+        config = self.recipe.images.vision
+        self._vision = None if config is None else Vision(config)
         if self._imported is not None:
             return
         self._filters = load_filters(self.recipe.images.filters)
-        config = self.recipe.images.vision
-        self._vision = None if config is None else Vision(config)
         self._loaded: dict[str, list[TextToImage]] = {}
         self._models("train")
 
@@ -137,8 +137,20 @@ class Images(Stage):
         return self._loaded[key]
 
     def make(self, shard: Shard, writer: ShardWriter, tick: Tick) -> Outcome:
-        if self._imported is not None:
-            return imported.make(shard, writer, tick, self._csv_captions)
+        vision = self._vision
+        looks = None if vision is None else Looks(vision, train=split_of(shard) == "train")
+        asked = (None, None) if vision is None else (vision.llm, vision.config.llm)
+        with Account(self.run, self.name, shard.name, *asked) as account:
+
+            def noted(rows: int, **figures: float | str) -> None:
+                account.note()
+                tick(rows, **figures)
+
+            if self._imported is not None:
+                return imported.make(shard, writer, noted, self._csv_captions, looks)
+            return self._paint(shard, writer, noted, looks)
+
+    def _paint(self, shard: Shard, writer: ShardWriter, tick: Tick, looks: Looks | None) -> Outcome:
         split = split_of(shard)
         models, configs = self._models(split), painter_of(self.recipe, split).members
         undrawable: list[Job] = []
@@ -152,17 +164,9 @@ class Images(Stage):
         lost: list[int] = []
         cut = 0
         tar_name = f"{shard.name}.tar"
-        vision = self._vision
-        looks = None if vision is None else Looks(vision, train=split == "train")
-        recaption = looks is not None and looks.recaption
         painting = Painting(jobs, models, self._filters(), self.recipe.images, looks)
-        asked = (None, None) if vision is None else (vision.llm, vision.config.llm)
-        with (
-            TarWriter(writer.path(tar_name)) as tar,
-            Account(self.run, self.name, shard.name, *asked) as account,
-        ):
+        with TarWriter(writer.path(tar_name)) as tar:
             for attempt in painting:
-                account.note()
                 job, model = attempt.job, models[attempt.job.painter]
                 row = _row(attempt, model)
                 if attempt.reason is not None:
@@ -170,12 +174,9 @@ class Images(Stage):
                     lost += [job.caption_id] * attempt.final
                     tick(int(attempt.final), refused=writer.rejected.total())
                 else:
-                    place = tar.add(
-                        job.key,
-                        attempt.jpeg,
-                        job.caption,
-                        self._metadata(attempt, model, configs[job.painter], recaption),
-                    )
+                    about = self._metadata(attempt, model, configs[job.painter])
+                    about |= looks.metadata(attempt.other_texts) if looks else {}
+                    place = tar.add(job.key, attempt.jpeg, job.caption, about)
                     size_px = self.recipe.images.size_px
                     row |= {"concept_ids": job.concept_ids, "width_px": size_px, "height_px": size_px}
                     row[OTHER_TEXTS] = attempt.other_texts
@@ -189,8 +190,7 @@ class Images(Stage):
             for job in undrawable:
                 writer.reject({**_row(Attempt(job, {}), models[0]), "attempt": 0}, "painter cannot draw it")
                 tick(1, refused=writer.rejected.total())
-        columns = schema.CAPTIONED_IMAGE if recaption else schema.IMAGE
-        writer.rows(f"{shard.name}.parquet", columns, kept)
+        writer.rows(f"{shard.name}.parquet", columns(looks), kept)
         # One caption alone stops no run: its content may be what a filter refuses.
         if len(set(lost)) > 1 and len(lost) > self.recipe.images.max_lost * len(jobs):
             reason, count = writer.rejected.most_common(1)[0]
@@ -211,13 +211,9 @@ class Images(Stage):
             notes |= comparison.notes
         return Outcome(len(kept), notes=notes)
 
-    def _metadata(
-        self, attempt: Attempt, model: TextToImage, config: BackendConfig, recaption: bool
-    ) -> dict[str, Any]:
+    def _metadata(self, attempt: Attempt, model: TextToImage, config: BackendConfig) -> dict[str, Any]:
         """All that is needed to paint this one sample again. JSON readers know no numbers above 2^63."""
         job, images = attempt.job, self.recipe.images
-        # Never an empty list: readers infer the type of what it holds from the first samples.
-        more = {OTHER_TEXTS: attempt.other_texts or ("",)} if recaption else {}
         return {
             "key": job.key,
             "caption": job.caption,
@@ -233,7 +229,6 @@ class Images(Stage):
             "text_to_image": config.results(),
             "size_px": images.size_px,
             "jpeg_quality": images.jpeg_quality,
-            **more,
         }
 
     def finish(self, manifests: Sequence[Manifest]) -> None:

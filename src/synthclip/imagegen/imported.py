@@ -3,7 +3,8 @@
 On the hub the data set is `SynthCI-30/data/<n>.zip`, images inside, and one tab-separated
 `SynthCI-30/combined_images_and_captions.csv` whose `image_path` is relative to `SynthCI-30/data/`. Every zip
 becomes one shard; the shard `csv` holds the rows of the CSV that were refused. The images are never unpacked
-to disk, and memory is bounded by the captions of one zip for each worker.
+to disk, and memory is bounded by the captions of one zip for each worker. A vision model may look at the
+images on their way.
 """
 
 import json
@@ -13,17 +14,20 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from synthclip import schema
 from synthclip.errors import SynthClipError
+from synthclip.imagegen.filters import Verdict
+from synthclip.imagegen.vision import Looks, columns
 from synthclip.keys import digest, text_id
 from synthclip.run.durable import rejected_by_reason
 from synthclip.run.engine import Shard, Tick
 from synthclip.run.store import Outcome, ShardWriter
+from synthclip.run.threads import in_order
+from synthclip.samples import OTHER_TEXTS
 from synthclip.samples.csv_rows import RowError, numbered_rows
 from synthclip.samples.pictures import MAX_BYTES, checked_jpeg_size
 from synthclip.samples.remembered import quick_digests
@@ -136,7 +140,9 @@ def split_csv(path: str, folder: Path) -> None:
     _flush(buffers, folder)
 
 
-def make(shard: Shard, writer: ShardWriter, tick: Tick, captions: Path) -> Outcome:
+def make(
+    shard: Shard, writer: ShardWriter, tick: Tick, captions: Path, looks: Looks | None = None
+) -> Outcome:
     """Make one shard of what `split_csv` wrote into the folder `captions`."""
     if shard.name == _CSV_SHARD:
         return _make_csv(shard, writer, captions)
@@ -155,19 +161,26 @@ def make(shard: Shard, writer: ShardWriter, tick: Tick, captions: Path) -> Outco
         else:
             texts[image_path] = caption
 
-    kept: list[dict[str, Any]] = []
-    tar_name = f"{shard.name}.tar"
-    with _open(path) as archive, TarWriter(writer.path(tar_name)) as tar:
+    def usable(archive: zipfile.ZipFile) -> Iterator[_Picture]:
         for member, image_path in _members(archive, path.stem):
             if image_path not in texts:
                 refuse(image_path, "no caption")
                 continue
             caption = texts.pop(image_path)
             try:
-                kept.append({**_add(tar, image_path, _read(archive, member), caption), "shard": tar_name})
+                jpeg = _read(archive, member)
+                yield _Picture(image_path, jpeg, caption, checked_jpeg_size(jpeg))
             except ValueError as error:
                 refuse(image_path, str(error), caption)
+
+    kept: list[dict[str, Any]] = []
+    tar_name = f"{shard.name}.tar"
+    with _open(path) as archive, TarWriter(writer.path(tar_name)) as tar:
+        for picture in _seen(usable(archive), looks):
+            if picture.verdict.reason is not None:
+                refuse(picture.path, picture.verdict.reason, picture.caption)
                 continue
+            kept.append({**_add(tar, picture, looks), "shard": tar_name})
             if len(kept) % _TICK == 0:
                 tick(_TICK)
     for image_path, caption in texts.items():
@@ -176,8 +189,9 @@ def make(shard: Shard, writer: ShardWriter, tick: Tick, captions: Path) -> Outco
         raise SynthClipError(
             f"{path}: not one of its images can be used{first}: check that the CSV belongs to this zip"
         )
-    writer.rows(f"{shard.name}.parquet", schema.IMAGE, kept)
-    return Outcome(len(kept), notes={"backend": _BACKEND, "licence": _LICENCE})
+    writer.rows(f"{shard.name}.parquet", columns(looks), kept)
+    seen = looks.notes(shard.name) if looks else {}
+    return Outcome(len(kept), notes={"backend": _BACKEND, "licence": _LICENCE, **seen})
 
 
 def _make_csv(shard: Shard, writer: ShardWriter, captions: Path) -> Outcome:
@@ -246,14 +260,32 @@ def _captions(path: Path) -> Iterator[tuple[str, str]]:
                 yield image_path, caption
 
 
-def _add(tar: TarWriter, image_path: str, jpeg: bytes, caption: str) -> dict[str, Any]:
-    """Put one sample into the tar; returns its row of the sidecar, all but the shard's name.
+@dataclass(frozen=True)
+class _Picture:
+    path: str
+    jpeg: bytes
+    caption: str
+    size_px: tuple[int, int]
+    """Height and width."""
+    verdict: Verdict = field(default_factory=Verdict)
 
-    Raises ValueError with the reason why it cannot be used.
-    """
-    height_px, width_px = checked_jpeg_size(jpeg)
+
+def _seen(pictures: Iterator[_Picture], looks: Looks | None) -> Iterator[_Picture]:
+    """The same pictures after the vision model."""
+    if looks is None:
+        return pictures
+
+    def look(picture: _Picture) -> _Picture:
+        looks.judge([picture.jpeg], [picture.caption], [text_id(picture.path)], [picture.verdict])
+        return picture
+
+    return in_order(look, pictures, threads=looks.pictures_at_once)
+
+
+def _add(tar: TarWriter, picture: _Picture, looks: Looks | None) -> dict[str, Any]:
+    """Put one sample into the tar; returns its row of the sidecar, all but the shard's name."""
     # Official names are `<chunk>/<index>_<j>.jpeg`, j the variant.
-    stem = image_path.rsplit(".", 1)[0]
+    stem, caption, verdict = picture.path.rsplit(".", 1)[0], picture.caption, picture.verdict
     variant = re.search(r"_(\d{1,6})$", stem)
     row = {
         "key": re.sub(r"[^A-Za-z0-9_-]", "-", stem),
@@ -264,8 +296,13 @@ def _add(tar: TarWriter, image_path: str, jpeg: bytes, caption: str) -> dict[str
         "backend": _BACKEND,
     }
     about = {**row, "caption_id": str(row["caption_id"]), "caption": caption, "licence": _LICENCE}
-    place = tar.add(str(row["key"]), jpeg, caption, {**about, "image_path": image_path})
-    row |= {"text": caption, "sha256": sha256(jpeg).hexdigest(), "scores": []}
+    if looks is not None:
+        looks.count(verdict.scores, verdict.other_texts, verdict.unusable)
+        about |= looks.metadata(verdict.other_texts)
+    place = tar.add(str(row["key"]), picture.jpeg, caption, {**about, "image_path": picture.path})
+    row |= {"text": caption, OTHER_TEXTS: verdict.other_texts, "scores": list(verdict.scores.items())}
+    row["sha256"] = sha256(picture.jpeg).hexdigest()
+    height_px, width_px = picture.size_px
     return {**row, "width_px": width_px, "height_px": height_px, **place._asdict()}
 
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from synthclip import schema
 from synthclip.backends import Refused, Sees, Unfinished, build_llm
 from synthclip.errors import SynthClipError
 from synthclip.imagegen.filters import Verdict
 from synthclip.recipe.imagegen import VisionModelConfig
 from synthclip.recipe.textgen import CaptionsConfig, Template
+from synthclip.samples import OTHER_TEXTS
 from synthclip.samples.pictures import encode
 from synthclip.textgen.answers import json_items, without_thinking
 from synthclip.textgen.prompts import Prompt, judge_answer
@@ -155,6 +158,11 @@ class Looks:
         if "judge_score" in scores:
             self._scores.append(scores["judge_score"])
 
+    def metadata(self, other_texts: Sequence[str]) -> dict[str, Any]:
+        """For the JSON of a sample in its tar."""
+        # Never an empty list: readers infer the type of what it holds from the first samples.
+        return {OTHER_TEXTS: other_texts or ("",)} if self.recaption else {}
+
     def notes(self, shard: str) -> dict[str, Any]:
         """For the manifest. Raises SynthClipError where too many answers were of no use; a single one may be
         chance."""
@@ -173,6 +181,11 @@ class Looks:
         if self.recaption:
             found["recaptioned"] = self._recaptioned
         return {"vision": found}
+
+
+def columns(looks: Looks | None) -> pa.Schema:
+    """Of the sidecar of a shard."""
+    return schema.CAPTIONED_IMAGE if looks is not None and looks.recaption else schema.IMAGE
 
 
 @dataclass(frozen=True)

@@ -119,12 +119,6 @@ class ImagesConfig(Section):
     max_lost: float = Field(0.5, ge=0, le=1)
     """The stage stops where a larger share of a shard's images was refused for good."""
 
-    @model_validator(mode="after")
-    def _looks_at_paintings(self) -> Self:
-        if self.imported is not None and self.vision is not None:
-            raise ValueError("vision: looks at what is painted, and images.imported paints nothing")
-        return self
-
     def inputs(self) -> dict[str, str]:
         """Digests of the local files that decide which paintings are kept. Raises SynthClipError where one is
         missing."""
