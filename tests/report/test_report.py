@@ -15,8 +15,9 @@ from synthclip import schema
 from synthclip.evaluation.paper import METRICS, paper_rows
 from synthclip.recipe import Recipe
 from synthclip.report import Report
-from synthclip.report.contents import GALLERY_CAPTIONS, read_contents, read_suites
+from synthclip.report.contents import GALLERY_CAPTIONS, read_contents
 from synthclip.report.page import headlines, render, visible
+from synthclip.report.suites import read_suites
 from synthclip.report.terms import explained, plain
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import Outcome, RunDirectory

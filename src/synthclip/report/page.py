@@ -17,8 +17,9 @@ from synthclip.recipe import Recipe
 from synthclip.recipe.shareable import shareable
 from synthclip.recipe.training import HELDOUT
 from synthclip.report import charts
-from synthclip.report.contents import MIN_CLASS_IMAGES, OURS, ConceptCounts, Contents, Suites
+from synthclip.report.contents import ConceptCounts, Contents
 from synthclip.report.facts import duration, facts, stage_times
+from synthclip.report.suites import MIN_CLASS_IMAGES, OURS, Suites
 from synthclip.report.terms import by_task, explained, plain
 from synthclip.run.stage import tokens_spent
 from synthclip.schema import HELDOUT_PAINTER

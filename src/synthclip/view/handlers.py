@@ -9,8 +9,9 @@ from starlette.responses import RedirectResponse, Response
 
 from synthclip.evaluation.paper import run_differences
 from synthclip.evaluation.results import PAIRED
-from synthclip.report.contents import read_own_results, read_suites
+from synthclip.report.contents import read_own_results
 from synthclip.report.page import headlines, of_suites
+from synthclip.report.suites import read_suites
 from synthclip.run.progress import said
 from synthclip.view import concepts, evaluation
 from synthclip.view.explorer import Explorer, Handler, attempt_of
