@@ -1,8 +1,7 @@
 """The recipe: one YAML file that describes a whole run, typed and checked."""
 
 import difflib
-import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,15 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from synthclip.errors import SynthClipError, first_line
+from synthclip.errors import SynthClipError
 from synthclip.recipe.backends import (
     TRUST,
-    Kind,
     LLMConfig,
     TextToImageConfig,
     config_class,
     what_needs_trust,
 )
+from synthclip.recipe.document import BACKEND_KINDS, apply_override, names_backend, parse_yaml
 from synthclip.recipe.engine import EngineConfig
 from synthclip.recipe.imagegen import ImagesConfig
 from synthclip.recipe.section import Section, did_you_mean, dotted_keys, nearest, sections_in
@@ -29,13 +28,7 @@ from synthclip.recipe.training import EvaluationConfig, ModelConfig, TrainingCon
 RECIPE_FILE = "recipe.yaml"
 """The resolved recipe's file in a run directory."""
 
-MAX_YAML_VALUES = 100_000
-"""Keys and values of a recipe, aliases counted each time: a file of a few lines can stand for billions."""
-
 _MAX_RECIPE_BYTES = 4 * 2**20
-
-BACKEND_KINDS: dict[str, Kind] = {"llm": "llm", "text_to_image": "t2i"}
-"""The sections that are read as the `Config` of a backend, and the kind of that backend."""
 
 
 class Recipe(Section):
@@ -136,8 +129,8 @@ def _raw(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, A
     if not isinstance(raw, dict):
         raise SynthClipError(f"{label}: not a recipe: expected keys such as 'concepts' and 'llm' at the top")
     raw.setdefault("name", default_name)
-    for override in sorted(overrides, key=lambda text: not _backend_key(text)):
-        _override(raw, override)
+    for override in sorted(overrides, key=lambda text: not names_backend(text)):
+        apply_override(raw, override)
     return label, raw
 
 
@@ -195,115 +188,6 @@ def _read(source: str | Path) -> tuple[str, str, str]:
         packaged = resources.files("synthclip.recipe") / "presets" / f"{source}.yaml"
         return f"recipe {source}", packaged.read_text(encoding="utf-8"), str(source)
     raise SynthClipError(f"{source}: no such recipe or file{nearest(str(source), names)}")
-
-
-def parse_yaml(text: str, label: str) -> Any:
-    """The value of one YAML document. Raises SynthClipError where it is none, or stands for too much."""
-    loader = None
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _size(node, {}) > MAX_YAML_VALUES:
-            raise SynthClipError(
-                f"{label}: more than {MAX_YAML_VALUES:,} values: its aliases repeat too much"
-            )
-        return loader.construct_document(node)
-    except RecursionError:
-        raise SynthClipError(f"{label}: nested too deeply for a recipe") from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or first_line(error)
-        raise SynthClipError(f"{label}{where}: not YAML: {problem}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
-def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """How many nodes one node stands for, aliases followed; infinite where it holds itself.
-
-    Raises yaml.YAMLError for a key that stands twice in one mapping.
-    """
-    if id(node) not in sizes:
-        sizes[id(node)] = float("inf")
-        inner: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            seen: set[Hashable] = set()
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
-                    )
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-                inner += (key, value)
-        elif isinstance(node, yaml.SequenceNode):
-            inner = node.value
-        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
-    return sizes[id(node)]
-
-
-def _backend_key(override: str) -> str | None:
-    """The section whose backend an override names."""
-    section, _, rest = override.partition(".")
-    return section if section in BACKEND_KINDS and rest.partition("=")[0].strip() == "backend" else None
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    label = f"override {override!r}"
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise SynthClipError(f"{label}: expected key=value, such as captions.per_concept=4")
-    models = raw.get(parts[0])
-    if parts[0] in BACKEND_KINDS and isinstance(models, list) and parts[1:] and not parts[1].isdecimal():
-        if not _backend_key(override):  # a key of several models is set in each
-            for at in range(len(models)):
-                _override(raw, f"{parts[0]}.{at}.{override.partition('.')[2]}")
-            return
-        raw[parts[0]] = {}
-    try:
-        value = parse_yaml(text, label)
-    except SynthClipError as error:
-        raise SynthClipError(f"{error}: put quotes around the value") from None
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\.?\d[\d_.]*([eE][+-]?\d+)?", value):
-        # YAML 1.1 reads neither 1e-4 nor 3_000_000 the way that people mean them.
-        for number in (int, float):
-            try:
-                value = number(value)
-                break
-            except ValueError:
-                continue
-    node: Any = raw
-    for part in parts[:-1]:
-        node = _step(node, part, label)
-    last = parts[-1]
-    if isinstance(node, list):
-        _step(node, last, label)
-        node[int(last)] = value
-    elif isinstance(node, dict):
-        if _backend_key(override) and node.get(last) not in (None, value):
-            node.clear()
-        node[last] = value
-    else:
-        raise SynthClipError(f"{label}: {parts[-2]!r} is a value, not a section")
-
-
-def _step(node: Any, part: str, label: str) -> Any:
-    """Into a mapping (made where it is missing) or a list."""
-    if isinstance(node, dict):
-        if node.get(part) is None:
-            node[part] = {}
-        inner = node[part]
-        if isinstance(inner, dict | list):
-            return inner
-    elif isinstance(node, list):
-        if part.isdecimal() and int(part) < len(node):
-            return node[int(part)]
-        raise SynthClipError(f"{label}: {part!r}: index out of range (it has {len(node)})")
-    raise SynthClipError(f"{label}: {part!r} is a value, not a section")
 
 
 _MESSAGES = {

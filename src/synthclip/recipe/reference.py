@@ -13,8 +13,9 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe import BACKEND_KINDS, Recipe, inspect_recipe
+from synthclip.recipe import Recipe, inspect_recipe
 from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, Painters, backend_names, config_class
+from synthclip.recipe.document import BACKEND_KINDS
 from synthclip.recipe.section import Section, nearest, sections_in
 from synthclip.recipe.variety import names_of
 

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from synthclip import samples, schema
 from synthclip.errors import SynthClipError
-from synthclip.recipe import inspect_recipe, parse_yaml
+from synthclip.recipe import inspect_recipe
 from synthclip.recipe.backends import BackendConfig
+from synthclip.recipe.document import parse_yaml
 from synthclip.recipe.training import HELDOUT
 from synthclip.samples.pictures import decode, perceptual_hash
 from synthclip.sweeps.painters import OTHERS

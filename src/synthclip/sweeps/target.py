@@ -11,7 +11,8 @@ from rich.table import Table
 from synthclip import schema
 from synthclip.errors import SynthClipError
 from synthclip.plan import Plan
-from synthclip.recipe import Recipe, inspect_recipe, parse_yaml
+from synthclip.recipe import Recipe, inspect_recipe
+from synthclip.recipe.document import parse_yaml
 from synthclip.recipe.section import differences, nearest
 from synthclip.sweeps.law import MIN_SIZES, Law, Points, fit, points_of
 from synthclip.sweeps.runs import FILE

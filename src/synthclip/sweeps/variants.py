@@ -13,7 +13,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from synthclip.errors import SynthClipError
-from synthclip.recipe import Recipe, load_recipe, parse_yaml
+from synthclip.recipe import Recipe, load_recipe
+from synthclip.recipe.document import parse_yaml
 from synthclip.recipe.section import Section, nearest
 
 Equal = Literal["epochs", "samples", "cost"]
