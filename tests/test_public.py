@@ -16,6 +16,7 @@ import typer.main
 
 import synthclip
 from synthclip.cli import app
+from synthclip.errors import install_command
 from synthclip.recipe import bundled
 from synthclip.run.pipeline import STAGES
 
@@ -188,8 +189,35 @@ def test_a_package_that_is_missing_is_one_line_with_the_remedy(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
-        "synthclip: this needs torch, which is not installed: pip install 'synthclip[train]'\n"
+        f"synthclip: this needs torch, which is not installed: {install_command('train')}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "command"),
+    [
+        (None, "pip install 'synthclip[ray,view]'"),
+        ({"url": "file:///home/me/My%20clone", "dir_info": {}}, "pip install '/home/me/My clone[ray,view]'"),
+        (
+            {"url": "file:///home/me/clone", "dir_info": {"editable": True}},
+            "pip install -e '/home/me/clone[ray,view]'",
+        ),
+        (
+            {"url": "https://example.org/synthclip", "vcs_info": {"vcs": "git", "commit_id": "0"}},
+            "pip install 'synthclip[ray,view] @ git+https://example.org/synthclip'",
+        ),
+    ],
+)
+def test_a_missing_extra_is_installed_from_where_the_package_came(
+    recorded: dict[str, object] | None, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "synthclip-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: synthclip\nVersion: 1.0\n")
+    if recorded is not None:
+        (info / "direct_url.json").write_text(json.dumps(recorded))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert install_command("ray", "view") == command
 
 
 def test_packages_that_a_recipe_lacks_are_named_at_once(tmp_path: Path) -> None:
@@ -202,7 +230,7 @@ def test_packages_that_a_recipe_lacks_are_named_at_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "synthclip: this recipe needs httpx, rensa, torch, diffusers, not installed here: "
-        "pip install 'synthclip[dedup,diffusers,openai,train]'\n"
+        f"{install_command('dedup', 'diffusers', 'openai', 'train')}\n"
     )
 
 

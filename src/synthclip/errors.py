@@ -30,8 +30,28 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise SynthClipError(
-            f"{what} needs {error.name}, which is not installed: pip install 'synthclip[{extra}]'"
+            f"{what} needs {error.name}, which is not installed: {install_command(extra)}"
         ) from None
+
+
+def install_command(*extras: str) -> str:
+    """How to add extras of this package, from where it was installed: a folder or a repository perhaps
+    (PEP 610)."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
+    wanted, option = f"[{','.join(extras)}]", ""
+    what = f"synthclip{wanted}"
+    with contextlib.suppress(PackageNotFoundError):
+        recorded = json.loads(distribution("synthclip").read_text("direct_url.json") or "{}")
+        url = recorded.get("url", "")
+        if "vcs_info" in recorded:
+            what += f" @ {recorded['vcs_info']['vcs']}+{url}"
+        elif "dir_info" in recorded:
+            what = unquote(urlsplit(url).path) + wanted
+            option = "-e " if recorded["dir_info"].get("editable") else ""
+    return f"pip install {option}'{what}'"
 
 
 @contextlib.contextmanager

@@ -106,6 +106,15 @@ def test_a_preset_gives_defaults_and_yields_to_what_is_said() -> None:
     assert Config.model_validate(turbo.model_dump()) == turbo
 
 
+def test_a_preset_keeps_the_arguments_that_are_not_named() -> None:
+    said = {"backend": "diffusers", "preset": "lumina2", "arguments": {"cfg_normalization": False}}
+    config = Config.model_validate(said)
+    assert config.arguments == {"cfg_trunc_ratio": 0.25, "cfg_normalization": False}
+    assert Config.model_validate(config.model_dump()).arguments == config.arguments
+    said["arguments"] = {"cfg_trunc_ratio": 1.0}
+    assert Config.model_validate(said).arguments == {"cfg_trunc_ratio": 1.0}
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(SynthClipError, match="did you mean 'sdxl-turbo'"):
         load_recipe("demo", ["text_to_image={backend: diffusers, preset: sdxl-trubo}"])

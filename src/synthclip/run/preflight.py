@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterable, Iterator
 
-from synthclip.errors import SynthClipError
+from synthclip.errors import SynthClipError, install_command
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig, CustomCode
 
@@ -25,8 +25,7 @@ def refuse_missing_packages(recipe: Recipe, stages: Iterable[str]) -> None:
     if missing:
         extras = sorted({needed[package] for package in missing})
         raise SynthClipError(
-            f"this recipe needs {', '.join(missing)}, not installed here: "
-            f"pip install 'synthclip[{','.join(extras)}]'"
+            f"this recipe needs {', '.join(missing)}, not installed here: {install_command(*extras)}"
         )
 
 
