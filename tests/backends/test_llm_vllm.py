@@ -16,7 +16,7 @@ from synthclip.recipe import load_recipe
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_remedy_is_named() -> None:
     recipe = load_recipe("synthci-30m")
-    with pytest.raises(SynthClipError, match=r"choose llamacpp or openai.*synthclip\[vllm\]"):
+    with pytest.raises(SynthClipError, match=r"choose llamacpp or openai.*\[vllm\]"):
         build_llm(recipe.llm)
 
 

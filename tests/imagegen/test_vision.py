@@ -152,7 +152,9 @@ def test_a_caption_of_what_is_seen_is_a_second_caption_to_train_on(
         assert {sample.other_texts for sample in samples} == {(BLUE,)}
 
 
-def test_imported_pictures_are_judged_and_captioned_as_well(server: VisionServer, tmp_path: Path) -> None:
+def test_imported_pictures_are_judged_and_captioned_as_well(
+    painter: Path, server: VisionServer, tmp_path: Path
+) -> None:
     data, lines = tmp_path / "synthci/SynthCI-30/data", ["image_path\tcaption"]
     data.mkdir(parents=True)
     with zipfile.ZipFile(data / "0.zip", "w") as archive:
@@ -354,9 +356,9 @@ def test_a_recipe_without_it_keeps_its_fingerprints_and_recaptions_touch_no_held
     )
 
 
-def test_its_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_package_is_asked_for(painter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("synthclip.run.preflight._installed", lambda package: package != "httpx")
-    with pytest.raises(SynthClipError, match=r"needs httpx.*synthclip\[openai\]"):
+    with pytest.raises(SynthClipError, match=r"needs httpx.*\[openai\]"):
         refuse_missing_packages(looking("http://localhost:1/v1"), ["images"])
 
 
