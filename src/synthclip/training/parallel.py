@@ -7,18 +7,18 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from synthclip.models import default_device
 from synthclip.recipe.training import ParallelName
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _TIMEOUT = timedelta(hours=2)
 """The other processes wait while one fits a probe or writes to a slow disk; NCCL by itself gives up after ten
@@ -153,6 +153,9 @@ class Sharded:
     """
 
     def __init__(self, model: nn.Module, group: Group, device: torch.device, *, compile: bool) -> None:
+        from torch.distributed.device_mesh import init_device_mesh  # with torch's compiler: 2 s
+        from torch.distributed.fsdp import fully_shard
+
         self._group = group
         # FSDP refuses scalars: every process holds the inverse temperature and the bias.
         self._scalars = [parameter for parameter in model.parameters() if parameter.ndim == 0]
@@ -194,7 +197,7 @@ def whole(state: dict[str, Any], group: Group, *, everywhere: bool = False) -> d
     """
 
     def together(value: Any) -> Any:
-        if not isinstance(value, DTensor):
+        if not _in_parts(value):
             return value
         full = value.full_tensor()
         return full.cpu() if everywhere or group.rank == 0 else None
@@ -227,8 +230,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _fill(tensor: Tensor, value: Tensor) -> Tensor:
-    if isinstance(tensor, DTensor):
+    if _in_parts(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
         value = distribute_tensor(
             value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
         )
     return tensor.copy_(value)
+
+
+def _in_parts(value: Any) -> TypeGuard["DTensor"]:
+    """Whether it is a `DTensor`, of which a process that shards nothing has none, nor imports the class."""
+    return hasattr(value, "full_tensor")
