@@ -330,9 +330,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
             "weight_decay": 0.0,
         },
     ]
-    return _AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-    )
+    return _AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
 class _AdamW(torch.optim.AdamW):
