@@ -8,7 +8,7 @@ import sys
 from synthclip.models import open_clip, timm, torchvision
 from synthclip.recipe.training import TrainingConfig
 from synthclip.training.loop import build_optimizer
-import torch, torchvision.ops, torchvision.transforms.v2
+import torch
 
 layer = torch.nn.Linear(2, 2)
 optimizer = build_optimizer(layer, TrainingConfig())
@@ -19,6 +19,7 @@ optimizer.load_state_dict(optimizer.state_dict())
 loaded = {"torch._dynamo", "torch.distributed.fsdp", "sympy"} & set(sys.modules)
 assert not loaded, loaded
 
+import torchvision.ops, torchvision.transforms.v2
 picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
 print(tuple(torchvision.transforms.v2.functional.resize(picture, [4, 4]).shape))
 box = torch.tensor([[0, 0, 0, 2, 2.]])

@@ -16,7 +16,7 @@ from synthclip.errors import SynthClipError
 from synthclip.recipe import Recipe, inspect_recipe
 from synthclip.recipe.backends import BackendConfig, CustomCode, Kind, Painters, backend_names, config_class
 from synthclip.recipe.document import BACKEND_KINDS
-from synthclip.recipe.section import Section, nearest, sections_in
+from synthclip.recipe.section import Section, meaning, nearest, sections_in
 from synthclip.recipe.variety import names_of
 
 _BOUNDS = {
@@ -80,13 +80,6 @@ def entries(at: Section | type[Section] = Recipe, prefix: str = "") -> Iterator[
             yield Entry(
                 f"{prefix}{name}", "any", "unknown", "A key of code that is not imported.", value=_yaml(value)
             )
-
-
-def meaning(section: type[Section], name: str) -> str:
-    """The docstring of a field, a base's where the class changes only the default; empty if there is none."""
-    fields = (getattr(base, "model_fields", {}).get(name) for base in section.__mro__)
-    found = next((field.description for field in fields if field and field.description), "")
-    return re.sub(r"\bNone\b", "null", " ".join(found.split()))
 
 
 def _inside(key: str, value: Any) -> Iterator[Entry]:
@@ -196,8 +189,6 @@ def json_schema() -> dict[str, Any]:
 def _backend_schema(kind: Kind, name: str) -> dict[str, Any]:
     config = config_class(kind, name)
     schema = config.model_json_schema()
-    for key, value in schema["properties"].items():
-        value["description"] = meaning(config, key)
     schema["properties"]["backend"] = {"const": name}
     if "preset" in schema["properties"]:
         schema["required"] = ["backend"]

@@ -1,11 +1,18 @@
 """The base of every typed section of a recipe."""
 
+import ast
 import difflib
+import inspect
+import re
+import textwrap
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from functools import cache
+from itertools import pairwise, zip_longest
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
 def runtime(default: Any, **constraints: Any) -> Any:
@@ -64,8 +71,17 @@ class Section(BaseModel):
         extra="forbid",
         validate_default=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,  # they are the recipe's reference
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """With the meaning of each field."""
+        made = handler(schema)
+        for name, value in handler.resolve_ref_schema(made).get("properties", {}).items():
+            value.setdefault("description", meaning(cls, name))
+        return made
 
     def results(self) -> dict[str, Any]:
         """The values that decide what is written, as plain JSON types: without runtime fields, and
@@ -77,6 +93,30 @@ class Section(BaseModel):
             if not marks.get("runtime") and not (marks.get("later") and value == field.default):
                 kept[name] = _plain(value)
         return kept
+
+
+def meaning(section: type[Section], name: str) -> str:
+    """The docstring of a field, a base's where the class changes only the default; empty if there is none."""
+    found = (_docstrings(base).get(name) for base in section.__mro__ if base is not Section)
+    text = next(filter(None, found), "")
+    return re.sub(r"\bNone\b", "null", " ".join(text.split()))
+
+
+@cache
+def _docstrings(section: type) -> dict[str, str]:
+    """The string below each annotated name. Read when asked for: pydantic would with every start."""
+    if not issubclass(section, Section):
+        return {}
+    tree = ast.parse(textwrap.dedent(inspect.getsource(section)))
+    lines = tree.body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: str(below.value.value)
+        for field, below in pairwise(lines)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
 
 
 def sections_in(annotation: Any) -> Iterator[type[Section]]:
