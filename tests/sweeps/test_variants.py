@@ -151,6 +151,7 @@ def test_seeds_of_data_and_of_training_are_apart() -> None:
 
 def test_the_bundled_sweeps_can_run_as_they_are() -> None:
     assert bundled_sweeps() == [
+        "artists",
         "balanced",
         "captioners",
         "concept-bank",
