@@ -81,6 +81,11 @@ def twin_runs(folder: Path, shards: int = 2) -> tuple[RunDirectory, RunDirectory
     return twins
 
 
+def write_exchanged(run: RunDirectory, rows: int) -> None:
+    """Pairs of pictures of one seed each, as of captions of exchanged words."""
+    _write_split(run, "exchanged", range(2000, 2000 + rows), 1, None)
+
+
 def write_heldout(run: RunDirectory, rows: int) -> None:
     """What the run keeps from training: the concepts, and pictures that no training picture equals, each with
     a caption that names a colour and a shape; only the colours are in the bank."""
@@ -142,7 +147,7 @@ def _write_tar(
                     "text": text,
                     "concept_ids": concepts,
                     "variant": 0,
-                    "seed": row,
+                    "seed": row // 2 if name.startswith("exchanged/") else row,
                     "backend": "test",
                     "sha256": hashlib.sha256(jpeg).hexdigest(),
                     "width_px": 48,

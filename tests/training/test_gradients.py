@@ -24,7 +24,7 @@ LOSSES = ["clip", "siglip", "multi-positive"]
 
 
 def batch(n: int) -> Batch:
-    """Pairs, the half of them with a hard negative."""
+    """Pairs, the half of them with a hard negative, and a teacher's features."""
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, 40000, (n, 8), generator=draw)
     tokens[:, -1] = 49407
@@ -35,11 +35,12 @@ def batch(n: int) -> Batch:
         torch.randint(0, 6, (n,), generator=draw),
         torch.randint(-1, 5, (n, 2), generator=draw),
         edited,
+        torch.randn(n, 2, 5, generator=draw),
     )
 
 
 def part(whole: Batch, rows: slice) -> Batch:
-    tables = (whole.images, whole.tokens, whole.text_ids, whole.concepts, whole.edited)
+    tables = (whole.images, whole.tokens, whole.text_ids, whole.concepts, whole.edited, whole.taught)
     return Batch(*(table[rows] for table in tables if table is not None))
 
 
@@ -58,7 +59,7 @@ def gradients(
     parallel: ParallelName = "ddp",
 ) -> dict[str, Tensor]:
     wrapped = build_parallel(clip, parallel, group, torch.device("cpu"), compile=False)
-    loss = build_loss(cast(LossName, name), mask_false_negatives=name != "multi-positive")
+    loss = build_loss(cast(LossName, name), name != "multi-positive", teacher_weight=0.3)
     compute = Gradients(wrapped, loss, group, torch.device("cpu"), torch.float32, micro_batch)
     value = compute.backward(data, seed=0, grad_scale=torch.ones(()))
     grads = {key: p.grad for key, p in clip.named_parameters() if p.grad is not None}

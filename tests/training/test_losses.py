@@ -1,12 +1,15 @@
 """Each loss against a slow one written pair by pair, from its paper; in parts over processes too."""
 
 import math
+from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from synthclip.recipe.training import LossName
@@ -86,6 +89,44 @@ def test_value_and_gradient_equal_the_oracles(
         torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True
     ):
         torch.testing.assert_close(got, wanted)
+
+
+def divergence(x: Features, taught: NDArray[np.float64], mask: bool) -> float:
+    """KL(teacher || student) of both directions, by NumPy, row by row over the pairs that are not masked."""
+    image, text = (one.detach().numpy() for one in (x.image_BE, x.text_BE))
+    student, teacher = float(x.scale.detach()) * image @ text.T, taught[:, 0] @ taught[:, 1].T
+    total, n = 0.0, len(image)
+    for by_student, by_teacher in ((student, teacher), (student.T, teacher.T)):
+        for i in range(n):
+            concepts = [set(row.tolist()) - {-1} for row in x.concept_BK]
+            kept = [
+                j
+                for j in range(n)
+                if i == j or not mask or not (concepts[i] & concepts[j] or x.text_id_B[i] == x.text_id_B[j])
+            ]
+            p, q = (np.exp(one[i, kept] - one[i, kept].max()) for one in (by_teacher, by_student))
+            total += float((p / p.sum() * np.log((p / p.sum()) / (q / q.sum()))).sum()) / n / 2
+    return total
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(2, 9), seed=st.integers(0, 1000), weight=st.floats(0.1, 1), texts=st.integers(2, 20))
+def test_a_teachers_part_of_the_loss_equals_numpys(
+    mask: bool, n: int, seed: int, weight: float, texts: int
+) -> None:
+    taught = np.random.default_rng(seed).normal(size=(n, 2, 6))
+    x = replace(batch(n, 4, seed, texts), taught_B2E=torch.from_numpy(taught))
+    pairs = build_loss("clip", mask)(x, Group()).item()
+    loss = build_loss("clip", mask, weight)
+    expected = (1 - weight) * pairs + weight * divergence(x, taught, mask)
+    assert loss(x, Group()).item() == pytest.approx(expected, rel=1e-9)
+    if n < 4:
+
+        def of(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+            return loss(replace(x, image_BE=image, text_BE=text, scale=scale), Group())
+
+        assert torch.autograd.gradcheck(of, (x.image_BE, x.text_BE, x.scale))
 
 
 def test_clip_at_chance_is_the_logarithm_of_the_batch() -> None:

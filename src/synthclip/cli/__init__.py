@@ -24,6 +24,9 @@ app.command("balance", help="Select captions so that concepts are balanced.")(
     pipeline.stage_command("balance")
 )
 app.command("images", help="Paint the selected captions.")(pipeline.stage_command("images"))
+app.command("teacher", help="Compute a teacher's features of the training pairs.")(
+    pipeline.stage_command("teacher")
+)
 app.command()(pipeline.train)
 app.command("eval")(judging.evaluate)
 app.command("report", help="Write the report, one HTML file.")(pipeline.stage_command("report"))

@@ -118,14 +118,19 @@ class Features:
 
 def digest_of_files(model: str) -> str | None:
     """A digest of a model on disk, a file, an open_clip folder or a run; None where there is none."""
+    if local_path(model).is_file():
+        return sha256_of(local_path(model))
+    files = model_files(model)
+    return digest(*(part for file in files for part in (file.name, sha256_of(file)))) if files else None
+
+
+def model_files(model: str) -> list[Path]:
+    """The files that a model on disk consists of; none where there is none."""
     path = local_path(model)
-    if path.is_file():
-        return sha256_of(path)
     if path.is_dir():
         folder = model_folder(path) or path
-        files = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
-        return digest(*(part for file in files for part in (file.name, sha256_of(file))))
-    return None
+        return sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+    return [path] if path.is_file() else []
 
 
 def _load(path: Path) -> "dict[str, Tensor] | None":

@@ -160,26 +160,39 @@ def _ready(opened: OpenedModel) -> LoadedModel:
 
 def open_model(source: str | Path) -> OpenedModel:
     """As `load_model`, with the configuration instead of the ready transform."""
+    refuse_missing(source)
     name, path = str(source), local_path(source)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
         return _from_file(path)
-    if name.startswith(_HUB):
-        return _from_open_clip(name, None)
-    if name.startswith(_LOCAL) or isinstance(source, Path) or "/" in name or path.suffix in (".pt", ".pth"):
+    return _from_open_clip(name, None) if name.startswith(_HUB) else _from_open_clip(*_name_and_tag(name))
+
+
+def refuse_missing(source: str | Path) -> None:
+    """Raise SynthClipError where there is no such model; the hub is not asked, and nothing is loaded."""
+    name, path = str(source), local_path(source)
+    if path.is_file() or name.startswith(_HUB):
+        return
+    if path.is_dir():
+        if model_folder(path) is None and not (path / foreign.CONFIG_FILE).is_file():
+            if (path / "recipe.yaml").is_file():
+                raise SynthClipError(
+                    f"{path}: this run has no trained model yet: run `synthclip train {path}`"
+                )
+            raise SynthClipError(
+                f"{path}: neither a run directory nor a model folder: no {CONFIG_FILE} in it"
+            )
+    elif name.startswith(_LOCAL) or isinstance(source, Path) or "/" in name or path.suffix in (".pt", ".pth"):
         raise SynthClipError(f"{path}: no such file or folder")
-    return _from_open_clip(*_name_and_tag(name))
+    else:
+        _name_and_tag(name)
 
 
 def _from_folder(path: Path) -> OpenedModel:
     folder = model_folder(path)
     if folder is None:
-        if (path / "recipe.yaml").is_file():
-            raise SynthClipError(f"{path}: this run has no trained model yet: run `synthclip train {path}`")
-        if (path / foreign.CONFIG_FILE).is_file():
-            return _transformers(path)
-        raise SynthClipError(f"{path}: neither a run directory nor a model folder: no {CONFIG_FILE} in it")
+        return _transformers(path)
     files = weight_files(folder)
     return _from_open_clip(
         f"{_LOCAL}{folder}", None, lambda model: _load(model, files[0], read_weights(files))

@@ -193,6 +193,15 @@ class ResolutionConfig(Section):
     """Of all steps."""
 
 
+class TeacherConfig(Section):
+    """A model whose similarities are learnt beside the pairs (MobileCLIP, arXiv 2311.17049, Section 3)."""
+
+    model: str = Field(min_length=1)
+    """Whatever `synthclip.load_model` reads: a run, a folder, `NAME:TAG` of open_clip, `hf-hub:ORG/REPO`."""
+    weight: float = Field(0.5, ge=0, le=1)
+    """The teacher's part of the loss; `training.loss` has the rest."""
+
+
 class TrainingConfig(Section):
     """The defaults are the paper's (arXiv 2402.01832, Section 4 and its code); `training: paper` in a recipe
     says so."""
@@ -255,6 +264,8 @@ class TrainingConfig(Section):
     hard_negatives: float = later(0.0, ge=0, le=1)
     """Share of pairs of which a copy of the text with a colour, a number, a size or a place changed, where it
     names one, is a further negative of all pictures of the batch (NegCLIP, arXiv 2210.01936, Section 4)."""
+    teacher: TeacherConfig | None = later(None)
+    """Learn the similarities of a larger model too; null: of none."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the towers; weights and optimiser stay fp32. `fp16` scales the loss."""
     max_grad_norm: float | None = later(None, gt=0)
@@ -318,6 +329,8 @@ class TrainingConfig(Section):
         sizes = [stage.image_size_px for stage in self.resolutions]
         if sizes != sorted(set(sizes)):
             raise ValueError(f"resolutions: sizes {sizes} must ascend")
+        if self.teacher is not None and self.sub_captions is not None:
+            raise ValueError("teacher: its features are of whole captions: leave out sub_captions")
         if sum(stage.share for stage in self.resolutions) >= 1:
             raise ValueError(
                 "resolutions: the shares must leave steps at the model's own size: below 1 in sum"

@@ -28,6 +28,7 @@ STAGES = {
     "match": "synthclip.textgen.match:Match",
     "balance": "synthclip.textgen.balance:Balance",
     "images": "synthclip.imagegen:Images",
+    "teacher": "synthclip.training.teacher:Teacher",
     "train": "synthclip.training:Train",
     "eval": "synthclip.evaluation:Eval",
     "report": "synthclip.report:Report",
@@ -63,6 +64,9 @@ def run(
         donors = [RunDirectory(path) for path in reuse]
         directory.write_text(RECIPE_FILE, recipe.to_yaml())
         states = {state.stage: state for state in survey(recipe, directory)}
+        if not states.keys() & set(stages):
+            raise SynthClipError(f"{directory.path}: its recipe has no stage {', '.join(stages)}")
+        stages = [name for name in stages if name in states]
         _refuse_stale_inputs(states, stages, recipe, directory)
         selected = [state for state in states.values() if state.stage in stages]
         todo = [state.stage for state in selected if state.state != "current"]
@@ -132,7 +136,7 @@ def status(out: RunDirectory | Path | str, recipe: Recipe | None = None, *, trus
 
 
 def survey(recipe: Recipe, directory: RunDirectory) -> list[StageState]:
-    """The state of every stage, in order."""
+    """The state of every stage that the recipe has, in order."""
     with _collector_paused():
         return list(_survey(recipe, directory).values())
 
@@ -154,6 +158,8 @@ def _survey(recipe: Recipe, directory: RunDirectory) -> dict[str, StageState]:
     reported: set[str] = set()
     for name in STAGES:
         stage = build_stage(name, recipe, directory)
+        if not stage.wanted:
+            continue
         waits_for = [read for read in stage.reads if not states[read].usable]
         changes = _changes(stage)
         # A stage that waits anyway does not repeat the changes of an earlier one.

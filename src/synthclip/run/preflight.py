@@ -57,7 +57,7 @@ def _needed(recipe: Recipe, stage: str) -> Iterator[tuple[str, str]]:
             yield from _TRAIN.items()
         if recipe.images.vision is not None:
             yield from recipe.images.vision.llm.needs.items()
-    elif stage in ("train", "eval"):
+    elif stage in ("teacher", "train", "eval"):
         yield from _TRAIN.items()
         if stage == "train":
             for logger in recipe.training.loggers:

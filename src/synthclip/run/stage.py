@@ -47,6 +47,11 @@ class Stage(ABC):
         self.recipe, self.run = recipe, run
         self._encoded: tuple[object, str] = None, ""
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the recipe has this stage, or the run still holds what an earlier recipe had it make."""
+        return True
+
     @abstractmethod
     def shards(self) -> Sequence[Shard]:
         """All shards, in order. Called when the stages in `reads` are complete."""

@@ -93,7 +93,7 @@ class Concatenated:
     """Sources one after the other."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)
         self._ends = list(itertools.accumulate(len(part) for part in parts))
         self.bad_rows = {where: reason for part in parts for where, reason in part.bad_rows.items()}
 
@@ -110,7 +110,7 @@ class Concatenated:
 
     def _find(self, index: int) -> tuple[Source, int]:
         number = bisect.bisect_right(self._ends, index)
-        return self._parts[number], index - (self._ends[number - 1] if number else 0)
+        return self.parts[number], index - (self._ends[number - 1] if number else 0)
 
 
 class TarSource:

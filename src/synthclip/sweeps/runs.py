@@ -24,7 +24,7 @@ FILE = "sweep.yaml"
 """What a sweep's directory was asked last."""
 _WANDB_GROUP = "WANDB_RUN_GROUP"
 _DATA = ("concepts", "captions", "match", "balance", "images")
-_STAGES = (*_DATA, "train")
+_STAGES = (*_DATA, "teacher", "train")
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,16 @@ def pairs_of_equal_cost(plans: Mapping[str, Plan], base: Plan, runs: Mapping[str
     def seconds(plan: Plan, *stages: str) -> float:
         return sum(stage.device_s for stage in plan.stages if stage.stage in stages)
 
-    budget = seconds(base, "captions", "images", "train")
+    before = ("captions", "images", "teacher")
+    budget = seconds(base, *before, "train")
     pairs = {}
     for name, plan in plans.items():
-        left = budget - seconds(plan, "captions", "images")
+        left = budget - seconds(plan, *before)
         pairs[name] = left / seconds(plan, "train") * plan.epochs * plan.pairs
         if pairs[name] < runs[name].recipe.training.batch_size:
             raise SynthClipError(
-                f"variant {name!r}: its captions and images alone cost as much as the base "
-                f"({seconds(plan, 'captions', 'images') / 3600:.3g} of {budget / 3600:.3g} device-hours): "
+                f"variant {name!r}: what comes before its training alone costs as much as the base "
+                f"({seconds(plan, *before) / 3600:.3g} of {budget / 3600:.3g} device-hours): "
                 "leave it out, or compare equal samples"
             )
     return pairs

@@ -1,7 +1,7 @@
 """The train stage: a run's shards -> a CLIP in an open_clip folder, and its loss curve."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ from synthclip.recipe.training import HELDOUT, OWN, TrainingConfig
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.engine.worker import asked_to_stop
 from synthclip.run.stage import Stage
-from synthclip.run.store import Outcome, RunDirectory, ShardWriter
-from synthclip.samples import Source, files
+from synthclip.run.store import Manifest, Outcome, RunDirectory, ShardWriter
+from synthclip.samples import Concatenated, files
 from synthclip.schema import EVAL_RESULT, EXCHANGED
 from synthclip.textgen.concepts import listed_bank
 from synthclip.training.order import Order, parts
@@ -44,10 +44,28 @@ MADE_WITH = "recipe.json"
 """The recipe values that the model was trained with; `stage.json` may be of a later, failed command."""
 
 
-def open_sources(recipe: Recipe, run: RunDirectory, shard: Shard) -> list[Source]:
-    """What the pairs of the train stage's shard come from, in the recipe's order."""
+Tables = Mapping[str, Mapping[str, Manifest]]
+"""The sidecars of a run's own images for each kind of source in `OWN`, in order, and their manifests."""
+
+
+def own_tables(recipe: Recipe, manifests: Iterable[Manifest]) -> Tables:
+    """Those that training reads, of the manifests of the images stage."""
+    splits = {"train": "run"}
+    if any(source.kind == "exchanged" for source in recipe.training.sources):
+        splits[EXCHANGED] = "exchanged"
+    tables: dict[str, dict[str, Manifest]] = {kind: {} for kind in OWN}
+    for manifest in manifests:
+        if manifest.split in splits:
+            tables[splits[manifest.split]][f"{manifest.shard}.parquet"] = manifest
+    return tables
+
+
+def open_sources(
+    recipe: Recipe, run: RunDirectory, tables: Mapping[str, Iterable[str]]
+) -> list[Concatenated]:
+    """What the pairs of a training come from, in the recipe's order; `tables` are those of `own_tables`."""
     config = recipe.training
-    own = {kind: [run.file("images", table) for table in shard.payload["tables"][kind]] for kind in OWN}
+    own = {kind: [run.file("images", table) for table in named] for kind, named in tables.items()}
     return [
         open_source(source, own.get(source.kind, ()), config.share, recipe.seed) for source in config.sources
     ]
@@ -77,34 +95,33 @@ class Train(Stage):
         judged = config.eval.every_epochs is not None and HELDOUT in config.eval.suite
         if not judged and all(source.kind not in OWN for source in config.sources):
             self.reads = ()
+        if config.teacher is not None:
+            self.reads += ("teacher",)
 
     def shards(self) -> Sequence[Shard]:
         config = self.recipe.training
-        splits = {"train": "run"}
-        if any(source.kind == "exchanged" for source in config.sources):
-            splits[EXCHANGED] = "exchanged"
-        inputs: dict[str, str] = {}
-        tables: dict[str, dict[str, int]] = {kind: {} for kind in OWN}
-        for manifest in self.manifests_of("images") if self.reads else self.run.manifests("images"):
-            if manifest.split in splits:
-                table = f"{manifest.shard}.parquet"
-                inputs[table] = manifest.digest(table)
-                tables[splits[manifest.split]][table] = manifest.rows
+        images = self.manifests_of("images") if "images" in self.reads else self.run.manifests("images")
+        tables = own_tables(self.recipe, images)
+        inputs = {table: one.digest(table) for named in tables.values() for table, one in named.items()}
         inputs |= self._outside() | self._evaluated()
+        if config.teacher is not None:
+            for manifest in self.manifests_of("teacher"):
+                inputs |= {f"teacher/{entry.path}": entry.sha256 for entry in manifest.files}
         if config.concept_prompts:
             for manifest in self.manifests_of("concepts"):
                 inputs |= {f"concepts/{entry.path}": entry.sha256 for entry in manifest.files}
         size = 0  # where another source comes first, only its index can tell
         if config.sources[0].kind == "run":
-            pairs = int(config.share * sum(tables["run"].values()))
+            pairs = int(config.share * sum(manifest.rows for manifest in tables["run"].values()))
             part = parts(*_mixing(config))[0]
             size = int(config.epochs * (pairs // max(1, part))) * config.batch_size
-        named = {kind: sorted(of_kind) for kind, of_kind in tables.items()}
+        named = {kind: list(of_kind) for kind, of_kind in tables.items()}
         return [Shard("all", inputs, {"tables": named}, size=size)]
 
     def steps_per_epoch(self) -> int:
         """How many batches a pass over the first source takes. The images stage has to be there."""
-        sizes = [len(source) for source in open_sources(self.recipe, self.run, self.shards()[0])]
+        tables = own_tables(self.recipe, self.run.manifests("images"))
+        sizes = [len(source) for source in open_sources(self.recipe, self.run, tables)]
         return build_order(self.recipe, sizes).steps_per_epoch
 
     def _outside(self) -> dict[str, str]:

@@ -38,6 +38,7 @@ from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
 from synthclip.training.parallel import Group, join
+from synthclip.training.teacher import open_features
 from synthclip.training.validation import Validation
 
 _REPORT = "synthclip-train "
@@ -54,7 +55,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
             f"training.batch_size={config.batch_size} is no multiple of the {group.world_size} processes: "
             "change one of them"
         )
-    sources = open_sources(recipe, stage.run, shard)
+    sources = open_sources(recipe, stage.run, shard.payload["tables"])
     sizes = [len(source) for source in sources]
     bad_rows = {where: reason for source in sources for where, reason in source.bad_rows.items()}
     order = build_order(recipe, sizes)
@@ -73,6 +74,7 @@ def build_trainer(stage: Stage, shard: Shard, report: Report, stop_asked: Callab
         seed=recipe.training_seed,
         rare=_rare_concepts(stage),
         concepts=read_bank(stage.run) if config.concept_prompts else (),
+        teacher=None if config.teacher is None else open_features(recipe, stage.run, sizes),
         group=group,
         pin_memory=device.type == "cuda",
     )

@@ -25,6 +25,7 @@ from synthclip.training.augment import DISTORTIONS, DRAWS, distort, random_crop
 from synthclip.training.edits import EDITS, edited
 from synthclip.training.order import BatchIndices, Order
 from synthclip.training.parallel import Group
+from synthclip.training.teacher import TeacherFeatures
 
 SENTENCES = 32
 """Sentences of one caption that are drawn from, and the uniform numbers that one draw takes."""
@@ -43,13 +44,15 @@ _LENGTH_STEP = 8
 class Batch:
     """`images` uint8 [B, H, W, 3] in RGB; `tokens` int64 [B, L], zero after each end token; `text_ids` int64
     [B], equal for equal texts; `concepts` int64 [B, K], each pair's rare concepts padded with -1;
-    `edited` int64 [B, L], of hard negatives: all zero for a pair without one; None where nobody asks."""
+    `edited` int64 [B, L], of hard negatives: all zero for a pair without one; None where nobody asks.
+    `taught` float32 [B, 2, E], a teacher's features, as `TeacherFeatures.pair`; None without a teacher."""
 
     images: Tensor
     tokens: Tensor
     text_ids: Tensor
     concepts: Tensor
     edited: Tensor | None = None
+    taught: Tensor | None = None
 
 
 @dataclass
@@ -84,7 +87,8 @@ class Loader:
     every batch. The images of a step have the size that `config.resolutions` says. A token batch is about as
     long as its longest text, at most the model's context. A pair's `text_id` is that of its whole caption; of
     its concepts, those in `rare` are kept. `concepts` are the names behind the ids, where texts are to be
-    prompts of them. A sample that cannot be used is replaced by the next one in its source.
+    prompts of them. A sample that cannot be used, or that the `teacher` could not, is replaced by the next
+    one in its source.
     """
 
     def __init__(
@@ -99,13 +103,14 @@ class Loader:
         seed: int,
         rare: frozenset[int] = frozenset(),
         concepts: Sequence[str] = (),
+        teacher: TeacherFeatures | None = None,
         group: Group | None = None,
         pin_memory: bool = False,
     ) -> None:
         group = group or Group()
         self._config, self._steps, self._seed = config, steps, seed
         self._sources, self._order, self._rare, self.bad = sources, order, rare, bad
-        self._concepts = concepts
+        self._concepts, self._teacher = concepts, teacher
         self.pairs = [len(source) for source in sources]
         model, preprocess = architecture["model_cfg"], architecture["preprocess_cfg"]
         self._encode, self._context_length = build_encode(model), model["text_cfg"]["context_length"]
@@ -166,7 +171,7 @@ class Loader:
         texts = []
         places = zip(indices.source_B.tolist(), indices.index_B.tolist(), strict=True)
         for i, (source, index) in enumerate(places):
-            sample = self._usable(source, index, crop_BD[i], pixels[i])
+            sample, place = self._usable(source, index, crop_BD[i], pixels[i])
             if flipped_B[i]:
                 cv2.flip(pixels[i], 1, dst=pixels[i])
             if distort_BD is not None:
@@ -189,7 +194,8 @@ class Loader:
                 ids = [*itertools.compress(ids[:-1], kept_BL[i].tolist()), ids[-1]]
             rare = self._rare.intersection(sample.concept_ids) if self._rare else ()
             wrong_ids = () if wrong is None else self._encode(wrong)
-            texts.append(_Text(ids, text_id(whole_text), sorted(rare), wrong_ids))
+            taught = None if self._teacher is None else self._teacher.pair(source, place, whole_text)
+            texts.append(_Text(ids, text_id(whole_text), sorted(rare), wrong_ids, taught))
         return texts
 
     def _prompt(self, sample: Sample, uniform_3: Sequence[float]) -> str | None:
@@ -208,8 +214,10 @@ class Loader:
         ids = indices.index_B[:, None] * 64 + indices.source_B[:, None]
         return uniform(ids, stream=stream, seed=self._seed, index=index)
 
-    def _usable(self, number: int, index: int, crop_D: Sequence[float], pixels: NDArray[np.uint8]) -> Sample:
-        """The sample, or the next one that can be used, with its crop in `pixels`."""
+    def _usable(
+        self, number: int, index: int, crop_D: Sequence[float], pixels: NDArray[np.uint8]
+    ) -> tuple[Sample, int]:
+        """The sample, or the next one that can be used, and its place; its crop is in `pixels`."""
         source = self._sources[number]
         for step in range(len(source)):
             place = (index + step) % len(source)
@@ -217,7 +225,9 @@ class Loader:
                 sample = source.read(place)
                 try:
                     random_crop(sample.image, self._config.crop_scale, crop_D, pixels, self._interpolation)
-                    return sample
+                    if self._teacher is None or self._teacher.knows(number, place):
+                        return sample, place
+                    raise SampleError("no features of the teacher", source.name_of(place))
                 except ValueError as error:
                     raise SampleError("undecodable image", f"{source.name_of(place)} ({error})") from None
             except SampleError as bad:
@@ -239,10 +249,15 @@ class Loader:
             known = text.concepts[: concepts.shape[1]]
             concepts[i, : len(known)] = known
         text_ids = np.array([text.id for text in texts], dtype=np.uint64).view(np.int64)
-        parts = map(self._tensor, (tokens, text_ids, concepts))
-        return replace(Batch(pending.images, *parts), edited=None if wrong is None else self._tensor(wrong))
+        batch = Batch(pending.images, *map(self._tensor, (tokens, text_ids, concepts)))
+        taught = [text.taught for text in texts if text.taught is not None]
+        return replace(
+            batch,
+            edited=None if wrong is None else self._tensor(wrong),
+            taught=self._tensor(np.stack(taught)) if taught else None,
+        )
 
-    def _tensor(self, values: NDArray[np.int64]) -> Tensor:
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(values)
         # From other memory, the host would wait for all work before the copy.
         return tensor.pin_memory() if self._pin_memory else tensor
@@ -255,6 +270,7 @@ class _Text:
     concepts: list[int]
     edited: Sequence[int]
     """The tokens of a hard negative; none where there is none."""
+    taught: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,11 @@ class Trainer:
         preprocess = self.model.architecture["preprocess_cfg"]
         self._gradients = Gradients(
             parallel,
-            build_loss(config.loss, config.mask_false_negatives is not None),
+            build_loss(
+                config.loss,
+                config.mask_false_negatives is not None,
+                config.teacher.weight if config.teacher else 0.0,
+            ),
             self.group,
             self.device,
             _DTYPES[config.precision],

@@ -26,7 +26,8 @@ class Features:
     `image_BE` and `text_BE` are float, L2-normalised; `scale` is the inverse temperature; `bias` is added to
     the logits (SigLIP). `text_id_B` int64 is equal for equal texts. `concept_BK` int64 lists each pair's rare
     concepts, padded with -1. `edited_BE` are the texts with something said wrongly, negatives of all images,
-    `is_edited_B` bool where there is one; None where nobody asks.
+    `is_edited_B` bool where there is one; None where nobody asks. `taught_B2E` are the image and the text
+    features of a teacher, whose products are its logits.
     """
 
     image_BE: Tensor
@@ -37,18 +38,23 @@ class Features:
     concept_BK: Tensor
     edited_BE: Tensor | None = None
     is_edited_B: Tensor | None = None
+    taught_B2E: Tensor | None = None
 
 
 Loss = Callable[[Features, Group], Tensor]
 
 
-def build_loss(name: LossName, mask_false_negatives: bool) -> Loss:
+def build_loss(name: LossName, mask_false_negatives: bool, teacher_weight: float = 0.0) -> Loss:
     """The loss of that name. With `mask_false_negatives`, pairs that share their text or a rare concept are
-    left out of each other's negatives."""
+    left out of each other's negatives. `teacher_weight` is the part of the divergence from a teacher."""
     compute = {"clip": _clip, "siglip": _siglip, "multi-positive": _multi_positive}[name]
 
     def loss(mine: Features, group: Group) -> Tensor:
-        return compute(_rows(mine, group, mask_false_negatives))
+        rows = _rows(mine, group, mask_false_negatives)
+        if not teacher_weight or mine.taught_B2E is None:
+            return compute(rows)
+        divergence = _divergence(rows, mine.taught_B2E, group)
+        return (1 - teacher_weight) * compute(rows) + teacher_weight * divergence
 
     return loss
 
@@ -139,6 +145,25 @@ def _siglip(rows: _Rows) -> Tensor:
     return -(each_BN.sum(dim=1) + logsigmoid(-wrong_BM).sum(dim=1)).mean()
 
 
+def _divergence(rows: _Rows, taught_B2E: Tensor, group: Group) -> Tensor:
+    """The mean of both directions' KL(teacher || student) over the batch, each by its own temperature
+    (MobileCLIP, arXiv 2311.17049, Section 3, of one teacher)."""
+    (image_BE, text_BE), (image_NE, text_NE) = (
+        both.unbind(dim=1) for both in (taught_B2E, group.gather(taught_B2E))
+    )
+
+    def half(student_BN: Tensor, teacher_BN: Tensor) -> Tensor:
+        log_q_BN, log_p_BN = (
+            log_softmax(logits.masked_fill(rows.ignored_BN, -torch.inf), dim=1)
+            for logits in (student_BN, teacher_BN)
+        )
+        each_BN = log_p_BN.exp() * (log_p_BN - log_q_BN)
+        return torch.where(rows.ignored_BN, 0.0, each_BN).sum(dim=1).mean()
+
+    by_image = half(rows.by_image(), image_BE @ text_NE.T)
+    return 0.5 * (by_image + half(rows.by_text(), text_BE @ image_NE.T))
+
+
 class Gradients:
     """Runs a model over this process's part of a batch and leaves the global batch's gradient in `.grad`.
 
@@ -218,4 +243,6 @@ class Gradients:
         if batch.edited is not None:
             is_edited_B = batch.edited.any(dim=1).to(self._device, non_blocking=True)
             features = replace(features, edited_BE=edited[0], is_edited_B=is_edited_B)
+        if batch.taught is not None:
+            features = replace(features, taught_B2E=batch.taught.to(self._device, non_blocking=True))
         return self._loss(features, self._group)

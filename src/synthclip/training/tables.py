@@ -22,7 +22,6 @@ from synthclip.samples import (
     Concatenated,
     Sample,
     SampleError,
-    Source,
     any_shards,
     files,
     own_shards,
@@ -90,9 +89,9 @@ class TableSource:
         return self._name.replace("{}", str(self._place[index].as_py()))
 
 
-def open_source(config: SourceConfig, own: Sequence[Path], share: float = 1.0, seed: int = 0) -> Source:
-    """The samples of one of `training.sources`; `own` are the sidecars of the run's images for it, `share`
-    and `seed` say which of them (`samples.own_shards`)."""
+def open_source(config: SourceConfig, own: Sequence[Path], share: float = 1.0, seed: int = 0) -> Concatenated:
+    """The samples of one of `training.sources`, a part for each file; `own` are the sidecars of the run's
+    images for it, `share` and `seed` say which of them (`samples.own_shards`)."""
     if config.kind == "exchanged":
         return own_twins(own)
     if config.path is None:
