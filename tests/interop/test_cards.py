@@ -83,11 +83,13 @@ def test_other_sources_and_first_weights_are_named(tmp_path: Path) -> None:
             {"kind": "csv", "path": "/home/alice/photo|s.csv", "weight": 0.5},
         ],
         "init": "/home/alice/laion/model.pt",
+        "teacher": {"model": "/home/alice/larger", "weight": 0.5},
     }
     run = make_run(tmp_path, training=training, pairs=[7, 200])
     card = card_of(run)
     assert "| csv: …/photo\\|s.csv | 200 | 0.5 | not recorded |" in card
     assert "Training started from the weights …/model.pt" in card
+    assert "It also learnt how similar …/larger finds" in card
     assert "may hold photographs and text written by people" in card
     assert "synthetic" not in card
     assert "alice" not in card

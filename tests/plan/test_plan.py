@@ -10,8 +10,10 @@ import pytest
 from synthclip.backends.painters import PRESETS
 from synthclip.errors import SynthClipError
 from synthclip.imagegen import Images
-from synthclip.plan import Plan, Rates, llm_parameters, make_plan
+from synthclip.models.build import open_clip_config
+from synthclip.plan import Plan, Rates, make_plan
 from synthclip.plan.diffusion import diffusion_image
+from synthclip.plan.language import llm_parameters
 from synthclip.recipe import Recipe, load_recipe
 from synthclip.run.store import RunDirectory
 from synthclip.samples.files import cache_folder
@@ -285,12 +287,28 @@ def test_a_bank_that_is_not_here_is_named_with_the_way_around() -> None:
         make_plan(load_recipe("synthci-30m"), parse_devices("8xA100"))
 
 
+def test_the_teachers_pass_is_counted_by_its_architecture(tmp_path: Path) -> None:
+    alone = plan(paper())
+    config = open_clip_config(paper().model)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    taught = plan(load_recipe("demo", [*PAPER_SHAPED, f"training.teacher.model={tmp_path}"]))
+    assert [one for one in taught.stages if one.stage != "teacher"] == list(alone.stages)
+    found = stage(taught, "teacher")
+    flops, _ = clip_pair(paper().model)
+    assert found["device_s"] == pytest.approx(30e6 * flops / (0.3 * 19.5e12), rel=1e-6)
+    assert found["disk_bytes"] == 30e6 * 2 * 512 * 2
+    (tmp_path / "model.pt").touch()
+    unknown = plan(load_recipe("demo", [*PAPER_SHAPED, f"training.teacher.model={tmp_path}/model.pt"]))
+    assert stage(unknown, "teacher")["basis"] == "not counted"
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
         (["training.batch_size=8192"], "training.batch_size=8192 is more than the .* images expected"),
         (["training.sources=[{kind: csv, path: /nowhere/a.csv}]"], "/nowhere/a.csv"),
         (["training.init=/nowhere/model.pt"], "training.init: /nowhere/model.pt: no such file or folder"),
+        (["training.teacher={model: /nowhere/run}"], "training.teacher.model: /nowhere/run: no such file"),
         (["training.eval={every_epochs: 1}", "balance.heldout=0"], "no image would be held out"),
         (["training.eval={every_epochs: 1, suite: dtd, data: /nowhere}"], "dtd"),
     ],

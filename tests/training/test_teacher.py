@@ -146,7 +146,7 @@ def agreement(student: RunDirectory, model: str, run: RunDirectory) -> float:
 def test_a_taught_student_agrees_more_with_its_teacher_and_weight_0_teaches_nothing(
     tmp_path: Path, tiny_recipe: Recipe, model: str
 ) -> None:
-    recipe = with_training(tiny_recipe, epochs=6)
+    recipe = with_training(tiny_recipe, epochs=4)
     plain, silent = twin_runs(tmp_path / "one")
     student, stopped = twin_runs(tmp_path / "two")
     train(recipe, plain)

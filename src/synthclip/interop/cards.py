@@ -115,7 +115,8 @@ def model_card(source: str | Path, opened: "OpenedModel", repo: str) -> str:
     run = RunDirectory(path.parent.parent if path.parts[-2:] == ("train", "model") else path)
     with run.cached_manifests():
         origins = read_origins(run)
-        from_synthetic = bool(origins.sources) and origins.own_images_only and origins.init is None
+        others = origins.init, origins.teacher
+        from_synthetic = bool(origins.sources) and origins.own_images_only and others == (None, None)
         header: dict[str, Any] = {
             "library_name": "open_clip",
             "pipeline_tag": "zero-shot-image-classification",

@@ -72,6 +72,8 @@ class Origins:
     own_images_only: bool
     init: str | None
     """The weights that training started from; None for random ones."""
+    teacher: str | None
+    """The model whose similarities were learnt too, if any."""
 
     @property
     def composed(self) -> bool:
@@ -130,6 +132,11 @@ class Origins:
         if self.init is not None:
             said.append(
                 f"Training started from the weights {self.init}; what those were trained on is not recorded."
+            )
+        if self.teacher is not None:
+            said.append(
+                f"It also learnt how similar {self.teacher} finds these captions and images; "
+                "what that model was trained on is not recorded."
             )
         return " ".join(said)
 
@@ -193,6 +200,7 @@ def read_origins(run: RunDirectory) -> Origins:
         tuple(used) if trained else (),
         all(source.get("kind", "run") in _OURS for source in sources),
         shareable(training.get("init")),
+        shareable((training.get("teacher") or {}).get("model")),
     )
 
 

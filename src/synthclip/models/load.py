@@ -160,7 +160,7 @@ def _ready(opened: OpenedModel) -> LoadedModel:
 
 def open_model(source: str | Path) -> OpenedModel:
     """As `load_model`, with the configuration instead of the ready transform."""
-    refuse_missing(source)
+    _refuse_missing(source)
     name, path = str(source), local_path(source)
     if path.is_dir():
         return _from_folder(path)
@@ -169,8 +169,16 @@ def open_model(source: str | Path) -> OpenedModel:
     return _from_open_clip(name, None) if name.startswith(_HUB) else _from_open_clip(*_name_and_tag(name))
 
 
-def refuse_missing(source: str | Path) -> None:
-    """Raise SynthClipError where there is no such model; the hub is not asked, and nothing is loaded."""
+def refuse_missing(source: str, setting: str) -> None:
+    """Raise SynthClipError where there is no model as a setting of the recipe names it. The hub is not asked,
+    and nothing is loaded."""
+    try:
+        _refuse_missing(source)
+    except SynthClipError as error:
+        raise SynthClipError(f"{setting}: {error}") from None
+
+
+def _refuse_missing(source: str | Path) -> None:
     name, path = str(source), local_path(source)
     if path.is_file() or name.startswith(_HUB):
         return
@@ -187,6 +195,19 @@ def refuse_missing(source: str | Path) -> None:
         raise SynthClipError(f"{path}: no such file or folder")
     else:
         _name_and_tag(name)
+
+
+def known_architecture(source: str | Path) -> dict[str, Any] | None:
+    """open_clip's `model_cfg` of a model, where it can be told without loading the model."""
+    from synthclip.models import open_clip
+
+    if (folder := model_folder(local_path(source))) is not None:
+        found: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_bytes())["model_cfg"]
+        return found
+    if local_path(source).exists() or str(source).startswith(_HUB):
+        return None
+    named: dict[str, Any] = open_clip.get_model_config(_name_and_tag(str(source))[0])
+    return named
 
 
 def _from_folder(path: Path) -> OpenedModel:

@@ -1,6 +1,6 @@
 """Estimates a run before it starts: tokens, images, device-hours, time, disk and money."""
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,8 +8,9 @@ from synthclip.errors import SynthClipError
 from synthclip.evaluation.data import identity
 from synthclip.evaluation.suites import plan_of_names
 from synthclip.imagegen.vision import expected
-from synthclip.models.load import local_path
+from synthclip.models.load import refuse_missing
 from synthclip.plan.diffusion import diffusion_image
+from synthclip.plan.language import gguf_bytes, llm_parameters, transformer
 from synthclip.plan.volumes import Volumes, volumes_of, volumes_of_seeds
 from synthclip.recipe import Recipe
 from synthclip.recipe.backends import BackendConfig
@@ -17,12 +18,10 @@ from synthclip.recipe.imagegen import TAR_BYTES
 from synthclip.recipe.training import HELDOUT
 from synthclip.samples import files
 from synthclip.textgen.spending import caption_tokens, cost_of, rounded
-from synthclip.training.flops import PASSES_OF_A_STEP, Devices, clip_pair, mean_pair
+from synthclip.training.flops import PASSES_OF_A_STEP, Devices, clip_pair, mean_pair, teacher_pair
 
 _LLM_UTILISATION = 0.2
 _MEMORY_UTILISATION = 0.5
-_BITS_PER_WEIGHT = 5
-"""Of a GGUF file at the usual four bits, scales included."""
 _STATE_READS = 2
 """Passes over the weights before llama.cpp writes: the cached prompt's last token, and what follows it."""
 _DIFFUSION_UTILISATION = 0.3
@@ -33,6 +32,7 @@ _MATCHED_PER_S = 100_000
 _CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
 _CHECKPOINT_BYTES = 12
 """Of each parameter: the weight and AdamW's two moments."""
+_FEATURE_BYTES = 2
 _DAY_S = 86_400.0
 """Within which a batch endpoint answers."""
 _START_S = 5.0
@@ -130,6 +130,7 @@ def make_plan(
     stages = (
         *(() if seeds else (planner.captions(llm_params), planner.match_and_balance())),
         planner.images(image_flops),
+        *planner.teacher(),
         *planner.train_and_evaluate(),
     )
     painter, assumed = recipe.text_to_image, tuple(planner.assumed)
@@ -153,9 +154,10 @@ def _refuse_impossible(recipe: Recipe, volumes: Volumes, pairs: float) -> None:
     for source in config.sources:
         if source.path is not None:
             files.expand(source.path)
-    init = config.init or ""
-    if "/" in init and not init.startswith("hf-hub:") and not local_path(init).exists():
-        raise SynthClipError(f"training.init: {init}: no such file or folder")
+    if config.init is not None:
+        refuse_missing(config.init, "training.init")
+    if config.teacher is not None:
+        refuse_missing(config.teacher.model, "training.teacher.model")
     if config.eval.every_epochs is not None:
         if HELDOUT in config.eval.suite and not volumes.heldout_images:
             raise SynthClipError(
@@ -224,7 +226,7 @@ class _Planner:
         if self._rates.captions_per_s:
             return self._stage("captions", makes, asked / self._rates.captions_per_s, disk, "measured")
         if recipe.llm.backend == "llamacpp":
-            return self._by_memory(makes, asked, written, _gguf_bytes(recipe, llm_params), disk)
+            return self._by_memory(makes, asked, written, gguf_bytes(recipe, llm_params), disk)
         try:
             params = llm_params or llm_parameters(recipe.llm)
         except SynthClipError:
@@ -332,6 +334,20 @@ class _Planner:
         if text not in self.assumed:
             self.assumed.append(text)
 
+    def teacher(self) -> Iterator[StageCost]:
+        """The teacher's pass over all that training sees in an epoch, where there is a teacher."""
+        config = self._recipe.training.teacher
+        if config is None:
+            return
+        makes, known = f"features of {rounded(self.pairs)} pairs", teacher_pair(config.model)
+        if known is None:
+            self._assume("teacher: its architecture is not known before it is loaded, so it is not counted")
+            yield StageCost("teacher", makes, 0.0, _START_S, 0.0, "not counted")
+            return
+        forward, width = known
+        disk = self.pairs * 2 * width * _FEATURE_BYTES
+        yield self._by_flops("teacher", makes, self.pairs * forward, "fp32", _TRAINING_UTILISATION, disk)
+
     def train_and_evaluate(self) -> tuple[StageCost, StageCost]:
         recipe, volumes = self._recipe, self.volumes
         pairs = recipe.training.epochs * self.pairs
@@ -367,29 +383,6 @@ class _Planner:
         return StageCost(stage, makes, device_s, device_s / self._devices.count + _START_S, disk, basis)
 
 
-def _gguf_bytes(recipe: Recipe, llm_params: float | None) -> float:
-    """The size of llama.cpp's model. Raises SynthClipError where neither parameters nor a file give it."""
-    if llm_params is not None:
-        return llm_params * _BITS_PER_WEIGHT / 8
-    from synthclip.backends.llm_llamacpp import gguf
-
-    return gguf(getattr(recipe.llm, "model", None)).stat().st_size
-
-
-def transformer(parameters: float, tokens: float) -> float:
-    """FLOPs of a forward pass: two for each parameter and token (Kaplan et al., 2020, section 2.1)."""
-    return 2 * parameters * tokens
-
-
 def _is_served(config: BackendConfig) -> bool:
     """Whether the model runs on a server, which may be elsewhere."""
     return hasattr(config, "base_url")
-
-
-def llm_parameters(config: BackendConfig) -> float:
-    """The parameters of a language model, by its name. Raises SynthClipError where it gives none."""
-    name = Path(str(getattr(config, "model", ""))).name
-    match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([MB])(?![a-z])", name, re.IGNORECASE)
-    if match is None:
-        raise SynthClipError(f"llm.model {name!r}: its name gives no size: give --llm-params, such as 7e9")
-    return float(match[1]) * (1e9 if match[2].upper() == "B" else 1e6)

@@ -12,6 +12,7 @@ UNITS = {
     "match": "captions",
     "balance": "captions selected",
     "images": "images",
+    "teacher": "pairs and concepts",
     "train": "pairs seen",
     "eval": "figures",
     "report": "page",

@@ -43,6 +43,30 @@ def clip_pair(
     return float(flops), parameters
 
 
+def teacher_pair(model: str) -> tuple[float, int] | None:
+    """FLOPs of one image and its text forward through any model, and the width of its embedding; None where
+    its architecture is not known before it is loaded, or none of ours."""
+    import torch
+
+    from synthclip.models.build import LeanCLIP
+    from synthclip.models.load import known_architecture
+
+    config = known_architecture(model)
+    if config is None or "hf_model_name" in config["text_cfg"]:
+        return None
+    parts = {name: config[name] for name in ("embed_dim", "vision_cfg", "text_cfg")}
+    try:
+        with torch.device("meta"):
+            built = LeanCLIP({"model_cfg": parts, "preprocess_cfg": {}}).eval()
+        size = config["vision_cfg"].get("image_size", 224)
+        image = torch.empty(1, 3, size, size, device="meta")
+        text = torch.zeros(1, built.context_length, dtype=torch.int64, device="meta")
+        flops = _flops_of(lambda: (built.encode_image(image), built.encode_text(text)))
+    except Exception:  # timm, open_clip and torch share no base class
+        return None
+    return float(flops), config["embed_dim"]
+
+
 def _counted(config: ModelConfig, tokens: int | None, size_px: int) -> tuple[int, int]:
     model = _on_meta(config)
     tokens = tokens or model.architecture["model_cfg"]["text_cfg"]["context_length"]

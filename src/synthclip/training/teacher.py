@@ -71,10 +71,7 @@ class Teacher(Stage):
 
     def check(self) -> None:
         if self.recipe.training.teacher is not None:
-            try:
-                refuse_missing(self.recipe.training.teacher.model)
-            except SynthClipError as error:
-                raise SynthClipError(f"training.teacher.model: {error}") from None
+            refuse_missing(self.recipe.training.teacher.model, "training.teacher.model")
 
     def shards(self) -> Sequence[Shard]:
         if self.recipe.training.teacher is None:
