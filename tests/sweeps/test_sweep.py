@@ -185,7 +185,7 @@ def test_of_equal_cost_each_variant_costs_what_the_base_costs() -> None:
         "d": replace(runs["b"], variant="d", recipe=load_recipe("demo", ["captions.per_concept=99"])),
     }
     plans["d"] = make_plan(dear["d"].recipe, parse_devices("1xcpu"))
-    with pytest.raises(SynthClipError, match="variant 'd': its captions and images alone cost"):
+    with pytest.raises(SynthClipError, match="variant 'd': what comes before its training alone costs"):
         pairs_of_equal_cost(plans, plans["c"], dear)
 
 

@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = RunDirectory(tmp_path_factory.mktemp("taught") / "run")
     write_images(run, 96)
     recipe = load_recipe("demo", [*TINY, "model.embed_dim=24", "model.vision.image_size_px=48"])
-    train(with_training(recipe, epochs=10, lr=0.003), run)
+    train(with_training(recipe, epochs=8, lr=0.003), run)
     return str(run.file("train", "model"))
 
 
