@@ -2,14 +2,10 @@
 
 import multiprocessing
 import os
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,29 +14,19 @@ from shape_runs import losses, train, twin_runs, weights, with_training, write_h
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import Eval
-from synthclip.evaluation.encoder import Encoded, Encoder
 from synthclip.evaluation.evaluators import EVALUATORS
 from synthclip.evaluation.results import figure_name
 from synthclip.evaluation.suites import evaluate
-from synthclip.models.build import LeanCLIP, open_clip_config
-from synthclip.models.load import as_loaded
 from synthclip.recipe import Recipe
-from synthclip.recipe.training import EvaluatorName, ModelConfig, TextConfig, VisionConfig
+from synthclip.recipe.training import EvaluatorName
 from synthclip.run.stage import StageLoad
 from synthclip.run.store import RunDirectory
 from synthclip.training import Train
-from synthclip.training.parallel import Group
-from synthclip.training.validation import SharedEncoder
 
 pytestmark = pytest.mark.slow
 
 SHARED = Path(os.environ.get("SYNTHCLIP_SHARED", Path(__file__).parents[3] / "shared"))
 METRIC = "text_retrieval/R@5"
-TINY = ModelConfig(
-    embed_dim=8,
-    vision=VisionConfig(image_size_px=16, layers=1, width=16, head_width=8, patch_size_px=8),
-    text=TextConfig(width=16, heads=2, layers=1),
-)
 
 
 @pytest.fixture
@@ -143,50 +129,6 @@ def test_two_processes_evaluate_together_and_say_it_once(
     assert both == [0, 6, 12] * 2
     untrained = [[row for row in rows if row["step"] == 0] for rows in (before, figures(judged_run))]
     assert untrained[0] == untrained[1]
-
-
-class Meeting(Group):
-    """A group of threads in the place of processes."""
-
-    def __init__(self, rank: int, world_size: int, brought: list[Any], barrier: threading.Barrier) -> None:
-        super().__init__(rank, world_size)
-        self.__dict__.update(brought=brought, barrier=barrier)
-
-    def all(self, mine: Any) -> list[Any]:
-        self.__dict__["brought"][self.rank] = mine
-        self.__dict__["barrier"].wait()
-        found = list(self.__dict__["brought"])
-        self.__dict__["barrier"].wait()
-        return found
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("unreadable", [(), (0, 3), (1, 4), tuple(range(1, 8))])
-def test_an_encoder_spread_over_processes_gives_the_features_of_one(
-    world: int, unreadable: tuple[int, ...]
-) -> None:
-    model = as_loaded(LeanCLIP(open_clip_config(TINY)))
-    draw = np.random.default_rng(0)
-    pictures = [
-        cv2.imencode(".png", draw.integers(0, 256, (9, 9, 3), np.uint8))[1].tobytes() for _ in range(8)
-    ]
-    for number in unreadable:
-        pictures[number] = b"no picture"
-    texts = ["a", "a bird", "a bird on a tree", "two", "five"]
-    alone = Encoder(*model)
-    brought: list[Any] = [None] * world
-    barrier = threading.Barrier(world)
-    groups = [Meeting(rank, world, brought, barrier) for rank in range(world)]
-
-    def encode(group: Group) -> tuple[Encoded, torch.Tensor]:
-        encoder = SharedEncoder(group, *model, batch_size=2)
-        return encoder.images(iter(pictures)), encoder.texts(texts)
-
-    with ThreadPoolExecutor(world) as pool:
-        for images, of_texts in pool.map(encode, groups):
-            torch.testing.assert_close(images.features, alone.images(pictures).features)
-            assert images.unreadable == unreadable
-            torch.testing.assert_close(of_texts, alone.texts(texts))
 
 
 @pytest.fixture

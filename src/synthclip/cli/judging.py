@@ -1,12 +1,18 @@
 """Commands that judge models, and that look at single images of a run."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from synthclip.cli.pipeline import Out, Overrides, RunArgument, Trust, run_stages, table_console
 from synthclip.errors import SynthClipError, needs_extra
+
+if TYPE_CHECKING:
+    from synthclip.evaluation.paper import Row
+    from synthclip.training.parallel import Group
 
 Judged = Annotated[
     str,
@@ -42,6 +48,10 @@ Cache = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.")]
 Episodes = Annotated[int, typer.Option("--episodes", metavar="N", min=2, help="Few-shot episodes.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option("--gpus", metavar="N", min=1, help="With --suite: GPUs, a process each; default: all here."),
+]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The image's key: its name in the tar without .jpg.")]
 
 
@@ -57,10 +67,13 @@ def evaluate(
     cache: Cache = None,
     batch_size: BatchSize = 64,
     episodes: Episodes = 5000,
+    gpus: Gpus = None,
     trust: Trust = False,
 ) -> None:
     """Evaluate on held-out data; with --suite on public data sets."""
     if suite is None and data is None:
+        if gpus is not None:
+            raise SynthClipError("--gpus needs --suite: held-out data are judged by one process")
         run_stages(judged, overrides, out, ("eval",), trust)
         return
     if data is None or overrides:
@@ -70,25 +83,54 @@ def evaluate(
             else f"{overrides[0] if overrides else ''}: --suite takes no overrides of a recipe"
         )
 
+    import torch
+
     from synthclip.evaluation.evaluators import Settings, parse_templates
-    from synthclip.evaluation.paper import COVERS, delta_lines, find_row, results_table
+    from synthclip.evaluation.paper import find_row
+    from synthclip.evaluation.suites import open_suite
+
+    suite = suite or "paper"
+    prompts = None if templates is None else parse_templates(templates)
+    rows = [find_row(name) for name in against or []]
+    judge = partial(
+        _judge,
+        judged,
+        suite,
+        rows,
+        data=data,
+        out=out,
+        cache=cache,
+        download=download,
+        batch_size=batch_size,
+        settings=Settings(prompts, episodes),
+    )
+    processes = gpus or torch.cuda.device_count()
+    if processes <= 1:
+        judge()
+        return
+    from synthclip.training.shared import in_processes
+
+    open_suite(suite, data, download=download)  # the processes find it there
+    in_processes(processes, judge)
+
+
+def _judge(
+    judged: str, suite: str, rows: "Sequence[Row]", group: "Group | None" = None, **options: Any
+) -> None:
+    """Evaluate a model on a suite, by itself or as one process of a group, and print what was found."""
+    from synthclip.evaluation.paper import COVERS, delta_lines, results_table
     from synthclip.evaluation.suites import evaluate as evaluate_model
     from synthclip.run.progress import Console as ProgressConsole
 
-    prompts = None if templates is None else parse_templates(templates)
-    rows = [find_row(name) for name in against or []]
+    if group is not None:
+        from synthclip.training.shared import SharedFeatures
+
+        options["make_features"] = partial(SharedFeatures, group)
+        if group.rank > 0:
+            evaluate_model(judged, suite, **options)
+            return
     with ProgressConsole().tasks() as tasks:
-        found = evaluate_model(
-            judged,
-            suite or "paper",
-            data=data,
-            out=out,
-            cache=cache,
-            download=download,
-            batch_size=batch_size,
-            settings=Settings(prompts, episodes),
-            tasks=tasks,
-        )
+        found = evaluate_model(judged, suite, **options, tasks=tasks)
     console = table_console()
     console.print(results_table(found.results, rows))
     for line in (COVERS, *delta_lines(found.results, rows), *found.notes, *found.missing):

@@ -17,6 +17,8 @@ from synthclip.samples.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from synthclip.models.load import LoadedModel
+
 _FORMAT = "2"
 """Raised when other features or probes would come of the same model and data."""
 _WEIGHTS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".txt", ".model")
@@ -31,6 +33,9 @@ class Features:
     content: of a model on disk the files' bytes are its identity, so where all features are cached it is
     never loaded; of a model by name, its weights. Without one they are held in memory, for one evaluation.
     """
+
+    writes = True
+    """Whether this process is the one that keeps what it makes, where several make it together."""
 
     def __init__(
         self,
@@ -101,19 +106,28 @@ class Features:
                 self._held[name] = make()
             return self._held[name]
         path = self._cache / self.checkpoint / f"{name}.safetensors"
-        found = _load(path)
+        found = self._cached(path)
         if found is None:
             found = make()
-            _save(path, found)
+            self._keep(path, found)
         return found
+
+    def _cached(self, path: Path) -> "dict[str, Tensor] | None":
+        return _load(path)
+
+    def _keep(self, path: Path, made: "dict[str, Tensor]") -> None:
+        _save(path, made)
 
     def encoder(self) -> Encoder:
         """The model itself, loaded when it is first wanted."""
         if self._encoder is None:
             from synthclip.models.load import load_encoder
 
-            self._encoder = Encoder(*load_encoder(str(self._source)), batch_size=self._batch_size)
+            self._encoder = self._encoder_of(load_encoder(str(self._source)), self._batch_size)
         return self._encoder
+
+    def _encoder_of(self, model: "LoadedModel", batch_size: int) -> Encoder:
+        return Encoder(*model, batch_size=batch_size)
 
 
 def digest_of_files(model: str) -> str | None:

@@ -139,13 +139,15 @@ def evaluate(
     batch_size: int = 64,
     settings: Settings | None = None,
     tasks: Tasks | None = None,
+    make_features: Callable[..., Features] = Features,
 ) -> SuiteResult:
     """Evaluate a model on public data sets and write its tables.
 
     `model` is whatever `load_model` takes, `suite` one of `SUITES` or data sets with commas between them,
     `data` the folder that holds them. The tables go to `<out>/suites/<suite>/`, where `out` is the run itself
     if the model is a run, else `evaluations/<checkpoint>`. Features are kept below `cache`, so that a second
-    evaluation of the same model and images encodes nothing. `tasks` shows the progress.
+    evaluation of the same model and images encodes nothing. `tasks` shows the progress. `make_features` may
+    share the work with other processes; the tables are then those of the process that writes.
 
     Raises SynthClipError where there is no such model, or none of the data sets can be evaluated.
     """
@@ -153,7 +155,7 @@ def evaluate(
     result = SuiteResult(missing=list(opened.missing), failed=list(opened.failed))
     tasks = tasks or Tasks()
     folder = Path(cache) if cache else cache_folder() / "features"
-    features = Features(str(model), folder, batch_size=batch_size, progress=tasks.update)
+    features = make_features(str(model), folder, batch_size=batch_size, progress=tasks.update)
     for name, (dataset, evaluators) in opened.datasets.items():
         for evaluator in evaluators:
             tasks.begin(f"{name} {evaluator}")
@@ -170,7 +172,8 @@ def evaluate(
     if out is None:
         is_run = (Path(model) / "recipe.yaml").is_file()
         out = model if is_run else Path("evaluations") / features.checkpoint
-    result.files = _write(Path(out), suite, features.checkpoint, result)
+    if features.writes:
+        result.files = _write(Path(out), suite, features.checkpoint, result)
     return result
 
 

@@ -37,7 +37,7 @@ from synthclip.training.flops import devices_here, training_pair
 from synthclip.training.loader import BadSamples, Loader
 from synthclip.training.logs import Logs
 from synthclip.training.loop import Report, Trainer
-from synthclip.training.parallel import Group, join
+from synthclip.training.parallel import Group, free_port, join
 from synthclip.training.teacher import open_features
 from synthclip.training.validation import Validation
 
@@ -227,7 +227,7 @@ def torchrun(run: Path, nodes: int, processes: int, report: Report) -> None:
     elif int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) >= nodes:
         _run(run, [*_srun(nodes), *workers], report)
     elif in_ray():
-        meet = [f"--nnodes={nodes}", f"--master-addr={node_address()}", f"--master-port={_free_port()}"]
+        meet = [f"--nnodes={nodes}", f"--master-addr={node_address()}", f"--master-port={free_port()}"]
         commands = [[*_TORCHRUN, *meet, f"--node-rank={rank}", *workers] for rank in range(nodes)]
         with on_other_nodes(commands[1:], gpus=processes) as outputs:
             _run(run, commands[0], report, outputs)
@@ -271,15 +271,8 @@ def _srun(nodes: int) -> list[str]:
     # This process holds CPUs and GPUs of the first node: the new step shares them.
     srun = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
     srun += [f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}", "--kill-on-bad-exit=1"]
-    meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:{_free_port()}"]
+    meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:{free_port()}"]
     return [*srun, *_TORCHRUN, f"--nnodes={nodes}", *meet]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main(path: Path) -> None:

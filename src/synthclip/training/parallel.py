@@ -4,16 +4,18 @@ each (FSDP2). Either way its state is saved whole, so that a run resumes in any 
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from synthclip.errors import SynthClipError
 from synthclip.models import default_device
 from synthclip.recipe.training import ParallelName
 
@@ -64,6 +66,20 @@ class Group:
         dist.all_gather_object(parts, mine)
         return parts
 
+    def each(self, work: Callable[[], Value]) -> list[Value]:
+        """What the work of each process gives, in rank order; a SynthClipError of one is raised in all, so
+        that none waits for another that has given up."""
+        mine: Value | SynthClipError
+        try:
+            mine = work()
+        except SynthClipError as error:
+            mine = error
+        parts = self.all(mine)
+        for part in parts:
+            if isinstance(part, SynthClipError):
+                raise part
+        return cast(list[Value], parts)
+
 
 class _Gather(torch.autograd.Function):
     @staticmethod
@@ -98,6 +114,14 @@ def join() -> tuple[Group, torch.device]:
         device = torch.device("cpu")  # an Apple GPU is one device for all processes
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     return Group(dist.get_rank(), dist.get_world_size()), device
+
+
+def free_port() -> int:
+    """One at which processes can meet."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class Parallel(Protocol):

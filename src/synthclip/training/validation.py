@@ -1,19 +1,14 @@
 """A model's figures while it is trained: on the run's held-out set, and on data sets of the suites."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from synthclip.errors import SynthClipError
 from synthclip.evaluation import open_heldout
 from synthclip.evaluation.data import DataSet, open_dataset
-from synthclip.evaluation.encoder import Encoder
 from synthclip.evaluation.evaluators import EVALUATORS, Settings, able_evaluators
 from synthclip.evaluation.features import Features
 from synthclip.evaluation.results import Tables, figure_name
@@ -25,42 +20,7 @@ from synthclip.recipe.section import nearest
 from synthclip.recipe.training import HELDOUT, METRICS
 from synthclip.run.store import RunDirectory
 from synthclip.training.parallel import Group
-
-
-class SharedEncoder(Encoder):
-    """An encoder whose pictures and texts are spread over the processes of a group, all of which call it with
-    the same ones, in the same order, and get the same features."""
-
-    def __init__(self, group: Group, *model: Any, batch_size: int) -> None:
-        super().__init__(*model, batch_size=batch_size)
-        self._group = group
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        rank, world = self._group.rank, self._group.world_size
-        if len(texts) < world:
-            return super().texts(texts)
-        parts = self._group.all(super().texts(texts[rank::world]))
-        return _interleaved(parts, [np.arange(first, len(texts), world) for first in range(world)])
-
-    def _read(
-        self, pictures: Iterable[Any], progress: Callable[[int], object]
-    ) -> tuple[list[bool], Tensor | None]:
-        rank, world = self._group.rank, self._group.world_size
-        mine = islice(pictures, rank, None, world)
-        parts = self._group.all(super()._read(mine, lambda done: progress(world * done)))
-        readable = [False] * sum(len(there) for there, _ in parts)
-        for first, (there, _) in enumerate(parts):
-            readable[first::world] = there
-        found = [(features, first) for first, (_, features) in enumerate(parts) if features is not None]
-        if not found:
-            return readable, None
-        rows = [np.flatnonzero(parts[first][0]) * world + first for _, first in found]
-        return readable, _interleaved([features for features, _ in found], rows)
-
-
-def _interleaved(parts: Sequence[Tensor], rows: Sequence[NDArray[np.int64]]) -> Tensor:
-    """The rows of the parts, in the order of the numbers given for each part's rows."""
-    return torch.cat([*parts])[torch.from_numpy(np.argsort(np.concatenate(rows)))]
+from synthclip.training.shared import SharedEncoder
 
 
 class Validation:
