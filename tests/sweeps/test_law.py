@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from synthclip.cli import app
 from synthclip.errors import SynthClipError
 from synthclip.recipe import load_recipe
-from synthclip.run.store import Outcome, RunDirectory
+from synthclip.run.store import Manifest, Outcome, RunDirectory
 from synthclip.sweeps.law import Points, fit, fit_all, points_of
-from synthclip.sweeps.results import RUN
+from synthclip.sweeps.results import RUN, own_pairs
 from synthclip.sweeps.target import needed, read_points, scaling_sweep
 
 MILLIONS = np.array([3, 8.8, 10, 20, 30])
@@ -79,6 +79,20 @@ def test_a_rise_within_what_seeds_differ_is_no_reason() -> None:
     sizes = np.repeat([1000.0, 2000, 4000, 8000], 2)
     errors = np.array([0.90, 0.86, 0.83, 0.79, 0.84, 0.79, 0.72, 0.70])
     assert fit(Points(sizes, errors)).c > 0
+
+
+@pytest.mark.parametrize(
+    ("sources", "sizes", "pairs"),
+    [
+        ("[{kind: run, weight: 3}, {kind: exchanged, weight: 1}]", [80, 20], 80),
+        ("[{kind: webdataset, path: a.tar}, {kind: webdataset, path: b.tar}]", [70, 10], 80),
+    ],
+)
+def test_a_law_counts_what_a_share_of_the_data_has_fewer_of(
+    sources: str, sizes: list[int], pairs: int
+) -> None:
+    recipe = load_recipe("demo", [f"training.sources={sources}"])
+    assert own_pairs(recipe, Manifest("all", "", (), 0, {}, {"pairs": sizes})) == pairs
 
 
 def scaling(folder: Path, extra: str = "") -> Path:

@@ -76,6 +76,8 @@ class Plan:
     volumes: Volumes
     pairs: float
     """That training sees in one epoch."""
+    own_pairs: float
+    """Of them those of the run's own captions."""
     epochs: float
     notes: tuple[str, ...] = ()
     """What the user should know before the run begins."""
@@ -135,8 +137,8 @@ def make_plan(
     )
     painter, assumed = recipe.text_to_image, tuple(planner.assumed)
     notes = () if recipe.images.imported is not None else tuple(painter.notes())
-    pairs, epochs = planner.pairs, recipe.training.epochs
-    return Plan(devices, stages, assumed, planner.volumes, pairs, epochs, notes, price)
+    pairs, own, epochs = planner.pairs, planner.own_pairs, recipe.training.epochs
+    return Plan(devices, stages, assumed, planner.volumes, pairs, own, epochs, notes, price)
 
 
 def _refuse_impossible(recipe: Recipe, volumes: Volumes, pairs: float) -> None:
@@ -200,9 +202,12 @@ class _Planner:
     @property
     def pairs(self) -> float:
         """That training sees in one epoch, a pass over the first source; those of other sources included."""
-        config = self._recipe.training
-        weights = [source.weight for source in config.sources]
-        return config.share * self.volumes.train_images * sum(weights) / weights[0]
+        weights = [source.weight for source in self._recipe.training.sources]
+        return self.own_pairs * sum(weights) / weights[0]
+
+    @property
+    def own_pairs(self) -> float:
+        return self._recipe.training.share * self.volumes.train_images
 
     def captions(self, llm_params: float | None) -> StageCost:
         recipe, asked = self._recipe, self.volumes.asked

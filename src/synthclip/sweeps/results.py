@@ -22,9 +22,10 @@ from synthclip.evaluation.results import (
     read_items,
     read_results,
 )
+from synthclip.recipe import Recipe
 from synthclip.run.pipeline import build_stage
 from synthclip.run.stage import tokens_spent
-from synthclip.run.store import Outcome, RunDirectory
+from synthclip.run.store import Manifest, Outcome, RunDirectory
 from synthclip.sweeps.painters import by_others, judging_painters, trained_on
 from synthclip.sweeps.runs import Swept
 from synthclip.sweeps.variants import Run
@@ -69,7 +70,7 @@ RUN = pa.schema(
     ]
 )
 """`runs.parquet`: a row for each figure of each run, one with its `error` for a run that failed. `pairs` are
-the images that it was trained on."""
+the images of its own captions that it was trained on, which are what a share of the data has fewer of."""
 
 
 @dataclass(frozen=True)
@@ -276,13 +277,20 @@ def _run_rows(
             "variant": one.variant,
             "data_seed": one.data_seed,
             "seed": one.seed,
-            "pairs": sum(trained.notes.get("pairs") or (0,)) if trained else None,
+            "pairs": own_pairs(one.recipe, trained) if trained else None,
             "device_hours": hours[one.name][0],
             "error": swept.failed.get(one.name),
         }
         rows = judged[one.name].rows.values() if one.name in judged else ({},)
         names = ("dataset", "task", "metric", "value", "n")
         yield from ({**of, **{name: row.get(name) for name in names}} for row in rows)
+
+
+def own_pairs(recipe: Recipe, trained: Manifest) -> int:
+    """Of all its sources where a recipe trains on no captions of its own."""
+    sizes = trained.notes.get("pairs") or ()
+    sources = zip(sizes, recipe.training.sources, strict=False)
+    return sum([size for size, source in sources if source.kind == "run"] or sizes)
 
 
 def write(directory: RunDirectory, found: Found) -> None:

@@ -123,7 +123,7 @@ def needed_table(found: Needed, plan: Plan) -> Table:
     table.add_column("")
     for column in ("the recipe", f"{found.figure}={found.value:g}", "95 % from", "to"):
         table.add_column(column, justify="right")
-    volumes, own = plan.volumes, plan.pairs
+    volumes, own = plan.volumes, plan.own_pairs
     factors = [1.0, *(pairs / own for pairs in (found.pairs, found.low, found.high))]
 
     def row(name: str, amount: float, fixed: float = 0.0, digits: int = 0) -> None:
