@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+# Tests start some hundred processes: none should compile the package anew because the environment says so.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo check test lint docs clean

@@ -16,8 +16,10 @@ pytestmark = pytest.mark.slow
 
 pytest.importorskip("clip_benchmark", reason="needs the extra `bench`")
 
-# Its `accuracy` turns one-element arrays into floats, which NumPy 2.4 refuses; this one means the same.
+# Once for all data sets: it starts with many imports. Its `accuracy` turns one-element arrays into floats,
+# which NumPy 2.4 refuses; this one means the same.
 COMMAND = """
+import json, sys
 from synthclip.models import torchvision
 from clip_benchmark import cli
 from clip_benchmark.metrics import zeroshot_classification
@@ -27,17 +29,23 @@ def accuracy(output, target, topk=(1,)):
     return [float(best[:, :k].any(dim=1).double().mean()) for k in topk]
 
 zeroshot_classification.accuracy = accuracy
-cli.main()
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    cli.main()
 """
 
 
-def clip_benchmark(model: Path, data: Path, task: str, out: Path) -> dict[str, Any]:
-    arguments = ["eval", "--model_type", "open_clip", "--model", f"local-dir:{model}", "--pretrained", ""]
-    arguments += ["--dataset", f"wds/{data.name}", "--dataset_root", str(data), "--task", task, "--no_amp"]
-    arguments += ["--num_workers", "0", "--recall_k", "1", "5", "--output", str(out)]
-    subprocess.run([sys.executable, "-c", COMMAND, *arguments], check=True, capture_output=True)
-    metrics: dict[str, Any] = json.loads(out.read_text())["metrics"]
-    return metrics
+def clip_benchmark(model: Path, tasks: dict[Path, str]) -> list[dict[str, Any]]:
+    """Its metrics of each data set's task."""
+    arguments = []
+    for data, task in tasks.items():
+        one = ["eval", "--model_type", "open_clip", "--model", f"local-dir:{model}", "--pretrained", ""]
+        one += ["--dataset", f"wds/{data.name}", "--dataset_root", str(data), "--task", task, "--no_amp"]
+        one += ["--num_workers", "0", "--recall_k", "1", "5", "--output", f"{data}.json"]
+        arguments.append(one)
+    command = [sys.executable, "-c", COMMAND, json.dumps(arguments)]
+    subprocess.run(command, check=True, capture_output=True)
+    return [json.loads(Path(f"{data}.json").read_text())["metrics"] for data in tasks]
 
 
 def test_figures_are_equal(model_folder: Path, tmp_path: Path) -> None:
@@ -62,11 +70,12 @@ def test_figures_are_equal(model_folder: Path, tmp_path: Path) -> None:
 
     found = evaluate(model_folder, "things,caps", data=tmp_path, out=tmp_path, cache=tmp_path / "cache")
     ours = {(row["task"], row["metric"]): row["value"] for row in found.results}
-    classes = clip_benchmark(model_folder, things, "zeroshot_classification", tmp_path / "things.json")
+    classes, recall = clip_benchmark(
+        model_folder, {things: "zeroshot_classification", caps: "zeroshot_retrieval"}
+    )
     assert ours["zero_shot", "top1"] == pytest.approx(classes["acc1"], abs=1e-6)
     assert ours["zero_shot", "top5"] == pytest.approx(classes["acc5"], abs=1e-6)
     assert ours["zero_shot", "mean_per_class"] == pytest.approx(classes["mean_per_class_recall"], abs=1e-6)
-    recall = clip_benchmark(model_folder, caps, "zeroshot_retrieval", tmp_path / "caps.json")
     for task in ("image_retrieval", "text_retrieval"):
         for k in (1, 5):
             assert ours[task, f"R@{k}"] == pytest.approx(recall[f"{task}_recall@{k}"], abs=1e-6)

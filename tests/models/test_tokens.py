@@ -1,5 +1,6 @@
 """The ids that training makes of a text, against open_clip's own tokenizer."""
 
+import open_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from synthclip.recipe.training import ModelConfig, TextConfig
 
 CONTEXT = 24
 MODEL = ModelConfig(text=TextConfig(context_length=CONTEXT))
+THEIRS = open_clip.SimpleTokenizer(context_length=CONTEXT)
 ENCODE = build_encode(open_clip_config(MODEL)["model_cfg"])
 
 PIECES = [
@@ -28,8 +30,6 @@ PIECES = [
 
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=12).map("".join))
 def test_ids_are_open_clips(text: str) -> None:
-    import open_clip
-
-    expected = open_clip.SimpleTokenizer(context_length=CONTEXT)([text])[0].tolist()
+    expected = THEIRS([text])[0].tolist()
     ids = ENCODE(text)
     assert [*ids, *[0] * (CONTEXT - len(ids))] == expected

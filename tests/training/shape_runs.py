@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 import torch
+import torch._dynamo  # which DDP and FSDP import: once here, not in each fork of `in_processes`
 import torch.distributed as dist
 from numpy.typing import NDArray
 

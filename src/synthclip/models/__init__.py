@@ -28,6 +28,8 @@ def __getattr__(name: str) -> Any:
     _import_torchvision()
     if name in ("open_clip", "timm"):
         _import_timm()
+    if name == "open_clip":
+        _import_open_clip()
     return importlib.import_module(name)
 
 
@@ -108,3 +110,25 @@ def _import_timm() -> None:
         importlib.import_module("timm")
     finally:
         torch.compiler.disable = at_once
+
+
+@cache
+def _import_open_clip() -> None:
+    """Import open_clip, but not transformers with it, which takes a second: the first text tower that is one
+    of its models does so."""
+    if "transformers" in sys.modules or "open_clip" in sys.modules:
+        return
+    sys.modules["transformers"] = None  # type: ignore[assignment]  # as where it is not installed
+    try:
+        importlib.import_module("open_clip")
+    finally:
+        del sys.modules["transformers"]
+    module = importlib.import_module("open_clip.hf_model")
+    build = module.HFTextEncoder.__init__
+
+    def build_with_transformers(tower: Any, *args: Any, **options: Any) -> None:
+        if module.transformers is None:
+            importlib.reload(module)  # into the names in which this very class looks for transformers
+        build(tower, *args, **options)
+
+    module.HFTextEncoder.__init__ = build_with_transformers
