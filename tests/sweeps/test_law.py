@@ -95,10 +95,11 @@ def test_a_law_counts_what_a_share_of_the_data_has_fewer_of(
     assert own_pairs(recipe, Manifest("all", "", (), 0, {}, {"pairs": sizes})) == pairs
 
 
-def scaling(folder: Path, extra: str = "") -> Path:
-    """The folder of a finished sweep over shares of the demo, with errors 0.9 (N / 1,000)^-0.3."""
+def scaling(folder: Path, extra: str = "", last: float = 0.0) -> Path:
+    """The folder of a finished sweep over shares of the demo, with errors 0.9 (N / 1,000)^-0.3, that of the
+    largest lower by `last`."""
     shares = {"share=1": 16_000, "share=0.5": 8_000, "share=0.25": 4_000, "share=0.125": 2_000}
-    wiggle = {2_000: 0.001, 4_000: -0.001, 8_000: 0.001, 16_000: -0.0005}
+    wiggle = {2_000: 0.001, 4_000: -0.001, 8_000: 0.001, 16_000: -0.0005 - last}
     rows = [
         {"run": f"{name}.s0", "variant": name, "dataset": "heldout", "task": "zero_shot", "metric": "top1"}
         | {"value": 1 - 0.9 * (pairs / 1000) ** -0.3 - wiggle[pairs], "pairs": pairs}
@@ -125,6 +126,17 @@ def test_a_target_becomes_pairs_with_their_interval(tmp_path: Path) -> None:
     line, other = far.warnings(load_recipe("demo", ["training.lr=0.1"]))
     assert "far extrapolation" in line
     assert other.endswith("another training.lr")
+
+
+def test_a_law_that_misses_its_own_last_point_says_so(tmp_path: Path) -> None:
+    folder = scaling(tmp_path / "x", last=0.06)
+    line, *_ = needed(folder, "zero_shot/top1=0.7").warnings(load_recipe("demo"))
+    assert line.startswith("the law misses its own last point: fitted up to 8,000 pairs it foretells ")
+    [*_, check] = fit_all(read_points(folder))["zero_shot/top1"].lines()
+    assert check.endswith(", outside it: do not extrapolate")
+    [*_, check] = fit_all(read_points(scaling(tmp_path / "y")))["zero_shot/top1"].lines()
+    assert "measured 39." in check
+    assert "extrapolate" not in check
 
 
 def test_plan_answers_in_captions_images_hours_and_money(tmp_path: Path) -> None:

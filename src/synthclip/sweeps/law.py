@@ -122,6 +122,39 @@ def fit(points: Points) -> Law:
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What the law of the smaller sizes says of the largest, and what was measured there."""
+
+    fitted_to: float
+    """The largest size that it was fitted to."""
+    size: float
+    error: float
+    interval: Interval
+    """95 % of one training."""
+    measured: float
+    """The mean of the trainings of that size."""
+
+    @property
+    def missed(self) -> bool:
+        return not self.interval[0] <= self.measured <= self.interval[1]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"fitted up to {self.fitted_to:,.0f} pairs it foretells {self.error:.1%} at {self.size:,.0f} "
+            f"(95 % of one training: {low:.1%} to {high:.1%}); measured {self.measured:.1%}"
+        )
+
+
+def foretell(points: Points) -> Foretold:
+    """Raises SynthClipError where the smaller sizes carry no law."""
+    sizes, means, _ = points.means()
+    law = fit(points.up_to(sizes[-1]))
+    interval = law.interval(sizes[-1], of_one_run=True)
+    return Foretold(sizes[-2], sizes[-1], law.error(sizes[-1]), interval, means[-1])
+
+
+@dataclass(frozen=True)
 class Fitted:
     """What a figure's points carry: a law, or the reason why they carry none."""
 
@@ -135,17 +168,12 @@ class Fitted:
             yield self.reason
             return
         yield str(self.law)
-        sizes, means, _ = self.points.means()
         try:
-            before = fit(self.points.up_to(sizes[-1]))
+            found = foretell(self.points)
         except SynthClipError as error:
             yield f"without the largest size: {error}"
             return
-        low, high = before.interval(sizes[-1], of_one_run=True)
-        yield (
-            f"fitted up to {sizes[-2]:,.0f} pairs it foretells {before.error(sizes[-1]):.1%} at "
-            f"{sizes[-1]:,.0f} (95 % of one training: {low:.1%} to {high:.1%}); measured {means[-1]:.1%}"
-        )
+        yield f"{found}{', outside it: do not extrapolate' if found.missed else ''}"
 
 
 def fit_all(points: Mapping[str, Points]) -> dict[str, Fitted]:
