@@ -12,7 +12,7 @@ from synthclip.errors import SynthClipError
 from synthclip.keys import digest
 from synthclip.models import default_device
 from synthclip.models.load import split_preprocess
-from synthclip.run.threads import in_order
+from synthclip.run.threads import MOST_DECODERS, cores, in_order
 from synthclip.samples.pictures import decode
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Encoder:
         if self._device.type == "cpu":
             encoded = self._in_order(lambda batch: self._encode_images(map(self._pixels, batch)), pictures)
         else:
-            decoded = in_order(self._pixels, pictures, ahead=_AHEAD * self._batch_size)
+            decoders, ahead = min(MOST_DECODERS, cores()), _AHEAD * self._batch_size
+            decoded = in_order(self._pixels, pictures, threads=decoders, ahead=ahead)
             encoded = self._in_order(self._encode_images, decoded)
         for there, of_batch in encoded:
             readable += there

@@ -19,7 +19,7 @@ from synthclip.errors import SynthClipError
 from synthclip.keys import text_id, uniform
 from synthclip.models.build import build_encode
 from synthclip.recipe.training import TrainingConfig
-from synthclip.run.threads import cores
+from synthclip.run.threads import MOST_DECODERS, cores
 from synthclip.samples import Sample, SampleError, Source
 from synthclip.training.augment import DISTORTIONS, DRAWS, distort, random_crop
 from synthclip.training.edits import EDITS, edited
@@ -32,8 +32,6 @@ SENTENCES = 32
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _AHEAD = 3
 """Batches that are made while one is used."""
-_MOST_THREADS = 6
-"""More hand Python's lock around: on 16 cores, 16 threads make fewer than half the pairs of 6."""
 _CONCEPTS = 16
 """Rare concepts of one caption that are looked at."""
 _LENGTH_STEP = 8
@@ -117,7 +115,7 @@ class Loader:
         self._own_size, self._interpolation = model["vision_cfg"]["image_size"], preprocess["interpolation"]
         self._pin_memory = pin_memory
         wanted = config.data_threads
-        most = min(_MOST_THREADS, cores() // group.world_size)
+        most = min(MOST_DECODERS, cores() // group.world_size)
         self._threads = wanted if isinstance(wanted, int) else max(1, most)
         part = order.batch_size // group.world_size
         self._mine = slice(group.rank * part, (group.rank + 1) * part)
