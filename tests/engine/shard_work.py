@@ -79,7 +79,7 @@ def done(events: Iterator[Event]) -> list[str]:
     return sorted(event.shard.name for event in events if isinstance(event, Done))
 
 
-def wait_for(path: Path, note: str, seconds: float = 60.0) -> None:
+def wait_for(path: Path, note: str, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while note not in notes(path):
         assert time.monotonic() < deadline, f"{note!r} never came"
