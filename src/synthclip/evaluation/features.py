@@ -132,8 +132,9 @@ class Features:
 
 def digest_of_files(model: str) -> str | None:
     """A digest of a model on disk, a file, an open_clip folder or a run; None where there is none."""
-    if local_path(model).is_file():
-        return sha256_of(local_path(model))
+    path = local_path(model)
+    if path.is_file():
+        return sha256_of(path)
     files = model_files(model)
     return digest(*(part for file in files for part in (file.name, sha256_of(file)))) if files else None
 

@@ -33,6 +33,7 @@ _CAPTION_BYTES, _MATCH_BYTES, _SELECTED_BYTES = 90, 16, 70
 _CHECKPOINT_BYTES = 12
 """Of each parameter: the weight and AdamW's two moments."""
 _FEATURE_BYTES = 2
+"""Of each number of a teacher's features: float16."""
 _DAY_S = 86_400.0
 """Within which a batch endpoint answers."""
 _START_S = 5.0
@@ -207,6 +208,7 @@ class _Planner:
 
     @property
     def own_pairs(self) -> float:
+        """Of them those of the run's own captions."""
         return self._recipe.training.share * self.volumes.train_images
 
     def captions(self, llm_params: float | None) -> StageCost:

@@ -89,6 +89,12 @@ class Source(Protocol):
         ...
 
 
+def located(ends: Sequence[int], index: int) -> tuple[int, int]:
+    """Which of some parts in a row holds an index, and its place there; `ends` are where the parts end."""
+    number = bisect.bisect_right(ends, index)
+    return number, index - (ends[number - 1] if number else 0)
+
+
 class Concatenated:
     """Sources one after the other."""
 
@@ -109,8 +115,8 @@ class Concatenated:
         return part.name_of(row)
 
     def _find(self, index: int) -> tuple[Source, int]:
-        number = bisect.bisect_right(self._ends, index)
-        return self.parts[number], index - (self._ends[number - 1] if number else 0)
+        number, place = located(self._ends, index)
+        return self.parts[number], place
 
 
 class TarSource:

@@ -122,7 +122,7 @@ def fit(points: Points) -> Law:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Prediction:
     """What the law of the smaller sizes says of the largest, and what was measured there."""
 
     fitted_to: float
@@ -146,12 +146,12 @@ class Foretold:
         )
 
 
-def foretell(points: Points) -> Foretold:
+def predict_largest(points: Points) -> Prediction:
     """Raises SynthClipError where the smaller sizes carry no law."""
     sizes, means, _ = points.means()
     law = fit(points.up_to(sizes[-1]))
     interval = law.interval(sizes[-1], of_one_run=True)
-    return Foretold(sizes[-2], sizes[-1], law.error(sizes[-1]), interval, means[-1])
+    return Prediction(sizes[-2], sizes[-1], law.error(sizes[-1]), interval, means[-1])
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Fitted:
             return
         yield str(self.law)
         try:
-            found = foretell(self.points)
+            found = predict_largest(self.points)
         except SynthClipError as error:
             yield f"without the largest size: {error}"
             return

@@ -287,7 +287,7 @@ def _run_rows(
 
 
 def own_pairs(recipe: Recipe, trained: Manifest) -> int:
-    """Of all its sources where a recipe trains on no captions of its own."""
+    """The images of its own captions that a model was trained on; those of all sources where it has none."""
     sizes = trained.notes.get("pairs") or ()
     sources = zip(sizes, recipe.training.sources, strict=False)
     return sum([size for size, source in sources if source.kind == "run"] or sizes)

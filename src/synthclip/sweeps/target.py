@@ -14,7 +14,7 @@ from synthclip.plan import Plan
 from synthclip.recipe import Recipe, inspect_recipe
 from synthclip.recipe.document import parse_yaml
 from synthclip.recipe.section import differences, nearest
-from synthclip.sweeps.law import MIN_SIZES, Foretold, Law, Points, fit, foretell, points_of
+from synthclip.sweeps.law import MIN_SIZES, Law, Points, Prediction, fit, points_of, predict_largest
 from synthclip.sweeps.runs import FILE
 from synthclip.sweeps.variants import Sweep, make_sweep
 
@@ -37,7 +37,7 @@ class Needed:
 
     recipe: Recipe
     """That the law was measured on."""
-    foretold: Foretold | None
+    prediction: Prediction | None
     """Of the largest size measured, by the smaller ones; None where they carry no law."""
 
     def warnings(self, recipe: Recipe) -> Iterator[str]:
@@ -50,8 +50,8 @@ class Needed:
                 f"far extrapolation: {beyond:,.0f} times the largest data set measured "
                 f"({self.law.largest:,.0f} pairs): a run nearer to it would tell more"
             )
-        if self.foretold is not None and self.foretold.missed:
-            yield f"the law misses its own last point: {self.foretold}"
+        if self.prediction is not None and self.prediction.missed:
+            yield f"the law misses its own last point: {self.prediction}"
         if self.high == float("inf"):
             yield "the upper end is open: some laws that fit as well never reach it"
         sections = [name for name in Recipe.model_fields if name not in ("engine", "name")]
@@ -100,10 +100,10 @@ def needed(directory: Path, target: str) -> Needed:
     pairs, (low, high) = law.size_for(1 - value)
     measured_on = inspect_recipe(next(iter(sorted((directory / "runs").glob("*.s0")))))
     try:
-        foretold = foretell(points[figure])
+        prediction = predict_largest(points[figure])
     except SynthClipError:
-        foretold = None
-    return Needed(figure, value, law, pairs, low, high, measured_on, foretold)
+        prediction = None
+    return Needed(figure, value, law, pairs, low, high, measured_on, prediction)
 
 
 def scaling_sweep(recipe: str, overrides: Sequence[str], shares: str, **options: Any) -> Sweep:

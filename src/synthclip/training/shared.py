@@ -82,7 +82,7 @@ class SharedFeatures(Features):
 
 
 def in_processes(processes: int, work: Callable[[Group], object]) -> None:
-    """`work`, which can be pickled, in so many processes of this machine, one a GPU where there are GPUs.
+    """`work`, which can be pickled, in several processes of this machine, one a GPU where there are GPUs.
 
     Raises the SynthClipError that the work of one raises, or one that says which died; the others are ended.
     """

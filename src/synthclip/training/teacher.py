@@ -5,7 +5,6 @@ A shard is one file of a source. `<shard>.arrow` holds two record batches for ea
 pictures, and the texts that these may be shown with. Prompts of concepts have shards of their own.
 """
 
-import bisect
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from synthclip.recipe.training import OWN, SourceConfig
 from synthclip.run.engine import Resources, Shard, Tick
 from synthclip.run.stage import Stage
 from synthclip.run.store import Outcome, RunDirectory, ShardWriter, disk_errors
-from synthclip.samples import SampleError, Source, files
+from synthclip.samples import SampleError, Source, files, located
 from synthclip.samples.remembered import quick_digests
 from synthclip.textgen.concepts import read_bank
 from synthclip.training import open_sources, own_tables
@@ -255,9 +254,8 @@ class TeacherFeatures:
         return np.stack([part.images_ND[row] * self._scale, text_E.astype(np.float32)])
 
     def _find(self, source: int, index: int) -> tuple[_Together, int]:
-        ends = self._ends[source]
-        number = bisect.bisect_right(ends, index)
-        return self._sources[source][number], index - (ends[number - 1] if number else 0)
+        number, place = located(self._ends[source], index)
+        return self._sources[source][number], place
 
 
 _AGAIN = "run `synthclip teacher` again"
